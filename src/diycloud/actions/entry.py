@@ -1,0 +1,25 @@
+"""One row of the audit, as it is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One row as it is read. changes: field → [before, after], or field → value for what was asked."""
+
+    id: int
+    at: str
+    actor: str
+    via: str
+    address: str
+    request_id: str
+    action: str
+    target: str
+    outcome: str
+    code: str
+    message: str
+    duration_ms: float | None
+    changes: dict[str, Any]

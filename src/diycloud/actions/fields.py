@@ -1,0 +1,111 @@
+"""The types of action fields: each with its rule in words, said to whoever breaks it.
+
+Patterns end in \\Z: `$` would let a trailing newline through. `extra` carries what the edges need to know: `rule` (the
+words), `kind` (`size`: text like 2G in JSON, bytes inside), `secret` (never shown, logged or audited), `help`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from diycloud.actions.roles import Role
+
+Username = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z",
+        extra={
+            "rule": "1–32 characters: a–z, 0–9, _ and -, starting with a letter or _",
+            "help": "name, fixed for life",
+        },
+    ),
+]
+Email = Annotated[
+    str,
+    Meta(
+        max_length=254,
+        pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._%+'-]{0,63}"
+        r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z",
+        extra={
+            "rule": "an address such as ada@example.org, in ASCII, at most 254 characters",
+            "help": "e-mail address",
+        },
+    ),
+]
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # and what reorders or hides text
+_FORMULA = r"(?![=+@-])"  # a cell a spreadsheet would run
+FullName = Annotated[
+    str,
+    Meta(
+        pattern=rf"\A{_FORMULA}[^:{_CONTROL}]{{1,100}}\Z",
+        extra={"rule": "1–100 printable characters, no colon, not starting with = + - @", "help": "name for people"},
+    ),
+]
+Description = Annotated[
+    str,
+    Meta(
+        pattern=rf"\A{_FORMULA}[^{_CONTROL}]{{1,500}}\Z",
+        extra={
+            "rule": "1–500 printable characters on one line, not starting with = + - @",
+            "help": "note for administrators",
+        },
+    ),
+]
+Password = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
+        extra={"rule": "at most 256 characters, no control characters", "secret": True, "help": "password"},
+    ),
+]
+Cores = Annotated[
+    float,
+    Meta(
+        ge=0.01,
+        le=4096,
+        extra={"rule": "cores, 0.01–4096, fractions allowed", "help": "CPU limit in cores, such as 0.5"},
+    ),
+]
+MemorySize = Annotated[
+    int,
+    Meta(
+        ge=16 << 20,
+        le=1 << 60,
+        extra={
+            "rule": "a size such as 512M or 2G, at least 16M",
+            "kind": "size",
+            "help": "memory limit, such as 512M or 2G",
+        },
+    ),
+]
+DiskSize = Annotated[
+    int,
+    Meta(
+        ge=1 << 20,
+        le=1 << 60,
+        extra={"rule": "a size such as 512M or 10G, at least 1M", "kind": "size", "help": "disk quota, such as 10G"},
+    ),
+]
+Tasks = Annotated[
+    int,
+    Meta(ge=16, le=4_000_000, extra={"rule": "a whole number, 16–4000000", "help": "limit of processes and threads"}),
+]
+Gpu = Annotated[bool, Meta(extra={"rule": "true or false", "help": "access to GPUs"})]
+RoleField = Annotated[Role, Meta(extra={"rule": "one of: admin, monitor, user", "help": "admin, monitor or user"})]
+Flag = Annotated[bool, Meta(extra={"rule": "true or false"})]
+Search = Annotated[
+    str,
+    Meta(
+        max_length=100,
+        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
+        extra={"rule": "at most 100 characters", "help": "text to look for"},
+    ),
+]
+Cursor = Annotated[
+    str, Meta(max_length=512, extra={"rule": "the cursor of a page's answer", "help": "where the page starts"})
+]
+PageSize = Annotated[int, Meta(ge=1, le=10_000, extra={"rule": "a whole number, 1–10000", "help": "rows in a page"})]

@@ -1,0 +1,157 @@
+"""From raw input to an action: the one check of JSON bodies, command lines, forms and CSV rows.
+
+Every field at fault is named at once, with its rule. Unknown fields are refused. Nothing of the input is echoed for
+secret fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from diycloud.actions.action import Action
+from diycloud.errors import FieldError, InvalidInput
+from diycloud.units import parse_size
+
+A = TypeVar("A", bound=Action[Any])
+_MISSING = object()
+
+
+class Source(Enum):
+    """Where input comes from. JSON is strict; the others are text: numbers and booleans written out, a bare size is MB."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class Field(NamedTuple):
+    """What the edges need to know of an action's field. default: msgspec.NODEFAULT if required."""
+
+    name: str
+    type: Any
+    required: bool
+    default: Any
+    rule: str
+    help: str
+    kind: str
+    secret: bool
+    clearable: bool
+
+
+@cache
+def fields_of(action: type[msgspec.Struct]) -> dict[str, Field]:
+    """Return an action's fields in the order of their declaration."""
+    found = {}
+    for field in msgspec.structs.fields(action):
+        kind = inspect.type_info(field.type)
+        extra = next((part.extra or {} for part in _parts(kind) if isinstance(part, inspect.Metadata)), {})
+        found[field.name] = Field(
+            name=field.name,
+            type=field.type,
+            required=field.required,
+            default=field.default,
+            rule=extra.get("rule", ""),
+            help=extra.get("help", ""),
+            kind=extra.get("kind") or _kind(kind),
+            secret=extra.get("secret", False),
+            clearable=any(isinstance(part, inspect.NoneType) for part in _parts(kind)),
+        )
+    return found
+
+
+def _parts(info: Any) -> Iterator[Any]:
+    yield info
+    if isinstance(info, inspect.UnionType):
+        for part in info.types:
+            yield from _parts(part)
+    elif isinstance(info, inspect.Metadata):
+        yield from _parts(info.type)
+
+
+def _kind(info: Any) -> str:
+    for part in _parts(info):
+        for cls, kind in _KINDS.items():
+            if isinstance(part, cls):
+                return kind
+    return "text"
+
+
+_KINDS: dict[type[Any], str] = {
+    inspect.BoolType: "flag",
+    inspect.IntType: "integer",
+    inspect.FloatType: "number",
+    inspect.EnumType: "choice",
+    inspect.ListType: "list",
+}
+
+
+def parse_action(action: type[A], raw: Mapping[str, Any], source: Source) -> A:
+    """Return the action that raw input describes. Raises InvalidInput with every field at fault."""
+    known = fields_of(action)
+    errors = [
+        FieldError(str(name)[:60], f"no such field; there are: {', '.join(known)}") for name in raw if name not in known
+    ]
+    values = {}
+    for name, field in known.items():
+        given = raw.get(name, _MISSING)
+        if given is _MISSING:
+            if field.required:
+                errors.append(FieldError(name, "is needed"))
+            continue
+        try:
+            values[name] = parse_field(field, given, source)
+        except InvalidInput as error:
+            errors.append(FieldError(name, error.message))
+    if errors:
+        raise InvalidInput.of(errors)
+    return action(**values)
+
+
+def parse_field(field: Field, given: Any, source: Source) -> Any:
+    """Return one field's value. Raises InvalidInput with the rule it breaks."""
+    if given is None and field.clearable:
+        return None
+    if field.kind == "size":
+        given = _size(field, given, source)
+    try:
+        return msgspec.convert(given, field.type, strict=source is Source.JSON)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:
+        raise InvalidInput(field.rule or str(error)) from None
+
+
+def _size(field: Field, given: Any, source: Source) -> int:
+    if isinstance(given, bool) or not isinstance(given, str):
+        raise InvalidInput(f"{field.rule}, as text with its unit")
+    try:
+        return parse_size(
+            given.strip() if source is Source.TEXT else given, bare="M" if source is Source.TEXT else None
+        )
+    except InvalidInput as error:
+        raise InvalidInput(f"{field.rule} ({error.message} {error.hint})".replace(" )", ")")) from None
+
+
+def decode_json(body: bytes) -> dict[str, Any]:
+    """Return the object of a JSON body. Raises InvalidInput for anything else, duplicate keys and NaN included."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidInput("The JSON has a key twice.", "Send each key once.")
+        return found
+
+    def constant(name: str) -> Any:
+        raise InvalidInput(f"{name} is no JSON number.")
+
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidInput("The body is not a JSON object.", 'Send {"field": value, …}.')
+    return value

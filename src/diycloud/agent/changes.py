@@ -1,0 +1,265 @@
+"""What changes accounts: ensure, purge. Each step is idempotent; the agent's file is written first and cleared last.
+
+A crash between two steps is healed by the same call made again, or by reconcile: the line in the file says what was
+wanted, and every step looks before it acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from diycloud.agent.protocol import Account, Outcome, PurgeAccount, State
+from diycloud.agent.registry import Entry
+from diycloud.agent.state import Agent, Caller, failure, log
+from diycloud.errors import Conflict, DiyCloudError, HostError, InvalidInput, PermissionDenied, Unsupported
+from diycloud.host import accounts, homes
+from diycloud.host.accounts import HostAccounts, PosixAccount
+from diycloud.system.contract import Owner
+
+
+@dataclass(slots=True)
+class _Step:
+    """One account on its way through a batch."""
+
+    wanted: Account
+    entry: Entry
+    before: Entry | None
+    host: PosixAccount | None
+    changed: bool = False
+    warning: str = ""
+    error: DiyCloudError | None = None
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+
+def ensure_accounts(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> list[Outcome]:
+    """Make accounts, homes, slices and limits equal to the wishes. One that fails does not hold up the others.
+
+    Raises InvalidInput for a name given twice, Unavailable if the agent's file is broken: then nothing was changed.
+    """
+    agent.registry.require_sound()
+    if len({account.wish.name for account in wanted}) != len(wanted):
+        raise InvalidInput("accounts: a name is there twice.")
+    steps, refused = _plan(agent, caller, wanted)
+    agent.registry.store(step.entry for step in steps)
+    for step in steps:
+        step.changed = step.entry != step.before
+    # Limits come before the account, so that no process of the user's ever runs without them.
+    _limit(agent, steps)
+    _each(steps, lambda step: _ensure_account(agent, step))
+    _set_passwords(agent, steps)
+    _each(steps, lambda step: _ensure_state(agent, step))
+    _take_back(agent, [step for step in steps if step.error is not None and step.before is None])
+    outcomes = refused | {step.name: _outcome(step) for step in steps}
+    for outcome in outcomes.values():
+        if outcome.code:
+            log.warning("account refused", caller=caller.uid, **_shown(outcome))
+        elif outcome.changed:
+            agent.note_change(outcome.name)
+            log.info("account ensured", caller=caller.uid, **_shown(outcome))
+    return [outcomes[account.wish.name] for account in wanted]
+
+
+def _plan(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> tuple[list[_Step], dict[str, Outcome]]:
+    """Check every account against the agent's file and the live host; give new ones a UID."""
+    host = HostAccounts(agent.system)
+    steps: list[_Step] = []
+    refused: dict[str, Outcome] = {}
+    for account in wanted:
+        name = account.wish.name
+        try:
+            before = agent.registry.get(name)
+            live = None
+            if before is None:
+                _check_new(agent, account, host)
+            else:
+                live = _check_known(agent, caller, before, account, host)
+            accounts.check_shell(host, account.wish.shell)
+            agent.check_limits(account.wish.limits)
+            steps.append(_Step(account, Entry.of(account.wish, before.uid if before else 0), before, live))
+        except DiyCloudError as error:
+            refused[name] = failure(name, error)
+    new = [step for step in steps if step.before is None]
+    uids = agent.registry.free_uids(len(new), host.ids) if new else []
+    for step, uid in zip(new, uids, strict=True):
+        step.entry = step.entry._replace(uid=uid)
+    return steps, refused
+
+
+def _check_new(agent: Agent, account: Account, host: HostAccounts) -> None:
+    name = account.wish.name
+    if host.get(name) is not None or host.has_group(name):
+        what = "an account" if host.get(name) is not None else "a group"
+        raise Conflict(f"{name} exists on the host as {what}.", "Choose another name, or adopt it as root.")
+    if not account.create:
+        raise PermissionDenied(f"{name} is not an account of the platform.", "Only managed accounts can be changed.")
+    if agent.was_purged(name, account.wish.generation):
+        raise Conflict(f"{name} was purged after this wish was made.")
+    homes.check_home(agent.settings.home, name, -1)
+
+
+def _check_known(
+    agent: Agent, caller: Caller, before: Entry, account: Account, host: HostAccounts
+) -> PosixAccount | None:
+    if account.wish.generation < before.generation:
+        raise Conflict(
+            f"{before.name}: generation {account.wish.generation} is older than {before.generation}.",
+            "The wish was overtaken; read it again.",
+        )
+    return agent.check_live(caller, before, host)
+
+
+def _each(steps: Sequence[_Step], act: Callable[[_Step], bool]) -> None:
+    for step in steps:
+        if step.error is None:
+            try:
+                step.changed |= act(step)
+            except DiyCloudError as error:
+                step.error = error
+
+
+def _limit(agent: Agent, steps: Sequence[_Step]) -> None:
+    slices = agent.slices
+    if slices is None:
+        for step in steps:
+            step.warning = f"Limits are not in force: {agent.unsupported}"
+        return
+    try:
+        done = slices.ensure_many([(step.name, step.entry.uid, step.entry.limits) for step in steps])
+    except (HostError, Unsupported):
+        _each(steps, lambda step: _limit_one(agent, step))  # the batch does not say whose fault it is
+        return
+    for step, changed in zip(steps, done, strict=True):
+        step.changed |= changed
+
+
+def _limit_one(agent: Agent, step: _Step) -> bool:
+    if agent.slices is None:
+        return False
+    try:
+        return agent.slices.ensure(step.name, step.entry.uid, step.entry.limits)
+    except Unsupported as error:
+        step.warning = f"Limits are not in force: {error}"
+        return False
+
+
+def _ensure_account(agent: Agent, step: _Step) -> bool:
+    wish, uid = step.wanted.wish, step.entry.uid
+    made = step.host is None
+    if step.host is None:
+        accounts.add_account(
+            agent.system, step.name, uid, full_name=wish.full_name, shell=wish.shell, home=agent.home(step.name),
+            locked=wish.state is State.LOCKED,
+        )  # fmt: skip
+        step.host = PosixAccount(
+            step.name, uid, uid, wish.full_name, agent.home(step.name), wish.shell,
+            accounts.NO_PASSWORD, accounts.LOCK_DAY if wish.state is State.LOCKED else "",
+        )  # fmt: skip
+    return homes.ensure_home(agent.system, agent.settings.home, step.name, Owner(uid, step.host.gid)) or made
+
+
+def _set_passwords(agent: Agent, steps: Sequence[_Step]) -> None:
+    """Set the new passwords of the whole batch by one process. A locked account's hash is kept behind `!`."""
+    fields: dict[str, str] = {}
+    setting: list[_Step] = []
+    for step in steps:
+        if step.error is None and step.host is not None and step.wanted.shadow is not None:
+            field = ("!" if step.entry.state is State.LOCKED else "") + step.wanted.shadow
+            if field != step.host.password:
+                fields[step.name] = field
+                setting.append(step)
+    if not fields:
+        return
+    try:
+        accounts.set_passwords(agent.system, fields)
+    except DiyCloudError as error:
+        for step in setting:
+            step.error = error
+        return
+    for step in setting:
+        step.changed = True
+        step.host = step.host._replace(password=fields[step.name]) if step.host else None
+
+
+def _ensure_state(agent: Agent, step: _Step) -> bool:
+    wish = step.wanted.wish
+    if step.host is None:
+        return False
+    return accounts.change_account(
+        agent.system, step.host, locked=wish.state is State.LOCKED, shell=wish.shell, full_name=wish.full_name
+    )
+
+
+def _take_back(agent: Agent, failed: Sequence[_Step]) -> None:
+    """Undo creates that the host refused, by the steps of a purge. What cannot be undone now stays for reconcile."""
+    for step in failed:
+        try:
+            _remove(agent, step.entry)
+        except DiyCloudError as error:
+            log.error("create not taken back", name=step.name, uid=step.entry.uid, reason=str(error))
+
+
+def _outcome(step: _Step) -> Outcome:
+    if step.error is not None:
+        return failure(step.name, step.error, step.entry.uid if step.before else None)
+    return Outcome(step.name, step.entry.uid, changed=step.changed, warning=step.warning)
+
+
+def _shown(outcome: Outcome) -> dict[str, object]:
+    fields = {"name": outcome.name, "uid": outcome.uid, "code": outcome.code, "reason": outcome.message}
+    return {key: value for key, value in (fields | {"warning": outcome.warning}).items() if value not in ("", None)}
+
+
+def lock_account(agent: Agent, caller: Caller, name: str) -> bool:
+    """Lock a managed account that nobody wishes for any more. True if it was open."""
+    agent.registry.require_sound()
+    entry = agent.entry(name)
+    live = agent.check_live(caller, entry, HostAccounts(agent.system))
+    changed = agent.registry.store([entry._replace(state=State.LOCKED)])
+    if live is not None:
+        changed |= accounts.change_account(agent.system, live, locked=True)
+    if changed:
+        log.warning("account locked", caller=caller.uid, name=name, uid=entry.uid, reason="no wish for it")
+    return changed
+
+
+def purge_account(agent: Agent, caller: Caller, message: PurgeAccount) -> Outcome:
+    """End what runs, put the home in the trash, remove slice and account. Safe to repeat after a crash at any step."""
+    agent.registry.require_sound()
+    name = message.name
+    entry = agent.registry.get(name)
+    host = HostAccounts(agent.system)
+    if entry is None:
+        if host.get(name) is not None:
+            raise PermissionDenied(f"{name} is not an account of the platform.", "Only managed accounts can be purged.")
+        return Outcome(name)
+    if message.generation < entry.generation:
+        raise Conflict(f"{name}: generation {message.generation} is older than {entry.generation}.")
+    live = agent.check_live(caller, entry, host)
+    agent.check_purge_rate(caller)
+    agent.registry.store([entry._replace(state=State.LOCKED, generation=message.generation)])
+    if live is not None:
+        accounts.change_account(agent.system, live, locked=True)
+    _remove(agent, entry)
+    agent.note_purge(name, message.generation)
+    log.info("account purged", caller=caller.uid, name=name, uid=entry.uid)
+    return Outcome(name, entry.uid, changed=True)
+
+
+def _remove(agent: Agent, entry: Entry) -> None:
+    """Take an account off the host, its line last."""
+    stop_workloads(agent, entry)
+    homes.trash_home(agent.system, agent.settings.home, entry.name, entry.uid, agent.clock())
+    accounts.remove_account(agent.system, entry.name, entry.uid)
+    if agent.slices is not None:
+        agent.slices.remove(entry.name, entry.uid)
+    agent.registry.forget([entry.name])
+
+
+def stop_workloads(agent: Agent, entry: Entry) -> int:
+    """End everything of a user: what is in the slice (containers too), then what else runs under the UID."""
+    ended = agent.slices.stop(entry.name, entry.uid) if agent.slices is not None else 0
+    return ended + accounts.stop_processes(agent.system, entry.uid)

@@ -1,0 +1,183 @@
+"""Who may say what to the agent, and what answers: one table.
+
+A message that is not in the table is not answered to anyone. The kinds say where the work runs (agent/server.py):
+CHANGE one at a time, STEPS the same with room between its steps, READ beside them, HASH on the low-priority threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+from diycloud import __version__
+from diycloud.agent import changes
+from diycloud.agent.protocol import (
+    Capacity,
+    CheckLimits,
+    EnsureAccounts,
+    HashPasswords,
+    HostCapacity,
+    Message,
+    Outcome,
+    Ping,
+    Pong,
+    PurgeAccount,
+    PurgePreview,
+    ReadUsage,
+    Remains,
+    StopWorkloads,
+    Sync,
+    SyncReport,
+    Usage,
+    Wish,
+)
+from diycloud.agent.reconcile import reconcile
+from diycloud.agent.state import Agent, Caller, Role, log
+from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, Unsupported
+from diycloud.host import accounts, homes, shadow
+from diycloud.host.accounts import HostAccounts
+
+
+@dataclass(slots=True)
+class Session:
+    """What one connection has said so far. parts: its wish list; gathered: monotonic time of the first part."""
+
+    caller: Caller
+    parts: list[Wish] | None = None
+    gathered: float = field(default=0.0)
+
+
+class Kind(Enum):
+    CHANGE = "change"
+    STEPS = "steps"
+    READ = "read"
+    HASH = "hash"
+
+
+def _ping(agent: Agent, session: Session, message: Ping) -> Pong:
+    return Pong(__version__, agent.clock() - agent.started, agent.registry.problem)
+
+
+def _capacity(agent: Agent, session: Session, message: Capacity) -> HostCapacity:
+    kind = agent.slices.kind if agent.slices is not None else ""
+    return HostCapacity(agent.cores, agent.memory, kind, agent.unsupported or agent.registry.problem)
+
+
+def _hash_passwords(agent: Agent, session: Session, message: HashPasswords) -> list[str]:
+    method = shadow.read_method(agent.system)
+    return [shadow.hash_password(password, method) for password in message.passwords]
+
+
+def _ensure_accounts(agent: Agent, session: Session, message: EnsureAccounts) -> list[Outcome]:
+    return changes.ensure_accounts(agent, session.caller, message.accounts)
+
+
+def _check_limits(agent: Agent, session: Session, message: CheckLimits) -> Outcome:
+    entry = agent.entry(message.name)
+    limits = agent.check_limits(message.limits)
+    now = agent.slices.read(entry.name, entry.uid) if agent.slices is not None else None
+    if now is not None and limits.memory < now.memory:
+        raise Conflict(
+            f"{entry.name} uses {-(-now.memory >> 20)}M of memory now, more than {limits.memory >> 20}M.",
+            "Stop some of their programs first, or choose a larger limit.",
+        )
+    warning = f"Limits are not in force: {agent.unsupported}" if agent.slices is None else ""
+    return Outcome(entry.name, entry.uid, warning=warning)
+
+
+def _stop_workloads(agent: Agent, session: Session, message: StopWorkloads) -> int:
+    entry = agent.entry(message.name)
+    agent.check_live(session.caller, entry, HostAccounts(agent.system))
+    ended = changes.stop_workloads(agent, entry)
+    log.info("workloads stopped", caller=session.caller.uid, name=entry.name, uid=entry.uid, processes=ended)
+    return ended
+
+
+def _purge_preview(agent: Agent, session: Session, message: PurgePreview) -> Remains:
+    entry = agent.entry(message.name)
+    size = homes.measure_home(agent.settings.home, entry.name)
+    pids = set(accounts.processes_of(entry.uid))
+    if agent.slices is not None:
+        pids.update(agent.slices.processes(entry.name, entry.uid))
+    return Remains(entry.name, entry.uid, agent.home(entry.name), size.bytes, size.files, len(pids))
+
+
+def _purge_account(agent: Agent, session: Session, message: PurgeAccount) -> Outcome:
+    return changes.purge_account(agent, session.caller, message)
+
+
+def _read_usage(agent: Agent, session: Session, message: ReadUsage) -> list[Usage]:
+    if agent.slices is None:
+        raise Unsupported(f"There is nothing to read: {agent.unsupported}")
+    found = []
+    for name in message.names:
+        entry = agent.registry.get(name)
+        now = agent.slices.read(name, entry.uid) if entry is not None else None
+        if now is not None:
+            found.append(Usage(name, time.time(), now.cpu_us, now.memory, now.tasks, now.oom_kills, now.throttled_us))
+    return found
+
+
+def _sync(agent: Agent, session: Session, message: Sync) -> Generator[None, None, SyncReport | None]:
+    if message.first:
+        session.parts, session.gathered = [], time.monotonic()
+    if session.parts is None:
+        raise InvalidInput("first: a wish list starts with its first part.")
+    session.parts += message.part
+    if len(session.parts) > agent.settings.uid_max - agent.settings.uid_min + 1:
+        session.parts = None
+        raise InvalidInput("part: there are more wishes than UIDs.")
+    if not message.last:
+        return None
+    wishes, session.parts = session.parts, None
+    if len({wish.name for wish in wishes}) != len(wishes):
+        raise InvalidInput("part: a name is there twice.")
+    return (yield from reconcile(agent, session.caller, wishes, session.gathered))
+
+
+class Handler(NamedTuple):
+    """What answers a message: act returns the answer (STEPS: a generator of it). callers: who may ask."""
+
+    act: Callable[[Agent, Session, Any], object]
+    kind: Kind
+    callers: frozenset[Role]
+
+
+_BOTH = frozenset({Role.ROOT, Role.SERVER})
+
+TABLE: dict[type[Message], Handler] = {
+    Ping: Handler(_ping, Kind.READ, _BOTH),
+    Capacity: Handler(_capacity, Kind.READ, _BOTH),
+    HashPasswords: Handler(_hash_passwords, Kind.HASH, _BOTH),
+    EnsureAccounts: Handler(_ensure_accounts, Kind.CHANGE, _BOTH),
+    CheckLimits: Handler(_check_limits, Kind.READ, _BOTH),
+    StopWorkloads: Handler(_stop_workloads, Kind.READ, _BOTH),
+    PurgePreview: Handler(_purge_preview, Kind.READ, _BOTH),
+    PurgeAccount: Handler(_purge_account, Kind.CHANGE, _BOTH),
+    ReadUsage: Handler(_read_usage, Kind.READ, _BOTH),
+    Sync: Handler(_sync, Kind.STEPS, _BOTH),
+}
+
+
+def handler_for(message: Message, caller: Caller) -> Handler:
+    """Return what answers. Raises PermissionDenied if this caller may not ask that."""
+    handler = TABLE.get(type(message))
+    if handler is None or caller.role not in handler.callers:
+        raise PermissionDenied(f"{caller.role} may not ask for {type(message).__name__}.")
+    return handler
+
+
+def log_refusal(session: Session, message: Message, error: DiyCloudError) -> None:
+    """Note who was refused what. Messages may carry secrets, so only their kind and account are noted."""
+    log.warning(
+        "refused",
+        caller=session.caller.uid,
+        pid=session.caller.pid,
+        message=type(message).__name__,
+        name=getattr(message, "name", None),
+        code=error.code,
+        reason=error.message,
+    )

@@ -1,0 +1,96 @@
+"""`python -m diycloud.agent.main`: the agent in the foreground, for systemd or the supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+
+from diycloud import config
+from diycloud.agent.reconcile import empty_trash, restore_limits
+from diycloud.agent.registry import Registry
+from diycloud.agent.server import Server, listen
+from diycloud.agent.state import Agent, log
+from diycloud.config import AgentSettings, Paths
+from diycloud.errors import DiyCloudError, Unsupported
+from diycloud.host.slices import detect_slices
+from diycloud.system.local import Local
+
+TRASH_SECONDS = 3600.0
+
+
+def make_agent(system: Local, paths: Paths, settings: AgentSettings) -> Agent:
+    """Put the agent together on this host; without cgroup controllers it manages accounts without limits."""
+    for folder, mode in ((paths.agent_state.parent, 0o755), (paths.agent_state, 0o700), (paths.run, 0o755)):
+        for missing in [p for p in reversed(folder.parents) if not p.exists()]:
+            system.make_dir(missing)
+        system.make_dir(folder, mode=mode)
+    registry = Registry(system, paths.managed, uid_min=settings.uid_min, uid_max=settings.uid_max)
+    slices = detect_slices(system, settings.cgroup)
+    if isinstance(slices, Unsupported):
+        log.warning("no limits", reason=str(slices))
+        return Agent(system, settings, registry, None, unsupported=str(slices))
+    return Agent(system, settings, registry, slices)
+
+
+async def serve(agent: Agent, paths: Paths) -> None:
+    """Put limits in force, then answer until SIGTERM or SIGINT; empty the trash every hour."""
+    system = agent.system
+    log.info("limits restored", changed=restore_limits(agent), accounts=len(agent.registry.entries))
+    listener, server_uid = listen(system, paths.agent_socket, agent.settings.server_user)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = Server(agent, server_uid=server_uid)
+    cleaning = asyncio.create_task(_clean(agent, server))
+    log.info("agent started", pid=os.getpid(), socket=str(paths.agent_socket),)
+    await server.serve(listener, stop)
+    cleaning.cancel()
+    log.info("agent stopped")
+
+
+async def _clean(agent: Agent, server: Server) -> None:
+    while True:
+        try:
+            await server.in_background(lambda: empty_trash(agent))
+        except DiyCloudError as error:
+            log.error("trash not emptied", reason=str(error))
+        await asyncio.sleep(TRASH_SECONDS)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="diycloud-agent", description=__doc__)
+    parser.add_argument("--prefix", default="/", help="folder that all of the platform's places are under (tests)")
+    paths = Paths(parser.parse_args().prefix)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    if os.geteuid() != 0:
+        sys.stderr.write("diycloud-agent: it changes accounts and limits, so it must run as root.\n")
+        return 4
+    os.umask(0o022)
+    try:
+        agent = make_agent(Local(), paths, config.load(Path(paths.config)).agent)
+        gc.freeze()  # what is loaded stays; collections need not walk it
+        asyncio.run(serve(agent, paths))
+    except DiyCloudError as error:
+        sys.stderr.write(f"diycloud-agent: {error}\n")
+        return 8
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

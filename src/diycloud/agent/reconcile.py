@@ -1,0 +1,170 @@
+"""Make the host equal to the whole wish list; at start, limits only.
+
+Nothing precious is removed: a managed account without a wish is locked and listed. If that would lock many at once,
+something is wrong with the list (an old backup, an empty database): nothing is locked, and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from diycloud.agent.changes import ensure_accounts, lock_account
+from diycloud.agent.protocol import MAX_BATCH, Account, Outcome, State, SyncReport, Wish
+from diycloud.agent.registry import DEFAULT_LIMITS, Entry
+from diycloud.agent.state import Agent, Caller, failure, log
+from diycloud.errors import DiyCloudError
+from diycloud.host import homes
+from diycloud.host.accounts import HostAccounts, PosixAccount
+
+MAX_LISTED = 300
+"""Names in each list of a report, so that it fits a frame; the rest are counted in the log."""
+MAX_LOCKED_SHARE, MAX_LOCKED = 0.10, 3
+
+
+def restore_limits(agent: Agent) -> int:
+    """Put every managed account's limits in force, before the server is up. Creates and removes no account.
+
+    A broken file: every account in the UID range gets the default limits. Returns the number of slices changed.
+    """
+    if agent.slices is None:
+        return 0
+    users = [(entry.name, entry.uid, entry.limits) for entry in agent.registry.entries.values()]
+    if agent.registry.problem:
+        log.error("registry broken", reason=agent.registry.problem)
+        found = HostAccounts(agent.system).in_range(agent.settings.uid_min, agent.settings.uid_max)
+        users = [(account.name, account.uid, DEFAULT_LIMITS) for account in found]
+    try:
+        return sum(agent.slices.ensure_many(users))
+    except DiyCloudError as error:
+        log.error("limits not restored at once", reason=str(error))
+    changed = 0
+    for name, uid, limits in users:
+        try:
+            changed += agent.slices.ensure(name, uid, limits)
+        except DiyCloudError as error:
+            log.error("limits not restored", name=name, uid=uid, reason=str(error))
+    return changed
+
+
+def reconcile(
+    agent: Agent, caller: Caller, wishes: Sequence[Wish], gathered: float
+) -> Generator[None, None, SyncReport]:
+    """Apply a wish list in steps; between two of them other changes may come in.
+
+    gathered: monotonic time when its first part came. Yields after each step, returns what was done.
+    """
+    agent.registry.require_sound()
+    work = _differences(agent, wishes, gathered)
+    yield
+    missing = {wish.name for wish in work if agent.registry.get(wish.name) is None}
+    created, mended, failed = list[str](), list[str](), list[Outcome]()
+    for start in range(0, len(work), MAX_BATCH):
+        batch = [wish for wish in work[start : start + MAX_BATCH] if not _overtaken(agent, wish)]
+        for outcome in ensure_accounts(agent, caller, [Account(wish, create=True) for wish in batch]):
+            if outcome.code:
+                failed.append(outcome)
+            elif outcome.changed:
+                (created if outcome.name in missing else mended).append(outcome.name)
+        yield
+    orphans, stopped = yield from _lock_orphans(agent, caller, {wish.name for wish in wishes}, gathered, failed)
+    if created or mended or failed or stopped:
+        counts = {"created": len(created), "mended": len(mended), "failed": len(failed)}
+        log.info("reconciled", caller=caller.uid, stopped=stopped, **counts)
+    return SyncReport(
+        created=created[:MAX_LISTED],
+        mended=mended[:MAX_LISTED],
+        orphans=orphans[:MAX_LISTED],
+        failed=failed[: MAX_LISTED // 5],
+        stopped=stopped,
+    )
+
+
+def _overtaken(agent: Agent, wish: Wish) -> bool:
+    """Tell whether a newer wish or a purge came while this one was on its way."""
+    entry = agent.registry.get(wish.name)
+    return agent.was_purged(wish.name, wish.generation) if entry is None else wish.generation < entry.generation
+
+
+def _differences(agent: Agent, wishes: Sequence[Wish], gathered: float) -> list[Wish]:
+    """Return the wishes that file or host are not equal to."""
+    host = HostAccounts(agent.system)
+    there = set(agent.system.list_dir(agent.settings.home))
+    return [
+        wish
+        for wish in wishes
+        if not _overtaken(agent, wish)
+        and not (
+            _is_recorded(agent.registry.get(wish.name), wish)
+            and wish.name in there
+            and _is_account(_get(host, wish.name), wish)
+            and _is_limited(agent, agent.registry.entries[wish.name])
+        )
+    ]
+
+
+def _get(host: HostAccounts, name: str) -> PosixAccount | None:
+    try:
+        return host.get(name)
+    except DiyCloudError:
+        return None  # ensure_accounts will say what is wrong with the line
+
+
+def _is_recorded(entry: Entry | None, wish: Wish) -> bool:
+    return entry is not None and entry == Entry.of(wish, entry.uid)
+
+
+def _is_account(account: PosixAccount | None, wish: Wish) -> bool:
+    if account is None or (account.full_name, account.shell) != (wish.full_name, wish.shell):
+        return False
+    if wish.state is State.LOCKED:
+        return account.locked
+    return account.open
+
+
+def _is_limited(agent: Agent, entry: Entry) -> bool:
+    if agent.slices is None:
+        return True
+    try:
+        return agent.slices.read_limits(entry.name, entry.uid) == entry.limits
+    except DiyCloudError:
+        return False
+
+
+def _lock_orphans(
+    agent: Agent, caller: Caller, wished: set[str], gathered: float, failed: list[Outcome]
+) -> Generator[None, None, tuple[list[str], str]]:
+    """Lock managed accounts without a wish, unless they are many. Returns the orphans and why none was locked."""
+    host = HostAccounts(agent.system)
+    there = set(agent.system.list_dir(agent.settings.home))
+    orphans = [
+        name
+        for name in agent.registry.entries
+        if name not in wished and not agent.changed_lately(name, before=gathered)
+    ]
+    # A line without account and home is a create that was taken back or never came that far: nothing precious.
+    empty = [name for name in orphans if _get(host, name) is None and name not in there]
+    agent.registry.forget(empty)
+    orphans = [name for name in orphans if name not in empty]
+    still_open = [name for name in orphans if agent.registry.entries[name].state is not State.LOCKED]
+    if len(still_open) > max(MAX_LOCKED, MAX_LOCKED_SHARE * len(agent.registry.entries)):
+        return orphans, (
+            f"{len(still_open)} of {len(agent.registry.entries)} accounts are not in the list of users. "
+            "That many at once are not locked: was an old backup restored? Restore the users, or purge them as root."
+        )
+    for name in still_open:
+        try:
+            lock_account(agent, caller, name)
+        except DiyCloudError as error:
+            failed.append(failure(name, error))
+        yield
+    return orphans, ""
+
+
+def empty_trash(agent: Agent) -> list[str]:
+    """Remove the purged homes whose time is over (agent.trash_hours)."""
+    names = homes.empty_trash(
+        agent.system, agent.settings.home, older_than=agent.clock() - agent.settings.trash_hours * 3600
+    )
+    if names:
+        log.info("trash emptied", homes=names)
+    return names

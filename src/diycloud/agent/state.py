@@ -1,0 +1,159 @@
+"""What the agent's handlers share: the host, its file, and what it remembers between messages."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+import structlog
+
+from diycloud.agent.protocol import Limits as WishedLimits
+from diycloud.agent.protocol import Outcome
+from diycloud.agent.registry import Entry, Registry
+from diycloud.config import AgentSettings
+from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests
+from diycloud.host import accounts, homes
+from diycloud.host.accounts import HostAccounts, PosixAccount
+from diycloud.host.slices import Limits, Slices
+from diycloud.system.contract import System
+from diycloud.units import Bytes, Cores, format_size
+
+log = structlog.get_logger("diycloud.agent")
+
+PURGES_AN_HOUR = 20
+"""More need UID 0: a stolen server cannot clear the house."""
+MEMORY_OF_CHANGES_S = 120.0
+"""A wish list may be this much older than a change it does not know yet."""
+
+
+class Role(StrEnum):
+    """Who is at the other end, by the kernel's word."""
+
+    ROOT = "root"
+    SERVER = "server"
+
+
+class Caller(NamedTuple):
+    """The peer of a connection (SO_PEERCRED)."""
+
+    uid: int
+    pid: int
+    role: Role
+
+    @property
+    def is_root(self) -> bool:
+        return self.role is Role.ROOT
+
+
+class Agent:
+    """The hands on one host. Changes of accounts run one at a time; reads beside them."""
+
+    def __init__(
+        self,
+        system: System,
+        settings: AgentSettings,
+        registry: Registry,
+        slices: Slices | None,
+        *,
+        unsupported: str = "",
+        clock: Callable[[], float] = time.time,
+        grace_s: float = MEMORY_OF_CHANGES_S,
+    ) -> None:
+        self.system = system
+        self.settings = settings
+        self.registry = registry
+        self.slices = slices
+        self.unsupported = unsupported
+        self.clock = clock
+        self.grace_s = grace_s
+        self.started = clock()
+        self.cores = len(os.sched_getaffinity(0))
+        self.memory = _total_memory(system)
+        self._changed_at: dict[str, float] = {}
+        self._purged: OrderedDict[str, int] = OrderedDict()
+        self._purges = [at for _, at in homes.trashed(system, settings.home)]
+
+    def home(self, name: str) -> str:
+        return f"{self.settings.home}/{name}"
+
+    def entry(self, name: str) -> Entry:
+        """Return a managed account's line. Raises PermissionDenied for every other name."""
+        entry = self.registry.get(name)
+        if entry is None:
+            raise PermissionDenied(f"{name} is not an account of the platform.", "It is left alone.")
+        return entry
+
+    def check_live(self, caller: Caller, entry: Entry, host: HostAccounts) -> PosixAccount | None:
+        """Return a managed account as the host has it now, None if it is missing there.
+
+        Raises Conflict if its number is not ours any more, PermissionDenied if it became an administrator of the host
+        (unless root asks).
+        """
+        account = host.get(entry.name)
+        if account is None:
+            return None
+        if account.uid != entry.uid:
+            raise Conflict(
+                f"{entry.name} is number {account.uid} on the host, not {entry.uid}.", "Someone changed it by hand."
+            )
+        if account.uid == 0 or account.uid < 1000:
+            raise PermissionDenied(f"{entry.name} is an account of the system.")
+        if not caller.is_root:
+            accounts.check_ordinary(host, account, allowed_groups=self.settings.allowed_groups)
+        return account
+
+    def check_limits(self, limits: WishedLimits) -> Limits:
+        """Return limits that this host can give. Raises InvalidInput for more than it has."""
+        if limits.cpu > self.cores:
+            raise InvalidInput(f"cpu: {limits.cpu:g} cores are more than the host's {self.cores}.")
+        if limits.memory > self.memory:
+            raise InvalidInput(f"memory: {format_size(limits.memory)} is more than the host's {self.memory >> 20}M.")
+        return Limits(Cores(limits.cpu), Bytes(limits.memory), limits.tasks)
+
+    def note_change(self, name: str) -> None:
+        """Remember that a wish list gathered a moment ago may not know of this change."""
+        now = time.monotonic()
+        if len(self._changed_at) > 1000:
+            self._changed_at = {n: at for n, at in self._changed_at.items() if now - at < self.grace_s}
+        self._changed_at[name] = now
+
+    def changed_lately(self, name: str, *, before: float) -> bool:
+        """Tell whether an account was changed since `before` (monotonic seconds) less the grace."""
+        return self._changed_at.get(name, float("-inf")) > before - self.grace_s
+
+    def note_purge(self, name: str, generation: int) -> None:
+        self._purges.append(self.clock())
+        self._purged[name] = max(generation, self._purged.get(name, 0))
+        while len(self._purged) > 10_000:
+            self._purged.popitem(last=False)
+
+    def was_purged(self, name: str, generation: int) -> bool:
+        """Tell whether a wish of this generation comes from before the account's purge."""
+        return generation <= self._purged.get(name, -1)
+
+    def check_purge_rate(self, caller: Caller) -> None:
+        """Raises TooManyRequests if an hour's purges are used up and the caller is not root."""
+        now = self.clock()
+        self._purges = [at for at in self._purges if now - at < 3600]
+        if not caller.is_root and len(self._purges) >= PURGES_AN_HOUR:
+            raise TooManyRequests(
+                f"{PURGES_AN_HOUR} accounts were purged within the hour.",
+                "As root `diycloud user purge` goes on at once; or wait.",
+                retry_after=max(1, int(3600 - (now - min(self._purges)))),
+            )
+
+
+def failure(name: str, error: DiyCloudError, uid: int | None = None) -> Outcome:
+    """Return how an account fared that could not be changed."""
+    return Outcome(name, uid, code=error.code, message=str(error))
+
+
+def _total_memory(system: System) -> int:
+    for line in (system.read("/proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,91 @@
+"""Slows down guessing without letting a guesser lock anybody out.
+
+Three counters, each with a growing delay: one account from one address, one address whatever the account, one account
+from everywhere. The last is short and spares the address of the last good sign-in, as a stranger can drive it up.
+Kept in memory: a restart forgets it, and nobody but an administrator can restart.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from diycloud.errors import TooManyRequests
+
+MAX_ENTRIES = 50_000
+
+
+class _Rule(NamedTuple):
+    free: int
+    """Failures without a delay."""
+    longest_s: float
+
+
+_PAIR = _Rule(5, 900)
+_ADDRESS = _Rule(30, 900)
+_ACCOUNT = _Rule(20, 15)
+_FORGET_S = 3600
+
+
+class _Count(NamedTuple):
+    failures: int
+    last: float
+
+
+class Throttle:
+    """Counts failed sign-ins. clock: seconds, monotonic."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
+
+    def check(self, username: str, address: str, *, known_address: str | None = None) -> None:
+        """Raise TooManyRequests if this sign-in comes too early."""
+        wait = max(self._wait(key, rule) for key, rule in self._keys(username, address, known_address))
+        if wait > 0:
+            raise TooManyRequests("Too many failed sign-ins.", f"Try again in {wait:.0f} s.", retry_after=int(wait) + 1)
+
+    def failed(self, username: str, address: str) -> None:
+        """Count a failure."""
+        now = self._clock()
+        for key, _ in self._keys(username, address, None):
+            old = self._counts.pop(key, _Count(0, now))
+            failures = 0 if now - old.last > _FORGET_S else old.failures
+            self._counts[key] = _Count(failures + 1, now)
+        while len(self._counts) > MAX_ENTRIES:
+            self._counts.popitem(last=False)
+
+    def succeeded(self, username: str, address: str) -> None:
+        """Forget what this account failed from this address."""
+        self._counts.pop(("pair", f"{username} {_network(address)}"), None)
+
+    def clear(self, username: str) -> None:
+        """Forget everything about an account."""
+        for key in [k for k in self._counts if k == ("account", username) or k[1].startswith(f"{username} ")]:
+            del self._counts[key]
+
+    def _keys(self, username: str, address: str, known: str | None) -> list[tuple[tuple[str, str], _Rule]]:
+        network = _network(address)
+        keys = [(("pair", f"{username} {network}"), _PAIR), (("address", network), _ADDRESS)]
+        if known is None or _network(known) != network:
+            keys.append((("account", username), _ACCOUNT))
+        return keys
+
+    def _wait(self, key: tuple[str, str], rule: _Rule) -> float:
+        count = self._counts.get(key)
+        if count is None or count.failures < rule.free:
+            return 0
+        delay = min(rule.longest_s, 2.0 ** min(count.failures - rule.free, 20))
+        return count.last + delay - self._clock()
+
+
+def _network(address: str) -> str:
+    """Return what counts as one visitor: an IPv4 address, an IPv6 /64 (what one customer has)."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))

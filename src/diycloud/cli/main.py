@@ -1,0 +1,122 @@
+"""`diycloud`: the command line.
+
+`diycloud --help` must answer at once, so nothing is imported before it is known to be needed: the options of a noun's
+verbs are made of the actions' declarations only when that noun is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from diycloud import __version__
+from diycloud.errors import DiyCloudError
+
+EXIT = {
+    "invalid-input": 2,
+    "unauthenticated": 3,
+    "permission-denied": 4,
+    "not-found": 5,
+    "conflict": 6,
+    "unsupported": 7,
+    "host-error": 8,
+    "unavailable": 9,
+    "too-many-requests": 10,
+}
+
+NOUNS = {
+    "user": "create, list, change, disable, delete, purge and import users",
+    "limits": "change a user's limits, in force at once",
+    "usage": "what a user uses now",
+    "audit": "who did what",
+    "host": "what the host has and what is promised",
+}
+PLATFORM = {
+    "install": "install or repair the platform on this machine",
+    "uninstall": "take the platform off this machine",
+    "up": "start the platform",
+    "down": "stop the platform; what users run goes on",
+    "status": "what runs, and the address",
+    "doctor": "check the machine and the platform, with what to do",
+    "config": "show and check the settings",
+    "completion": "print a completion script for bash",
+}
+EPILOG = """\
+Every command that is not about the platform itself takes --json for programs, and --help.
+Exit status: 0 done; 2 invalid input, 4 not allowed, 5 not found, 6 conflict, 7 unsupported, 8 the host refused,
+9 a part is down, 1 anything else.
+"""
+
+
+def build_parser(wanted: str | None) -> argparse.ArgumentParser:
+    """Return the parser, with the options of one noun or platform verb only."""
+    parser = argparse.ArgumentParser(
+        prog="diycloud",
+        description="One account, one sign-in and one budget for everything a person runs on this server.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"diycloud {__version__}")
+    parser.add_argument("--prefix", default="/", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for name, text in {**NOUNS, **PLATFORM}.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name != wanted:
+            continue
+        if name in NOUNS:
+            from diycloud.cli.verbs import add_verbs
+
+            add_verbs(sub, name)
+        else:
+            from diycloud.cli.platform import add_options
+
+            add_options(sub, name)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    known = {**NOUNS, **PLATFORM}
+    wanted = next((word for word in words if word in known), None)
+    arguments = build_parser(wanted).parse_args(words)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except DiyCloudError as error:
+        return report(error, as_json=getattr(arguments, "json", False))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. What was begun on the server goes on there.\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has seen enough (`| head`)
+        return 0
+
+
+def report(error: DiyCloudError, *, as_json: bool) -> int:
+    """Print an error, every field at fault in a line of its own; return the exit status."""
+    from diycloud.cli.output import colour, printable
+
+    errors = getattr(error, "errors", ())
+    if as_json:
+        import json
+
+        body: dict[str, object] = {"code": error.code, "message": error.message, "hint": error.hint}
+        body["errors"] = [{"field": e.field, "message": e.message} for e in errors]
+        sys.stdout.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+        return EXIT.get(error.code, 1)
+    mark = colour("diycloud:", "red", sys.stderr)
+    if errors:
+        sys.stderr.write(f"{mark} nothing was changed:\n")
+        for found in errors:
+            sys.stderr.write(f"  {printable(found.field)}: {printable(found.message)}\n")
+    else:
+        lines = [printable(line) for line in error.message.splitlines() or [""]]
+        sys.stderr.write(f"{mark} " + "\n  ".join(lines) + "\n")
+    if error.hint:
+        sys.stderr.write(f"  {printable(error.hint)}\n")
+    return EXIT.get(error.code, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

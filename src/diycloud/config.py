@@ -1,0 +1,184 @@
+"""Where things are, and what can be set.
+
+Paths: every place of the platform's own, all under one prefix. Settings: /etc/diycloud/config.yaml, typed and checked;
+DIYCLOUD_<KEY> in the environment overrides (nested keys with two underscores). Secrets live in files of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from diycloud.errors import InvalidInput
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class Paths(msgspec.Struct, frozen=True):
+    """The platform's own places. prefix: `/`, or a folder for tests and packagers."""
+
+    prefix: str = "/"
+
+    def _at(self, path: str) -> Path:
+        return Path(self.prefix) / path
+
+    @property
+    def program(self) -> Path:
+        return self._at("opt/diycloud")
+
+    @property
+    def config_dir(self) -> Path:
+        return self._at("etc/diycloud")
+
+    @property
+    def config(self) -> Path:
+        return self.config_dir / "config.yaml"
+
+    @property
+    def certificates(self) -> Path:
+        return self.config_dir / "tls"
+
+    @property
+    def state(self) -> Path:
+        """The server's state, 0700, owned by the server's user."""
+        return self._at("var/lib/diycloud/server")
+
+    @property
+    def database(self) -> Path:
+        return self.state / "users.db"
+
+    @property
+    def agent_state(self) -> Path:
+        """The agent's state, 0700, root's."""
+        return self._at("var/lib/diycloud/agent")
+
+    @property
+    def managed(self) -> Path:
+        """The agent's own truth (agent/registry.py)."""
+        return self.agent_state / "managed"
+
+    @property
+    def logs(self) -> Path:
+        return self._at("var/log/diycloud")
+
+    @property
+    def run(self) -> Path:
+        return self._at("run/diycloud")
+
+    @property
+    def agent_socket(self) -> Path:
+        """In a folder 0750 root:diycloud."""
+        return self.run / "agent" / "agent.sock"
+
+    @property
+    def server_socket(self) -> Path:
+        """In a folder 0750 diycloud:<Nginx's group>."""
+        return self.run / "server" / "server.sock"
+
+
+class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the agent may do. It reads these itself; no message changes them."""
+
+    uid_min: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 20_000
+    uid_max: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 59_999
+    server_user: str = "diycloud"
+    home: str = "/home"
+    cgroup: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z")] = "user"
+    """Without systemd: the folder under each controller's root that holds the slices."""
+    allowed_groups: tuple[str, ...] = ()
+    """Supplementary groups the server may put users in. Never sudo, wheel, docker, disk, shadow, adm, lxd, kvm."""
+    trash_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = 24
+
+
+class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the server answers to."""
+
+    host_name: str = ""
+    """The name people type; empty: the host's own."""
+    https_port: Port = 443
+    http_port: Port = 80
+    session_idle_minutes: Annotated[int, msgspec.Meta(ge=1, le=43_200)] = 120
+    session_max_hours: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 24
+    audit_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 365
+    refuse_overcommit: bool = False
+    overcommit_cpu: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 4.0
+    overcommit_memory: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.5
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of config.yaml."""
+
+    agent: AgentSettings = AgentSettings()
+    server: ServerSettings = ServerSettings()
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings; a missing file means the defaults.
+
+    Raises InvalidInput with the file, line, key and what is allowed there.
+    """
+    import yaml  # 20 ms that short verbs do not pay
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{path} is not YAML: {error}", "Compare it with docs/reference/settings.md.") from error
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path}: the settings are not a mapping.", "Write `server:` and keys below it.")
+    lines = _lines(node)
+    for key, value in environ.items():
+        if key.startswith("DIYCLOUD_") and "__" in key:
+            section, _, name = key.removeprefix("DIYCLOUD_").lower().partition("__")
+            values.setdefault(section, {})[name] = yaml.safe_load(value)
+            lines[f"{section}.{name}"] = f"environment variable {key}"
+    return _check(values, lines, path)
+
+
+def _check(values: dict[str, object], lines: dict[str, str], path: Path) -> Settings:
+    found: dict[str, object] = {}
+    for section in msgspec.structs.fields(Settings):
+        given = values.pop(section.name, None) or {}
+        if not isinstance(given, dict):
+            raise InvalidInput(f"{path}, {lines.get(section.name, '')}: {section.name} is a section of keys.")
+        known = {field.name: field for field in msgspec.structs.fields(section.type)}
+        for name, value in given.items():
+            where = f"{path}, {lines.get(f'{section.name}.{name}', '?')}: {section.name}.{name}"
+            if name not in known:
+                raise InvalidInput(f"{where} is no setting.", f"There are: {', '.join(known)}.")
+            try:
+                msgspec.convert(value, known[name].type, strict=True)
+            except msgspec.ValidationError as error:
+                raise InvalidInput(f"{where}: {error}.") from error
+        found[section.name] = msgspec.convert(given, section.type)
+    if values:
+        name = next(iter(values))
+        raise InvalidInput(
+            f"{path}, {lines.get(str(name), '?')}: {name} is no section.",
+            f"There are: {', '.join(f.name for f in msgspec.structs.fields(Settings))}.",
+        )
+    return Settings(**found)  # type: ignore[arg-type]
+
+
+def _lines(node: object) -> dict[str, str]:
+    """Return `section.key` → `line N` of a YAML document."""
+    found: dict[str, str] = {}
+
+    def walk(part: object, above: str) -> None:
+        for key, value in getattr(part, "value", None) or ():
+            if hasattr(key, "start_mark"):
+                name = f"{above}{key.value}"
+                found[name] = f"line {key.start_mark.line + 1}"
+                if getattr(value, "id", "") == "mapping":
+                    walk(value, f"{name}.")
+
+    walk(node, "")
+    return found

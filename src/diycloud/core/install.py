@@ -1,0 +1,129 @@
+"""The installation: what `diycloud install` does once the program's own environment is there (install.sh).
+
+Every step looks at the host and does what is missing (steps.py), so it repairs and upgrades too. `--dry-run` runs the
+same steps on a DryRun and prints what they would do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from diycloud.core import install_steps as do
+from diycloud.core.install_log import InstallLog
+from diycloud.core.installation import Installation
+from diycloud.core.steps import Printer, Step, StepFailed, run_steps
+from diycloud.errors import DiyCloudError, InvalidInput
+from diycloud.system import System
+from diycloud.system.dry_run import DryRun
+from diycloud.system.recording import Recording
+
+STEPS: tuple[Step[Installation], ...] = (
+    Step("Look at this host", do.look),
+    Step("Distribution packages", do.packages),
+    Step("Service account", do.accounts),
+    Step("Folders and settings", do.folders),
+    Step("Database", do.database),
+    Step("Certificates", do.certificates),
+    Step("Sign-in hook (PAM)", do.sign_in_hook),
+    Step("Nginx site", do.nginx_site),
+    Step("Services", do.services),
+    Step("Start", do.start),
+    Step("First administrator", do.first_administrator),
+    Step("Check that it answers", do.check),
+)
+
+
+class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be chosen. admin_password: empty makes a one-time password. domain: the name people type."""
+
+    admin_name: str = "admin"
+    admin_password: str = ""
+    domain: str = ""
+    https_port: int | None = None
+    http_port: int | None = None
+    without_packages: bool = False
+    dry_run: bool = False
+    prefix: str = "/"
+
+
+def options_from(
+    given: Mapping[str, object], environ: Mapping[str, str] = os.environ, read: Callable[[str], str] | None = None
+) -> InstallOptions:
+    """Return the options: what was given wins, then DIYCLOUD_ADMIN_NAME, DIYCLOUD_HTTPS_PORT and so on.
+
+    given: option names (admin_password_file too) with None for those not given. Raises InvalidInput.
+    """
+    values: dict[str, object] = {}
+    for name in (*InstallOptions.__struct_fields__, "admin_password_file"):
+        value = given.get(name)
+        if value is None:
+            value = environ.get(f"DIYCLOUD_{name.upper()}")
+        if value is not None:
+            values[name] = value
+    file = values.pop("admin_password_file", None)
+    if file:
+        values["admin_password"] = (read or _read_first_line)(str(file))
+    try:
+        return msgspec.convert(values, InstallOptions, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{error}.", "`diycloud install --help` lists the options.") from error
+
+
+def _read_first_line(path: str) -> str:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}.") from error
+    if not lines or not lines[0]:
+        raise InvalidInput(f"{path} is empty.", "Its first line is the password.")
+    return lines[0]
+
+
+def install(system: System, options: InstallOptions, out: Printer) -> int:
+    """Install, repair or upgrade the platform on this host. Returns the exit status: 0 done, 1 a step failed.
+
+    out: prints a line. Raises InvalidInput for options that cannot be, before anything is changed.
+    """
+    if options.dry_run:
+        out("Dry run: this is what would be done. Nothing is changed.")
+        context = Installation(DryRun(system, lambda line: out(f"         {line}")), options)
+        return _run(context, out, log=None)
+    if os.geteuid() != 0:
+        raise InvalidInput("Only root can install.", "Run it with sudo.")
+    with InstallLog(system, Installation(system, options).paths.logs) as log:
+        log.write(f"diycloud install, Python {sys.version.split()[0]}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        context = Installation(Recording(system, before=log.write), options)
+
+        def both(line: str) -> None:
+            out(line)
+            log.write(line)
+
+        return _run(context, both, log=log, summary=out)
+
+
+def _run(context: Installation, out: Printer, *, log: InstallLog | None, summary: Printer | None = None) -> int:
+    try:
+        run_steps(STEPS, context, out)
+    except StepFailed as failure:
+        cause = failure.__cause__
+        assert isinstance(cause, DiyCloudError)
+        out(f"\n{str(failure).capitalize()}: {cause.message}")
+        if cause.hint:
+            out(cause.hint)
+        out("Run the same command again: what is done is kept, and it continues from there.")
+        if log is not None:
+            out(f"Everything that was done is in {log.path}.")
+        return 1
+    for note in context.notes:
+        out(f"Note: {note}")
+    if log is not None:
+        # The one-time password goes to the terminal only, never to the log.
+        context.print_summary(summary or out)
+        context.forget_password()
+    return 0

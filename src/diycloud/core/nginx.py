@@ -1,0 +1,227 @@
+"""Our one site in the distribution's Nginx.
+
+It is tested with `nginx -t` before anything is reloaded and taken back if it is refused. Other people's sites are left
+as they are: another default server keeps its place (only the distribution's own, untouched one gives way).
+Sources: nginx.org, ngx_http_core_module (listen, server_name), ngx_http_v2_module (`http2 on` since 1.25.1).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from diycloud.core.certificates import Files
+from diycloud.core.names import in_url
+from diycloud.distro.render import render
+from diycloud.distro.tables import NginxLayout
+from diycloud.errors import HostError
+from diycloud.system import System
+
+SITE = "diycloud"
+BODY_SIZE = "16m"
+"""Enough for a CSV of tens of thousands of users."""
+_HTTP2_DIRECTIVE = (1, 25, 1)
+
+_FILE_MARK = re.compile(r"^# configuration file (.+):$", re.M)
+_LISTEN = re.compile(r"\blisten\s+([^;]+);")
+
+
+class Site(msgspec.Struct, frozen=True):
+    """What our site needs to know. names: checked host names and addresses. folder: for the page shown when we are away."""
+
+    names: tuple[str, ...]
+    https_port: int
+    http_port: int
+    socket: Path
+    certificates: Path
+    static: Path
+    folder: Path
+
+    @property
+    def away_page(self) -> Path:
+        return self.folder / "away.html"
+
+    @property
+    def disabled_default(self) -> Path:
+        """Remembers that the distribution's default site was taken out of use, for uninstall."""
+        return self.folder / "default-site-disabled"
+
+
+class SiteReport(msgspec.Struct, frozen=True):
+    """What became of it. notes: what people should know, such as another default server or Nginx's own warnings."""
+
+    changed: bool
+    notes: tuple[str, ...] = ()
+
+
+def render_site(site: Site, *, default: bool, ipv6: bool, http2_directive: bool) -> str:
+    """Return the site's file. default: it also answers requests for other names."""
+    files = Files(site.certificates)
+    names = [in_url(name) for name in site.names]
+    return render(
+        "nginx/site.conf",
+        socket=site.socket,
+        names=" ".join([*names, "_"] if default else names),
+        port_suffix="" if site.https_port == 443 else f":{site.https_port}",
+        http_listen=_listens(site.http_port, ipv6, [], default),
+        https_listen=_listens(site.https_port, ipv6, ["ssl"] if http2_directive else ["ssl", "http2"], default),
+        http2_directive=http2_directive,
+        certificate=files.server,
+        key=files.server_key,
+        authority=files.authority,
+        body_size=BODY_SIZE,
+        static=site.static,
+        away_page=site.away_page,
+        away_style=_style_hash(render_away_page()),
+    )
+
+
+def render_away_page() -> str:
+    """Return the page for the time when the server does not answer."""
+    return render("nginx/away.html")
+
+
+def _listens(port: int, ipv6: bool, flags: Sequence[str], default: bool) -> list[str]:
+    words = [*flags, *(["default_server"] if default else [])]
+    return [" ".join([address, *words]) for address in ([str(port), f"[::]:{port}"] if ipv6 else [str(port)])]
+
+
+def _style_hash(page: str) -> str:
+    """Return the digest that lets the page's one style element pass (CSP level 3, "hash-source")."""
+    style = re.search(r"<style>(.*?)</style>", page, re.S)
+    return base64.b64encode(hashlib.sha256((style[1] if style else "").encode()).digest()).decode()
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return the version in `nginx -v`'s answer; (0,) if there is none."""
+    match = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", text)
+    return tuple(int(part) for part in match.groups()) if match else (0,)
+
+
+def parse_dump(text: str) -> dict[str, str]:
+    """Return path → text of every file in `nginx -T`'s answer, comments left out."""
+    parts = _FILE_MARK.split(text)
+    return {path: re.sub(r"(?m)#.*$", "", body) for path, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def default_servers(files: dict[str, str], ports: Sequence[int]) -> list[str]:
+    """Return the files that hold a default server of one of these ports."""
+    found = []
+    for path, text in files.items():
+        for match in _LISTEN.finditer(text):
+            address, *flags = match[1].split()
+            if {"default_server", "default"} & {*flags} and _port(address) in ports:
+                found.append(path)
+                break
+    return found
+
+
+def _port(address: str) -> int | None:
+    """Return the port of a `listen` address: `80`, `*:80`, `[::]:80`, `192.0.2.1` (80); None for a Unix socket."""
+    if address.startswith("unix:"):
+        return None
+    last = address.rpartition("]")[2].rpartition(":")[2]
+    return int(last) if last.isdigit() else 80
+
+
+class Nginx:
+    """The distribution's Nginx. untouched: tells whether a settings file is as its package brought it."""
+
+    def __init__(self, system: System, layout: NginxLayout, *, untouched: Callable[[str], bool]) -> None:
+        self._system = system
+        self._layout = layout
+        self._untouched = untouched
+
+    @property
+    def file(self) -> Path:
+        return Path(self._layout.sites) / f"{SITE}{self._layout.suffix}"
+
+    @property
+    def _link(self) -> Path | None:
+        return Path(self._layout.enabled) / SITE if self._layout.enabled else None
+
+    def ensure(self, site: Site) -> SiteReport:
+        """Make our site be there as described. The caller reloads Nginx if it changed.
+
+        Raises HostError with Nginx's words, and everything as it was, if Nginx refuses it.
+        """
+        notes: list[str] = []
+        default = self._may_be_default(site, notes)
+        self._system.make_dir(site.folder)
+        changed = self._system.write(site.away_page, render_away_page())
+        before = self._system.read(self.file)
+        text = render_site(
+            site,
+            default=default,
+            ipv6=self._system.exists("/proc/net/if_inet6"),
+            http2_directive=self._version() >= _HTTP2_DIRECTIVE,
+        )
+        changed |= self._system.write(self.file, text)
+        if self._link is not None:
+            changed |= self._system.link(self._link, str(self.file))
+        try:
+            tested = self._system.run([self._layout.binary, "-t", "-q", "-c", self._layout.config])
+        except HostError as error:
+            if before is None:
+                self.remove(site)
+            else:
+                self._system.write(self.file, before)
+            raise HostError(f"Nginx refused the site, which was taken back: {error.message}", _HINT) from error
+        notes += [line for line in tested.stderr.splitlines() if "[warn]" in line]
+        return SiteReport(changed, tuple(notes))
+
+    def remove(self, site: Site) -> bool:
+        """Remove our site and put the distribution's default site back. The caller reloads Nginx if there was one."""
+        there = self._system.remove(self._link) if self._link is not None else False
+        there |= self._system.remove(self.file)
+        target = self._system.read(site.disabled_default)
+        if target and self._system.exists(target.strip()) and not self._system.exists(self._layout.default_site):
+            self._system.link(self._layout.default_site, target.strip())
+        self._system.remove(site.disabled_default)
+        self._system.remove(site.away_page)
+        self._system.remove(site.folder)
+        return there
+
+    def _may_be_default(self, site: Site, notes: list[str]) -> bool:
+        """Tell whether our site may answer for unknown names; the distribution's own default site makes room."""
+        dump = self._system.query([self._layout.binary, "-T", "-q", "-c", self._layout.config])
+        if dump.status not in (0, 127) and SITE not in dump.stderr:  # what is wrong with ours is about to be mended
+            raise HostError(f"Nginx refuses its present settings: {dump.stderr.strip()}", "Mend them, then run again.")
+        files = parse_dump(dump.stdout)
+        mine = {str(self.file), str(self._link)}
+        others = [path for path in default_servers(files, [site.http_port, site.https_port]) if path not in mine]
+        for path in list(others):
+            if path == self._layout.default_site and self._give_way(site):
+                others.remove(path)
+                notes.append(f"The distribution's default site ({path}) was taken out of use; uninstall puts it back.")
+        if others:
+            names = " or ".join(site.names[:3])
+            notes.append(
+                f"{others[0]} is this Nginx's default server and stays it: the portal answers to {names} only. "
+                "Set server.host_name to the name people type, then run diycloud install again."
+            )
+        return not others
+
+    def _give_way(self, site: Site) -> bool:
+        """Take the distribution's default site out of use if nobody changed it. On Debian it is a link."""
+        if self._link is None:
+            return False
+        original = Path(self._layout.sites) / Path(self._layout.default_site).name
+        if not self._untouched(str(original)):
+            return False
+        self._system.make_dir(site.folder)
+        self._system.write(site.disabled_default, f"{original}\n")
+        self._system.remove(self._layout.default_site)
+        return True
+
+    def _version(self) -> tuple[int, ...]:
+        answer = self._system.query([self._layout.binary, "-v"])
+        return parse_version(answer.stderr + answer.stdout)
+
+
+_HINT = "What it says is above; `nginx -t` shows more. Nothing of the running Nginx was changed."

@@ -1,0 +1,82 @@
+"""`python -m diycloud.core.probe`: ask the server, by its socket and through Nginx, whether it lives.
+
+A process of its own, because the installation touches the host through `System` only. Prints one line, exit status 0 or 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import socket
+import ssl
+import sys
+import time
+from pathlib import Path
+
+PATH = "/api/v1/health"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _LoopbackTls(http.client.HTTPSConnection):
+    """HTTPS to this host whatever the name resolves to, its certificate checked against our authority for that name."""
+
+    def __init__(self, name: str, port: int, authority: Path, timeout: float) -> None:
+        self._tls = ssl.create_default_context(cafile=str(authority))
+        super().__init__(name, port, timeout=timeout, context=self._tls)
+
+    def connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+
+
+def ask(connection: http.client.HTTPConnection) -> str:
+    """Return an empty text if the answer is 200, else what is wrong."""
+    try:
+        connection.request("GET", PATH)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+    return "" if status == 200 else f"HTTP status {status}"
+
+
+def probe(socket_path: Path, name: str, port: int, authority: Path, *, wait: float) -> str:
+    """Ask both ways until both answer or `wait` seconds have passed. Returns an empty text or what is wrong."""
+    deadline = time.monotonic() + wait
+    while True:
+        server = ask(_UnixConnection(str(socket_path), 5))
+        nginx = "" if server else ask(_LoopbackTls(name, port, authority, 5))
+        if not server and not nginx:
+            return ""
+        if time.monotonic() >= deadline:
+            return f"the server at {socket_path}: {server}" if server else f"Nginx at port {port}: {nginx}"
+        time.sleep(0.2)
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--authority", type=Path, required=True)
+    parser.add_argument("--wait", type=float, default=0)
+    given = parser.parse_args()
+    fault = probe(given.socket, given.name, given.port, given.authority, wait=given.wait)
+    sys.stderr.write(f"{fault}\n" if fault else "")
+    return 1 if fault else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The platform's processes: their descriptions, and starting, stopping and looking at them together."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from diycloud.config import Paths, Settings
+from diycloud.distro.detect import Init
+from diycloud.distro.services import Folder, Hardening, Service, ServiceManager
+from diycloud.distro.supervisor import Supervisor
+from diycloud.distro.tables import Family
+from diycloud.system import System
+
+AGENT = "diycloud-agent"
+SERVER = "diycloud-server"
+_SUPERVISED_NGINX = "nginx"
+
+
+class ServiceState(msgspec.Struct, frozen=True):
+    """One service as `diycloud status` shows it. enabled: it starts by itself."""
+
+    name: str
+    active: bool
+    enabled: bool
+
+
+def agent_service(paths: Paths, settings: Settings) -> Service:
+    """Return the agent's description (docs/explanation/agent.md says why it keeps the host's mounts)."""
+    return Service(
+        name=AGENT,
+        description="DIY Cloud: agent, makes accounts and limits on this host",
+        command=_python("diycloud.agent.main", paths),
+        environment=_ENVIRONMENT,
+        hardening=Hardening.HOST,
+        folders=(
+            Folder(str(paths.run), "root", "root", 0o755),
+            Folder(str(paths.agent_socket.parent), "root", settings.agent.server_user, 0o750),
+        ),
+        leaves_children=True,
+        umask=0o022,
+    )
+
+
+def server_service(paths: Paths, settings: Settings, nginx_group: str) -> Service:
+    """Return the server's description. Its socket belongs to Nginx's group, because its folder is setgid."""
+    user = settings.agent.server_user
+    return Service(
+        name=SERVER,
+        description="DIY Cloud: server, the portal and the REST API",
+        command=_python("diycloud.web.main", paths),
+        user=user,
+        group=user,
+        environment=_ENVIRONMENT,
+        hardening=Hardening.STRICT,
+        folders=(
+            Folder(str(paths.run), "root", "root", 0o755),
+            Folder(str(paths.server_socket.parent), user, nginx_group, 0o2750),
+        ),
+        writable=(str(paths.state), str(paths.server_socket.parent)),
+        after=(AGENT,),
+        wants=(AGENT,),
+    )
+
+
+def nginx_service(table: Family) -> Service:
+    """Return Nginx's description for a host without init; elsewhere the distribution's own unit is used."""
+    return Service(
+        name=_SUPERVISED_NGINX,
+        description="Nginx, for a host without init",
+        command=(table.nginx.binary, "-c", table.nginx.config, "-g", "daemon off;"),
+        reload_signal="HUP",
+        stop_signal="QUIT",
+        umask=0o022,
+    )
+
+
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8"}
+
+
+def _python(module: str, paths: Paths) -> tuple[str, ...]:
+    """Return the command line of one of our modules: isolated from users' site folders and PYTHON* variables."""
+    prefix = () if paths.prefix == "/" else ("--prefix", paths.prefix)
+    return (sys.executable, "-I", "-u", "-m", module, *prefix)
+
+
+class Platform:
+    """The platform's services on this host, in the order they are started."""
+
+    def __init__(
+        self, system: System, manager: ServiceManager, init: Init, table: Family, paths: Paths, settings: Settings
+    ) -> None:
+        self._system = system
+        self._manager = manager
+        self._init = init
+        self._table = table
+        self._paths = paths
+        self._settings = settings
+
+    @property
+    def nginx(self) -> str:
+        """The name of the service that runs Nginx."""
+        return _SUPERVISED_NGINX if self._init is Init.NONE else self._table.service_name("nginx")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (AGENT, SERVER, self.nginx)
+
+    def ensure(self) -> list[str]:
+        """Write and enable the services. Returns those whose description changed."""
+        services = [
+            agent_service(self._paths, self._settings),
+            server_service(self._paths, self._settings, self._table.nginx.group),
+        ]
+        if self._init is Init.NONE:
+            services.append(nginx_service(self._table))
+        changed = []
+        for service in services:
+            if self._manager.ensure(service):
+                changed.append(service.name)
+        for name in self.names:
+            if not self._manager.is_enabled(name):
+                self._manager.enable(name)
+        return changed
+
+    def up(self, *, restart: bool = False) -> list[str]:
+        """Start what does not run; with restart, start ours again, so that a new program runs. Returns what was started."""
+        self._take_over_nginx()
+        started = []
+        for name in self.names:
+            active = self._manager.is_active(name)
+            if not active:
+                self._manager.start(name)
+            elif restart and name != self.nginx:
+                self._manager.restart(name)
+            else:
+                continue
+            started.append(name)
+        return started
+
+    def down(self, *, nginx: bool = False) -> list[str]:
+        """Stop ours, the last started first. What users run goes on. nginx: also Nginx, which may serve other sites.
+
+        Without init the supervisor itself ends, so everything it started stops.
+        """
+        stopped = []
+        for name in reversed(self.names):
+            if self._manager.is_active(name) and (nginx or name != self.nginx or isinstance(self._manager, Supervisor)):
+                self._manager.stop(name)
+                stopped.append(name)
+        if isinstance(self._manager, Supervisor):
+            self._manager.down()
+        return stopped
+
+    def reload_nginx(self) -> None:
+        """Have Nginx take up its sites, if it runs."""
+        if self._manager.is_active(self.nginx):
+            self._manager.reload(self.nginx)
+
+    def states(self) -> list[ServiceState]:
+        """Return how each service fares."""
+        return [
+            ServiceState(name, self._manager.is_active(name), self._manager.is_enabled(name)) for name in self.names
+        ]
+
+    def remove(self) -> None:
+        """Stop ours and remove their descriptions."""
+        self.down()
+        supervised = (_SUPERVISED_NGINX,) if self._init is Init.NONE else ()
+        for name in (*supervised, SERVER, AGENT):
+            self._manager.remove(name)
+
+    def _take_over_nginx(self) -> None:
+        """Without init: end an Nginx that a package or a person started, as ours could not bind beside it."""
+        if self._init is not Init.NONE or self._manager.is_active(self.nginx):
+            return
+        pid = (self._system.read("/run/nginx.pid") or "").strip()
+        if pid.isdigit() and (self._system.read(f"/proc/{pid}/comm") or "").strip() == "nginx":
+            self._system.run([self._table.nginx.binary, "-c", self._table.nginx.config, "-s", "quit"])
+            still = f'while [ -e /proc/{pid} ]; do sleep 0.1; done'
+            self._system.run(["timeout", "30", "sh", "-c", still])

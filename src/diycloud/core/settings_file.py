@@ -1,0 +1,42 @@
+"""Changing one key of config.yaml and nothing else: comments, order and spacing are people's own."""
+
+from __future__ import annotations
+
+import json
+
+from diycloud.errors import InvalidInput
+
+FIRST = """\
+# Settings of DIY Cloud. Every key with its meaning: docs/reference/settings.md; check: diycloud config validate.
+"""
+
+
+def set_key(text: str, section: str, key: str, value: str | int | float | bool) -> str:
+    """Return the YAML text with section.key set to value. Raises InvalidInput if the text is not a mapping of sections."""
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"The settings are not YAML: {error}") from error
+    written = json.dumps(value)  # JSON's scalars are YAML's
+    if node is None:
+        return f"{text}{section}:\n  {key}: {written}\n"
+    if not isinstance(node, yaml.MappingNode):
+        raise InvalidInput("The settings are not a mapping.", "Write `server:` and keys below it.")
+    inside = next((child for name, child in node.value if name.value == section), None)
+    if inside is None:
+        return f"{text.rstrip()}\n{section}:\n  {key}: {written}\n"
+    if not isinstance(inside, yaml.MappingNode):
+        if inside.value not in ("", "null", "~"):
+            raise InvalidInput(f"{section} is not a mapping in the settings.")
+        at = inside.start_mark.index
+        return f"{text[:at].rstrip()}\n  {key}: {written}\n{text[inside.end_mark.index :].lstrip()}"
+    if inside.flow_style:
+        raise InvalidInput(f"{section} is written in braces in the settings.", "Write its keys one to a line.")
+    for name, child in inside.value:
+        if name.value == key:
+            return text[: child.start_mark.index] + written + text[child.end_mark.index :]
+    first = inside.value[0][0].start_mark
+    indent = " " * first.column
+    return f"{text[: first.index]}{key}: {written}\n{indent}{text[first.index :]}"

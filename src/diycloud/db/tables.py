@@ -1,0 +1,156 @@
+"""The tables.
+
+People read and change this database with their own sqlite3 (3.26 or newer), so: no STRICT, no generated columns,
+AUTOINCREMENT ids (a row deleted by hand must not hand its orphans to the next user), a default on every column beyond
+the eight of `users` and six of `resource_allocations` that are promised, and sizes as text. Times are UTC,
+`YYYY-MM-DD HH:MM:SS`, as SQLite's own CURRENT_TIMESTAMP writes them.
+
+generation grows by trigger with every change of what the host must know; host_generation is the last one the agent
+confirmed. They differ: something is still to be done (users/reconcile.py). shadow_hash waits here until the agent has
+set it; shadow_set 0 means that the host's password is not the portal's yet (the next sign-in mends that).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    REAL,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+_NOW = text("CURRENT_TIMESTAMP")
+STATUSES = ("pending", "active", "inactive", "deleted", "purging", "purge-error")
+ROLES = ("admin", "monitor", "user")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(v) for v in values)})", name=f"ck_{column}")
+
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("username", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("email", Text),
+    Column("created_at", Text, nullable=False, server_default=_NOW),
+    Column("last_login", Text),
+    Column("role", Text, nullable=False, server_default="user"),
+    Column("is_active", Integer, nullable=False, server_default="1"),
+    Column("uuid", Text, nullable=False, server_default=text("(lower(hex(randomblob(16))))")),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("full_name", Text, nullable=False, server_default=""),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("shell", Text, nullable=False, server_default="/bin/bash"),
+    Column("portal_only", Integer, nullable=False, server_default="0"),
+    Column("uid", Integer),
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("host_generation", Integer, nullable=False, server_default="0"),
+    Column("host_problem", Text, nullable=False, server_default=""),
+    Column("shadow_hash", Text),
+    Column("shadow_set", Integer, nullable=False, server_default="0"),
+    Column("must_change_password", Integer, nullable=False, server_default="0"),
+    Column("password_changed_at", Text, nullable=False, server_default=_NOW),
+    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    Column("last_login_ip", Text),
+    _one_of("status", STATUSES),
+    _one_of("role", ROLES),
+    Index("users_email", text("lower(email)"), unique=True),
+    Index("users_uuid", "uuid", unique=True),
+    Index("users_unsettled", "id", sqlite_where=text("generation <> host_generation AND portal_only = 0")),
+    sqlite_autoincrement=True,
+)
+
+resource_allocations = Table(
+    "resource_allocations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("cpu_limit", REAL, nullable=False, server_default="1.0"),
+    Column("mem_limit", Text, nullable=False, server_default="2G"),
+    Column("disk_quota", Text, nullable=False, server_default="5G"),
+    Column("gpu_access", Integer, nullable=False, server_default="0"),
+    Column("disk_hard", Text),
+    Column("tasks_limit", Integer, nullable=False, server_default="512"),
+    sqlite_autoincrement=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("kind", Text, nullable=False, server_default="browser"),
+    Column("csrf", Text, nullable=False, server_default=""),
+    Column("created_at", Integer, nullable=False),
+    Column("last_seen", Integer, nullable=False),
+    Column("expires_at", Integer, nullable=False),
+    Column("address", Text, nullable=False, server_default=""),
+    Column("user_agent", Text, nullable=False, server_default=""),
+    sqlite_autoincrement=True,
+)
+"""Times here are Unix seconds: they are compared at every request and read by nobody."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Text, nullable=False, server_default=_NOW),
+    Column("actor", Text, nullable=False),
+    Column("via", Text, nullable=False, server_default=""),
+    Column("address", Text, nullable=False, server_default=""),
+    Column("request_id", Text, nullable=False, server_default=""),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False, server_default=""),
+    Column("outcome", Text, nullable=False, server_default="started"),
+    Column("code", Text, nullable=False, server_default=""),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("duration_ms", REAL),
+    Column("changes", Text, nullable=False, server_default="{}"),
+    _one_of("outcome", ("started", "done", "refused", "failed", "crashed")),
+    Index("audit_target", "target", "id"),
+    Index("audit_actor", "actor", "id"),
+    sqlite_autoincrement=True,
+)
+
+TRIGGERS = (
+    # is_active follows status and status follows is_active, so that both old queries and new ones tell the truth.
+    """CREATE TRIGGER users_status_to_is_active AFTER UPDATE OF status ON users
+WHEN NEW.is_active <> (NEW.status IN ('pending', 'active'))
+BEGIN UPDATE users SET is_active = (NEW.status IN ('pending', 'active')) WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_off AFTER UPDATE OF is_active ON users
+WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
+BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_on AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status = 'inactive'
+BEGIN UPDATE users SET status = 'active' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_insert_inactive AFTER INSERT ON users
+WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
+BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
+    # pending → active is the host's answer, not a new wish.
+    """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash ON users
+WHEN (NEW.full_name, NEW.shell) <> (OLD.full_name, OLD.shell)
+  OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
+  OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END""",
+    """CREATE TRIGGER allocations_wish AFTER UPDATE ON resource_allocations
+WHEN (NEW.cpu_limit, NEW.mem_limit, NEW.disk_quota, NEW.gpu_access, NEW.tasks_limit, ifnull(NEW.disk_hard, ''))
+  <> (OLD.cpu_limit, OLD.mem_limit, OLD.disk_quota, OLD.gpu_access, OLD.tasks_limit, ifnull(OLD.disk_hard, ''))
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
+    """CREATE TRIGGER allocations_wish_added AFTER INSERT ON resource_allocations
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
+    """CREATE TRIGGER allocations_wish_removed AFTER DELETE ON resource_allocations
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""",
+)

@@ -1,0 +1,291 @@
+"""POSIX accounts: read from the files' own text, changed only by the host's own tools (shadow-utils).
+
+The tools bring what each host hangs on them: audit records, nscd and sssd caches, SELinux. One process adds an account;
+one sets the passwords of a whole batch; what is right already costs none.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from diycloud.errors import Conflict, HostError, InvalidInput, PermissionDenied
+from diycloud.system.contract import System
+
+LOCK_DATE = "1970-01-02"
+"""The expiry date of a locked account: day 1. sshd's keys and cron obey it through pam_unix, where `!` alone is not."""
+LOCK_DAY = "1"
+NO_PASSWORD = "!"  # noqa: S105  # it is the absence of one
+"""What useradd puts where no password is given: none fits, and nothing is locked."""
+NEVER_GROUPS = frozenset(
+    ("root", "sudo", "wheel", "admin", "adm", "docker", "disk", "shadow", "lxd", "incus-admin", "kvm", "libvirt")
+)
+"""Groups that are as good as root. No setting of the agent can allow them."""
+WAIT_S = 30.0
+"""How long a held lock of /etc/passwd is waited for, on top of the tools' own patience."""
+_LOCKED = re.compile(r"cannot lock|try again later|unable to lock", re.IGNORECASE)
+_SUDO_FILES = ("/etc/sudoers", "/etc/doas.conf")
+_SUDO_DIR = "/etc/sudoers.d"
+
+
+class PosixAccount(NamedTuple):
+    """A line of /etc/passwd with its password and expiry (days since 1970, as text) of /etc/shadow."""
+
+    name: str
+    uid: int
+    gid: int
+    gecos: str
+    home: str
+    shell: str
+    password: str
+    expires: str
+
+    @property
+    def full_name(self) -> str:
+        return self.gecos.partition(",")[0]
+
+    @property
+    def locked(self) -> bool:
+        """No password, key or cron job gets in."""
+        return self.password.startswith("!") and self.expires == LOCK_DAY
+
+    @property
+    def hash_locked(self) -> bool:
+        """A password is there behind `!`; usermod -U would refuse the bare `!` of an account that never had one."""
+        return self.password.startswith("!") and self.password.strip("!") != ""
+
+    @property
+    def open(self) -> bool:
+        """Nothing of what locking does is in force."""
+        return self.expires != LOCK_DAY and not self.hash_locked
+
+
+class HostAccounts:
+    """The account files as they were when this was made. A line is split only when it is asked for."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._passwd = _by_name(system.read("/etc/passwd"))
+        self._group = _by_name(system.read("/etc/group"))
+
+    @cached_property
+    def _shadow(self) -> dict[str, str]:
+        return _by_name(self._system.read("/etc/shadow"))
+
+    def get(self, name: str) -> PosixAccount | None:
+        """Return an account, None if the host has none of that name. Raises HostError for a line that is broken."""
+        line = self._passwd.get(name)
+        if line is None:
+            return None
+        fields = line.split(":")
+        shadow = self._shadow.get(name, "").split(":")
+        try:
+            uid, gid = int(fields[2]), int(fields[3])
+            return PosixAccount(
+                name, uid, gid, fields[4], fields[5], fields[6],
+                password=shadow[1] if len(shadow) > 1 else fields[1],
+                expires=shadow[7] if len(shadow) > 7 else "",
+            )  # fmt: skip
+        except (ValueError, IndexError) as error:
+            raise HostError(f"The line of {name} in /etc/passwd is broken.", "Run pwck.") from error
+
+    def has_group(self, name: str) -> bool:
+        return name in self._group
+
+    def group_id(self, name: str) -> int | None:
+        fields = self._group.get(name, "").split(":")
+        return int(fields[2]) if len(fields) > 2 and fields[2].isdecimal() else None
+
+    @cached_property
+    def ids(self) -> frozenset[int]:
+        """Every UID and GID in use: a new account gets a number that is free as both."""
+        thirds = (line.split(":", 3)[2:3] for lines in (self._passwd, self._group) for line in lines.values())
+        return frozenset(int(third[0]) for third in thirds if third and third[0].isdecimal())
+
+    @cached_property
+    def _members(self) -> list[tuple[str, frozenset[str]]]:
+        # Private groups, nearly all of the file, end in `:` because nobody is a member by list.
+        found = ((line.split(":")) for line in self._group.values() if not line.endswith(":"))
+        return [(fields[0], frozenset(fields[3].split(","))) for fields in found if len(fields) > 3]
+
+    def groups_of(self, account: PosixAccount) -> list[str]:
+        """Return the groups an account is in beside its own of the same name."""
+        found = [group for group, members in self._members if account.name in members]
+        if account.gid != self.group_id(account.name):
+            found.append(self._group_of(account.gid))
+        return found
+
+    def _group_of(self, gid: int) -> str:
+        return next((name for name in self._group if self.group_id(name) == gid), f"number {gid}")
+
+    def in_range(self, uid_min: int, uid_max: int) -> list[PosixAccount]:
+        """Return every account whose UID is in a range."""
+        found = (self.get(name) for name in self._passwd)
+        return [account for account in found if account is not None and uid_min <= account.uid <= uid_max]
+
+    @cached_property
+    def _sudoers(self) -> frozenset[str]:
+        paths = [*_SUDO_FILES, *(f"{_SUDO_DIR}/{name}" for name in self._system.list_dir(_SUDO_DIR))]
+        words: set[str] = set()
+        for path in paths:
+            for line in (self._system.read(path) or "").splitlines():
+                # In sudoers(5) `#` starts a comment unless a UID follows.
+                text = line if re.match(r"\s*%?#[0-9]", line) else line.partition("#")[0]
+                words.update(re.split(r"[\s,=:!()\"]+", text))
+        return frozenset(words)
+
+    def is_sudoer(self, account: PosixAccount) -> bool:
+        """Tell whether sudoers or doas.conf speaks of the account by name, number or private group."""
+        names = {account.name, f"%{account.name}", f"#{account.uid}", f"%#{account.gid}"}
+        return not names.isdisjoint(self._sudoers)
+
+    @cached_property
+    def shells(self) -> frozenset[str]:
+        """The login shells of shells(5)."""
+        lines = (self._system.read("/etc/shells") or "").splitlines()
+        return frozenset(line.strip() for line in lines if line.startswith("/"))
+
+
+def _by_name(text: str | None) -> dict[str, str]:
+    return {line.partition(":")[0]: line for line in (text or "").splitlines()}
+
+
+def check_ordinary(host: HostAccounts, account: PosixAccount, *, allowed_groups: Collection[str]) -> None:
+    """Refuse an account that is an administrator of the host in any way, as the host is now.
+
+    Raises PermissionDenied with the reason. allowed_groups: the root-owned list of the agent's settings.
+    """
+    for group in host.groups_of(account):
+        if group in NEVER_GROUPS or group not in allowed_groups:
+            raise PermissionDenied(
+                f"{account.name} is in the group {group}, so only root may change the account.",
+                f"As root: gpasswd -d {account.name} {group}, or allow the group in the agent's settings.",
+            )
+    if account.uid == 0 or host.is_sudoer(account):
+        raise PermissionDenied(f"{account.name} is an administrator of the host, so only root may change the account.")
+
+
+def check_shell(host: HostAccounts, shell: str) -> None:
+    """Raises InvalidInput for a shell that is not in /etc/shells."""
+    if shell not in host.shells:
+        raise InvalidInput(f"{shell} is no login shell of this host.", f"There are: {', '.join(sorted(host.shells))}.")
+
+
+def add_account(
+    system: System, name: str, uid: int, *, full_name: str, shell: str, home: str, locked: bool = False
+) -> None:
+    """Add an account and its private group of the same number, without home and password (nobody can sign in yet).
+
+    Subordinate ids are not given: the host's default range has room for 9,155 accounts, then useradd fails.
+    Raises Conflict if the name or number is taken, also in a directory (LDAP) that the files do not show.
+    """
+    argv = ["useradd", "-M", "-U", "-u", str(uid), "-d", home, "-s", shell, "-c", full_name]
+    argv += ["-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0", "-K", f"GID_MIN={uid}", "-K", f"GID_MAX={uid}"]
+    if locked:
+        argv += ["-e", LOCK_DATE]
+    result = _patiently(system, [*argv, name], ok=(0, 4, 9))
+    if result == 9:
+        raise Conflict(f"{name} exists on the host.", "Choose another name, or adopt the account as root.")
+    if result == 4:
+        raise Conflict(f"The number {uid} is in use on the host.", "Try again: another will be chosen.")
+
+
+def set_passwords(system: System, hashes: Mapping[str, str]) -> None:
+    """Set the password fields of some accounts by one process. hashes: name → field of /etc/shadow; `!` first locks."""
+    _patiently(system, ["chpasswd", "-e"], input="".join(f"{name}:{field}\n" for name, field in hashes.items()))
+
+
+def change_account(
+    system: System,
+    account: PosixAccount,
+    *,
+    locked: bool | None = None,
+    shell: str | None = None,
+    full_name: str | None = None,
+) -> bool:
+    """Make an account have a state, shell and name by at most one process; None leaves one as it is. True if changed.
+
+    locked: no password, no key and no cron job gets in. Unlocking takes back only what locking did: another expiry date
+    stays. The rest of the GECOS field (room, telephone), which is the person's own, stays too.
+    """
+    flags: list[str] = []
+    if locked is True:
+        flags += [] if account.password.startswith("!") else ["-L"]
+        flags += [] if account.expires == LOCK_DAY else ["-e", LOCK_DATE]
+    elif locked is False:
+        flags += ["-U"] if account.hash_locked else []
+        flags += ["-e", ""] if account.expires == LOCK_DAY else []
+    if shell is not None and shell != account.shell:
+        flags += ["-s", shell]
+    if full_name is not None and full_name != account.full_name:
+        flags += ["-c", ",".join([full_name, *account.gecos.split(",")[1:]])]
+    if flags:
+        _patiently(system, ["usermod", *flags, account.name])
+    return bool(flags)
+
+
+def remove_account(system: System, name: str, uid: int) -> bool:
+    """Remove an account, its private group, crontab and mailbox; the home stays. True if there was an account.
+
+    Only if the number is the given one. The group stays if it has members or is another account's.
+    """
+    account = HostAccounts(system).get(name)
+    if account is not None and account.uid != uid:
+        raise Conflict(f"{name} on the host has the number {account.uid}, not {uid}.", "Someone changed it by hand.")
+    for folder in ("/var/spool/cron/crontabs", "/var/spool/cron", "/var/mail"):
+        if system.exists(f"{folder}/{name}"):
+            system.remove(f"{folder}/{name}")
+    if account is not None:
+        # 6: it is gone already (someone else was quicker).
+        _patiently(system, ["userdel", name], ok=(0, 6))
+    if HostAccounts(system).group_id(name) == uid:
+        _patiently(system, ["groupdel", name], ok=(0, 6))
+    return account is not None
+
+
+def processes_of(uid: int) -> list[int]:
+    """Return the pids whose effective UID is the given one, wherever they run."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):  # it ended meanwhile
+                if folder.stat().st_uid == uid:
+                    found.append(int(folder.name))
+    return found
+
+
+def stop_processes(system: System, uid: int, *, patience_s: float = 5.0) -> int:
+    """End every process of a UID, also outside its slice. Returns how many. Raises HostError if some do not end."""
+    ended: set[int] = set()
+    end = time.monotonic() + patience_s
+    while pids := [pid for pid in processes_of(uid) if not _is_zombie(pid)]:
+        if time.monotonic() > end:
+            raise HostError(f"{len(pids)} processes of uid {uid} do not end.", "See ps -o pid,stat,wchan.")
+        ended.update(pid for pid in pids if system.kill(pid))
+        time.sleep(0.01)
+    return len(ended)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def _patiently(system: System, argv: Sequence[str], *, input: str | None = None, ok: Sequence[int] = (0,)) -> int:
+    """Run a tool that locks /etc/passwd, again while another holds the lock. Returns its status."""
+    end, pause = time.monotonic() + WAIT_S, 0.05
+    while True:
+        try:
+            return system.run(argv, input=input, ok=ok).status
+        except HostError as error:
+            if not _LOCKED.search(error.message) or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)

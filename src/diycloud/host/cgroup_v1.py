@@ -1,0 +1,121 @@
+"""Slices on cgroup v1 without systemd: CONTROLLER/user/NAME, written directly.
+
+    cpuacct, memory    user/NAME            holds the processes
+    cpu, pids          user/NAME            has the limits
+                       user/NAME/main       holds the processes; as many tasks as the limit
+                       user/NAME/rescue     RESERVED_TASKS more, for a sign-in while `main` is full
+
+`rescue` has the same CPU shares as `main`, so a sign-in beside a fork bomb gets half of the user's CPU time, not one
+part in a thousand. pids/user/NAME/main is made last: where it is, all limits are set. The PAM hook relies on that
+(templates/pam/pam-session), and does the same steps where it is missing.
+
+Sources: the kernel's cgroup-v1/memory.rst (5, 6.1), cgroup-v1/pids.rst, scheduler/sched-bwc.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from diycloud.errors import HostError
+from diycloud.host import cgroup
+from diycloud.host.cgroup import ensure_value, page_floor
+from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
+from diycloud.system import System
+from diycloud.units import CPU_PERIOD_US, cpu_quota_us, cpu_shares
+
+
+class CgroupV1Slices:
+    """Slices in CONTROLLER/<parent>/NAME. mounts: controller → its mount point (cgroup.read_tree)."""
+
+    kind = "cgroup v1"
+
+    def __init__(self, system: System, mounts: Mapping[str, str], parent: str = "user") -> None:
+        self._system = system
+        self._roots = {controller: f"{mounts[controller]}/{parent}" for controller in cgroup.MEASURED}
+        self._has_memsw = system.exists(f"{mounts['memory']}/memory.memsw.limit_in_bytes")
+
+    def ensure(self, name: str, uid: int, limits: Limits) -> bool:
+        at = self._folders(name)
+        main = f"{at['pids']}/main"
+        fresh = not self._system.exists(main)
+        if fresh:
+            self._make_groups(at)
+        # Memory first: it alone can be refused, and then nothing else has changed.
+        changed = self._ensure_memory(name, at["memory"], page_floor(limits.memory))
+        for path, value in (
+            (f"{at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US),
+            (f"{at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(limits.cpu)),
+            (f"{at['cpu']}/cpu.shares", cpu_shares(limits.cpu)),
+            (f"{at['pids']}/pids.max", limits.tasks + RESERVED_TASKS),
+            (f"{at['pids']}/rescue/pids.max", RESERVED_TASKS),
+        ):
+            changed |= ensure_value(self._system, path, value)
+        if fresh:
+            self._system.make_dir(main)
+        return ensure_value(self._system, f"{main}/pids.max", limits.tasks) or changed or fresh
+
+    def ensure_many(self, users: list[tuple[str, int, Limits]]) -> list[bool]:
+        return [self.ensure(name, uid, limits) for name, uid, limits in users]
+
+    def read(self, name: str, uid: int) -> Counters | None:
+        return cgroup.read_counters_v1(self._system, self._folders(name))
+
+    def read_limits(self, name: str, uid: int) -> Limits | None:
+        at = self._folders(name)
+        found = cgroup.read_limits_v1(self._system, at | {"pids": f"{at['pids']}/main"})
+        return Limits(*found) if found else None
+
+    def processes(self, name: str, uid: int) -> list[int]:
+        return cgroup.read_pids(self._system, self._folders(name)["pids"])
+
+    def stop(self, name: str, uid: int) -> int:
+        ceiling = f"{self._folders(name)['pids']}/pids.max"
+        before = self._system.read(ceiling)
+        if before is None:
+            return 0
+        try:
+            return cgroup.end_processes(
+                self._system,
+                lambda: self.processes(name, uid),
+                forbid_forks=lambda: self._system.set_value(ceiling, "0"),
+            )
+        finally:
+            ensure_value(self._system, ceiling, before.strip())
+
+    def remove(self, name: str, uid: int) -> bool:
+        # pids last and its `main` first in it: a removal cut short is not taken for a complete slice.
+        at = self._folders(name)
+        order = dict.fromkeys((at["pids"], at["cpu"], at["cpuacct"], at["memory"]))
+        removed = False
+        for folder in order:
+            removed |= cgroup.remove_groups(self._system, folder)
+        return removed
+
+    def _folders(self, name: str) -> dict[str, str]:
+        return {controller: f"{root}/{name}" for controller, root in self._roots.items()}
+
+    def _make_groups(self, at: Mapping[str, str]) -> None:
+        for root in dict.fromkeys(self._roots.values()):
+            if self._system.make_dir(root) and root == self._roots["cpu"]:
+                # All users together weigh as much as the machine has cores, as each does by their limit.
+                ensure_value(self._system, f"{root}/cpu.shares", cpu_shares(os.cpu_count() or 1))
+        for folder in (*dict.fromkeys(at.values()), f"{at['cpu']}/rescue", f"{at['cpu']}/main", f"{at['pids']}/rescue"):
+            self._system.make_dir(folder)
+
+    def _ensure_memory(self, name: str, folder: str, limit: int) -> bool:
+        """Set memory and memory+swap alike: nothing escapes into swap. The kernel wants memory ≤ memory+swap."""
+        plain, with_swap = f"{folder}/memory.limit_in_bytes", f"{folder}/memory.memsw.limit_in_bytes"
+        raised = limit > (cgroup.read_int(self._system, plain) or 0)
+        try:
+            if not self._has_memsw:
+                changed = ensure_value(self._system, plain, limit)
+                return ensure_value(self._system, f"{folder}/memory.swappiness", 0) or changed
+            first, second = (with_swap, plain) if raised else (plain, with_swap)
+            changed = ensure_value(self._system, first, limit)
+            return ensure_value(self._system, second, limit) or changed
+        except HostError as error:
+            raise HostError(
+                f"The kernel could not bring {name} under {limit} bytes of memory: {error.message}",
+                "Stop some of their work first, or choose a higher limit.",
+            ) from error

@@ -1,0 +1,23 @@
+"""What the host has, and what is promised of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from diycloud.actions.action import Action, Audited, Permission, action
+
+
+class Host(msgspec.Struct, frozen=True):
+    """cores and memory the host has; what is promised to users; memory in bytes. slices: how limits are applied, or why not."""
+
+    cores: int
+    memory: int
+    promised_cores: float
+    promised_memory: int
+    slices: str
+    unsupported: str
+
+
+@action("host.show", needs=Permission.HOST_READ, audited=Audited.NO, target="")
+class ShowHost(Action[Host], frozen=True):
+    """Show what the host has and how much of it is promised."""

@@ -1,0 +1,14 @@
+"""What the host has, beside what is promised."""
+
+from __future__ import annotations
+
+from diycloud.actions.dispatcher import Context
+from diycloud.agent import protocol as wire
+from diycloud.resources.actions import Host, ShowHost
+from diycloud.users import repository
+
+
+async def show_host(ctx: Context, action: ShowHost) -> Host:
+    capacity = await ctx.services.agent.call(wire.Capacity(), wire.HostCapacity)
+    cores, memory = await ctx.services.database.read_long(repository.promised)
+    return Host(capacity.cores, capacity.memory, cores, memory, capacity.slices, capacity.unsupported)

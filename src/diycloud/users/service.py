@@ -1,0 +1,290 @@
+"""What users' actions do. Each commits the wish first, then has the agent make the host equal to it (users/host.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from diycloud.actions.dispatcher import Context
+from diycloud.actions.fields import Password
+from diycloud.actions.roles import Role
+from diycloud.actions.services import Services
+from diycloud.agent import protocol as wire
+from diycloud.auth import passwords, sessions
+from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
+from diycloud.units import format_size, human_size
+from diycloud.users import host, repository
+from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
+from diycloud.users.models import SIGN_IN, TRANSITIONS, Allocation, Changed, Created, Page, Row, Status, User
+from diycloud.users.names import RESERVED
+
+UNSET = msgspec.UNSET
+LATER = "The agent does not answer: the host follows as soon as it does."
+
+
+def get(services: Services, username: str) -> Row:
+    """Return a user. Raises NotFound."""
+    row = services.database.read(repository.by_name, username)
+    if row is None:
+        raise NotFound(f"There is no user {username!r}.", "`diycloud user list --status all` shows everyone.")
+    return row
+
+
+async def show_user(ctx: Context, action: ShowUser) -> User:
+    return host.view(get(ctx.services, action.username))
+
+
+async def list_users(ctx: Context, action: ListUsers) -> Page:
+    asked = {name: getattr(action, name) for name in ListUsers.__struct_fields__}
+    database = ctx.services.database
+    if action.sort == "username" and not action.search and action.limit <= 100:  # one walk along an index
+        rows, total, following, previous = database.read(repository.page, **asked)
+    else:
+        rows, total, following, previous = await database.read_long(repository.page, **asked)
+    return Page([host.view(row) for row in rows], total, following, previous)
+
+
+async def create_user(ctx: Context, action: CreateUser) -> Created:
+    services, database = ctx.services, ctx.services.database
+    if action.username in RESERVED:
+        raise InvalidInput.of([FieldError("username", f"{action.username} is a name of the system's")])
+    if database.read(repository.existing_names, [action.username]):
+        raise Conflict(f"username: there is a user {action.username!r} already.", "A name is free again after a purge.")
+    check_email(services, action.email)
+    password, warnings = choose_password(
+        ctx, action.password, (action.username, action.full_name or "", action.email or "")
+    )
+    allocation = Allocation(action.cpu, action.memory, action.disk, 2 * action.disk, action.tasks, action.gpu)
+    warnings += await check_capacity(services, allocation)
+    hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
+    values = new_columns(action, hashed, shadow, generated=action.password is UNSET)
+    user_id = await database.write(repository.add, values, allocation)
+    row = _by_id(services, user_id)
+    try:
+        outcome = (await host.settle(database, services.agent, [row]))[0]
+    except Unavailable:
+        warnings += (LATER,)
+    else:
+        if outcome.code:
+            await take_back(services, row, outcome)
+            raise host.failure(outcome)
+        warnings += (outcome.warning,) if outcome.warning else ()
+    return Created(host.view(_by_id(services, user_id)), None if action.password is not UNSET else password, warnings)
+
+
+async def take_back(services: Services, row: Row, outcome: wire.Outcome) -> None:
+    """Undo a create that the host refused: the same removing steps as a purge, then the row."""
+    if outcome.code != Conflict.code:  # a name that is taken on the host was never ours to remove
+        await services.agent.call(wire.PurgeAccount(row.username, row.generation), wire.Outcome)
+    await services.database.write(repository.remove, row.id)
+
+
+def new_columns(action: CreateUser, hashed: str, shadow: str | None, *, generated: bool) -> dict[str, Any]:
+    """Return the columns of a new user, waiting for the host."""
+    must_change = generated if action.must_change_password is UNSET else action.must_change_password
+    return {
+        "username": action.username,
+        "password_hash": hashed,
+        "shadow_hash": shadow,
+        "email": action.email,
+        "role": action.role,
+        "full_name": action.full_name or "",
+        "description": action.description or "",
+        "must_change_password": int(must_change),
+    }
+
+
+async def shadow_hash(services: Services, password: str) -> str | None:
+    """Have the agent hash a password the host's way; None if the agent does not answer."""
+    try:
+        return (await services.agent.call(wire.HashPasswords([password]), list[str]))[0]
+    except Unavailable:
+        return None
+
+
+def choose_password(
+    ctx: Context, given: Password | msgspec.UnsetType, own: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the given or a generated password, and warnings. Raises InvalidInput for a weak one.
+
+    root may set what root likes, with a warning: scripts and class lists hold such passwords.
+    """
+    if given is UNSET:
+        return passwords.generate_password(), ()
+    weakness = passwords.weakness(given, own=own)
+    if weakness is None:
+        return given, ()
+    if ctx.actor.name != "root":
+        raise InvalidInput.of([FieldError("password", weakness)])
+    return given, (f"The password is weak: it should have {weakness}.",)
+
+
+def check_email(services: Services, email: str | None, *, mine: str | None = None) -> None:
+    """Raise Conflict if another user has the address."""
+    changed = email is not None and email.lower() != (mine or "").lower()
+    if changed and email and services.database.read(repository.existing_emails, [email]):
+        raise Conflict("email: another user has this address.", "Each address belongs to one user.")
+
+
+async def check_capacity(services: Services, wanted: Allocation, before: Allocation | None = None) -> tuple[str, ...]:
+    """Return warnings about promising more than the host has.
+
+    Raises InvalidInput for one user's limit above the host's own size, Conflict if the settings refuse over-promising.
+    """
+    try:
+        capacity = await services.agent.call(wire.Capacity(), wire.HostCapacity)
+    except Unavailable:
+        return ()
+    errors = []
+    if wanted.cpu > capacity.cores:
+        errors.append(FieldError("cpu", f"the host has {capacity.cores} cores"))
+    if wanted.memory > capacity.memory:
+        errors.append(FieldError("memory", f"the host has {human_size(capacity.memory)}"))
+    if errors:
+        raise InvalidInput.of(errors)
+    cores, memory = await services.database.read_long(repository.promised)
+    settings = services.settings.server
+    cores += wanted.cpu - (before.cpu if before else 0)
+    memory += wanted.memory - (before.memory if before else 0)
+    found = []
+    if cores > capacity.cores * settings.overcommit_cpu and (before is None or wanted.cpu > before.cpu):
+        found.append(f"CPU: {cores:g} cores promised on a host of {capacity.cores}.")
+    if memory > capacity.memory * settings.overcommit_memory and (before is None or wanted.memory > before.memory):
+        found.append(f"Memory: {human_size(memory)} promised on a host of {human_size(capacity.memory)}.")
+    if found and settings.refuse_overcommit:
+        raise Conflict(" ".join(found), "Lower other limits, or set server.refuse_overcommit to false.")
+    return tuple(found)
+
+
+async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
+    """Change fields and limits; new limits are in force on what runs before this returns, or a warning says so."""
+    services = ctx.services
+    row = get(services, action.username)
+    if row.status in (Status.PURGING, Status.PURGE_ERROR):
+        raise Conflict(f"{row.username} is being removed.")
+    values, changes = _changed_fields(row, action)
+    if "email" in values:
+        check_email(services, values["email"], mine=row.email)
+    if values.get("role", Role.ADMIN) is not Role.ADMIN:
+        keep_an_admin(ctx, row)
+    allocation = _changed_allocation(row.allocation, action)
+    warnings: tuple[str, ...] = ()
+    if allocation != row.allocation:
+        warnings = await check_capacity(services, allocation, row.allocation)
+        if allocation.memory < row.allocation.memory and not action.force and not row.portal_only:
+            await host.check_limits(services.agent, row, allocation)
+        changes |= _allocation_changes(row.allocation, allocation)
+    ctx.changes = changes
+    if not changes:
+        return Changed(host.view(row))
+
+    def store(connection: Connection) -> None:
+        repository.change(connection, row.id, values, allocation if allocation != row.allocation else None)
+        if "role" in values:
+            sessions.end_all(connection, row.id)
+
+    await services.database.write(store)
+    return await apply(services, row.id, warnings)
+
+
+async def apply(services: Services, user_id: int, warnings: tuple[str, ...] = ()) -> Changed:
+    """Make the host follow a stored wish; a host that cannot yet is a warning, for reconcile goes on."""
+    row = _by_id(services, user_id)
+    if not row.portal_only and row.generation != row.host_generation:
+        try:
+            outcome = (await host.settle(services.database, services.agent, [row]))[0]
+            warnings += tuple(text for text in (outcome.message if outcome.code else "", outcome.warning) if text)
+        except Unavailable:
+            warnings += (LATER,)
+    return Changed(host.view(_by_id(services, user_id)), warnings=warnings)
+
+
+async def set_password(ctx: Context, action: SetPassword) -> Changed:
+    """Set or generate another's password; every session of theirs ends."""
+    services = ctx.services
+    row = get(services, action.username)
+    password, warnings = choose_password(ctx, action.password, (row.username, row.full_name, row.email or ""))
+    generated = action.password is UNSET
+    must_change = generated if action.must_change_password is UNSET else action.must_change_password
+    await store_password(services, row, password, must_change=must_change)
+    ctx.changes = {"password": "(secret)"}
+    changed = await apply(services, row.id, warnings)
+    return Changed(changed.user, password if generated else None, changed.warnings)
+
+
+async def store_password(
+    services: Services, row: Row, password: str, *, must_change: bool, keep_session: int | None = None
+) -> None:
+    """Commit a new password as a wish: the portal's hash at once, the host's with the next settle."""
+    if row.portal_only:
+        hashed, shadow = await services.hasher.hash(password), None
+    else:
+        hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
+    values = {"password_hash": hashed, "must_change_password": int(must_change), "shadow_hash": shadow}
+    if not row.portal_only and shadow is None:
+        values["shadow_set"] = 0
+
+    def store(connection: Connection) -> None:
+        repository.change(connection, row.id, {**values, "password_changed_at": repository.NOW})
+        sessions.end_all(connection, row.id, keep=keep_session)
+
+    await services.database.write(store)
+
+
+def keep_an_admin(ctx: Context, row: Row) -> None:
+    """Raise Conflict if a change would take the last administrator, or the actor's own way in."""
+    if row.role is not Role.ADMIN or row.status not in SIGN_IN:
+        return
+    if ctx.actor.user_id == row.id:
+        raise Conflict("You cannot take your own administrator's rights or account.", "Another administrator can.")
+    if ctx.services.database.read(repository.active_admins) <= 1:
+        raise Conflict(f"{row.username} is the last administrator.", "Make another one first.")
+
+
+def check_transition(row: Row, to: Status) -> None:
+    """Raise Conflict if a status may not follow another (models.TRANSITIONS)."""
+    if to not in TRANSITIONS[row.status]:
+        allowed = ", ".join(sorted(TRANSITIONS[row.status])) or "none"
+        raise Conflict(f"{row.username} is {row.status} and cannot become {to}.", f"What can follow: {allowed}.")
+
+
+def _by_id(services: Services, user_id: int) -> Row:
+    row = services.database.read(repository.by_id, user_id)
+    if row is None:
+        raise NotFound("The user was removed meanwhile.")
+    return row
+
+
+def _changed_fields(row: Row, action: ModifyUser | SetLimits) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the columns to write and the audit's before and after."""
+    values: dict[str, Any] = {}
+    for name in ("email", "full_name", "description", "role"):
+        given = getattr(action, name, UNSET)
+        if given is UNSET:
+            continue
+        wanted = given if name == "email" else given or ""
+        if wanted != getattr(row, name):
+            values[name] = wanted
+    return values, {name: [getattr(row, name), value] for name, value in values.items()}
+
+
+def _changed_allocation(before: Allocation, action: ModifyUser | SetLimits) -> Allocation:
+    names = ("cpu", "memory", "disk", "tasks", "gpu")
+    given: Mapping[str, Any] = {name: getattr(action, name) for name in names if getattr(action, name) is not UNSET}
+    if "disk" in given and before.disk_hard == 2 * before.disk:
+        given = {**given, "disk_hard": 2 * given["disk"]}
+    return msgspec.structs.replace(before, **given)
+
+
+def _allocation_changes(before: Allocation, after: Allocation) -> dict[str, Any]:
+    found = {}
+    for name in Allocation.__struct_fields__:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            show = format_size if name in ("memory", "disk", "disk_hard") else (lambda value: value)
+            found[name] = [show(old), show(new)]
+    return found

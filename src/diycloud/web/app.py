@@ -1,0 +1,82 @@
+"""The server's application: REST, portal, health, static files, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.routing import Route as StarletteRoute
+
+from diycloud.actions.dispatcher import Dispatcher
+from diycloud.actions.services import Services
+from diycloud.auth.service import SignIn
+from diycloud.auth.throttle import Throttle
+from diycloud.core.handlers import HANDLERS
+from diycloud.users import reconcile
+from diycloud.users.usage import Gauges
+from diycloud.web import identity, problems
+from diycloud.web.portal import Portal
+from diycloud.web.rest import Rest, json_answer
+
+log = structlog.get_logger()
+
+
+def make_app(services: Services, *, background: bool = True) -> Starlette:
+    """Return the application. background: reconcile now and every minute (off where a single request is run in place)."""
+    dispatcher = Dispatcher(HANDLERS, services)
+    sign_in = SignIn(services, Throttle())
+    gauges = Gauges(services)
+    rest, portal = Rest(dispatcher, sign_in), Portal(dispatcher, sign_in, gauges)
+
+    @contextlib.asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        await reconcile.start(services)
+        task = asyncio.create_task(reconcile.keep_reconciling(services)) if background else None
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await gauges.close()
+
+    async def health(request: Request) -> Response:
+        """Answer that the server lives. Says nothing else: anybody may ask."""
+        return json_answer({"status": "ok"})
+
+    async def openapi(request: Request) -> Response:
+        from diycloud.web.openapi import document
+
+        return json_answer(document())
+
+    routes: list[BaseRoute] = [
+        StarletteRoute("/api/v1/health", health),
+        StarletteRoute("/api/v1/openapi.json", openapi),
+        *rest.routes(),
+        *portal.routes(),
+    ]
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if request.url.path.startswith("/api/"):
+            return problems.problem(
+                error.status_code, "not-found" if error.status_code == 404 else "invalid-input", str(error.detail)
+            )
+        return portal.plain_error(request, error.status_code)
+
+    async def crash(request: Request, error: Exception) -> Response:
+        reference = identity.request_id(request)
+        log.error("request crashed", path=request.url.path, request_id=reference, exc_info=error)
+        if request.url.path.startswith("/api/"):
+            return problems.problem(500, "error", "Something broke; it is in the server's log.", request_id=reference)
+        return portal.plain_error(request, 500)
+
+    return Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: http_error, Exception: crash})

@@ -1,0 +1,128 @@
+"""Who sends a request: the kernel's word for the socket's peer, a session's cookie or a bearer token.
+
+The server listens on one Unix socket. uid 0 there, with no forwarded-for header, is the host's administrator (the
+command line). Any other peer is Nginx, which alone can reach the socket's folder and always sets the header; only there
+does the header count. On a TCP port (tests and benchmarks) nobody is root and no header counts.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import struct
+import time
+from asyncio import Transport
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from diycloud.actions.actor import Actor
+from diycloud.actions.roles import Role
+from diycloud.actions.services import Services
+from diycloud.auth import sessions
+from diycloud.auth.service import stranger
+from diycloud.errors import PermissionDenied, Unauthenticated
+
+COOKIE = "__Host-diycloud"
+UNIX_PEER = "unix-uid"
+_UCRED = struct.Struct("3i")
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, telling in scope["client"] which uid is at the other end of a Unix socket."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        peer = transport.get_extra_info("socket")
+        if peer is not None and peer.family == socket.AF_UNIX:
+            _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            self.client = (UNIX_PEER, uid)
+
+
+class Visitor:
+    """A request's actor with what the edges need of its session. csrf: what forms must send back, empty without a cookie."""
+
+    __slots__ = ("actor", "csrf", "signed_in")
+
+    def __init__(self, actor: Actor, *, signed_in: bool, csrf: str = "") -> None:
+        self.actor = actor
+        self.signed_in = signed_in
+        self.csrf = csrf
+
+
+def request_id(connection: HTTPConnection) -> str:
+    """Return Nginx's id of the request, or a new one."""
+    given = connection.headers.get("x-request-id", "")
+    return given if given.isalnum() and len(given) <= 64 else secrets.token_hex(8)
+
+
+def address(connection: HTTPConnection) -> str:
+    """Return the visitor's address: the peer's own, or what Nginx says behind the Unix socket."""
+    client = connection.scope.get("client")
+    if client is None:
+        return ""
+    if client[0] == UNIX_PEER:
+        return connection.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()[:64]
+    return str(client[0])
+
+
+def is_root(connection: HTTPConnection) -> bool:
+    """Tell whether uid 0 itself speaks, not something that forwards for others."""
+    return connection.scope.get("client") == (UNIX_PEER, 0) and "x-forwarded-for" not in connection.headers
+
+
+def visitor(connection: HTTPConnection, services: Services, *, via: str) -> Visitor:
+    """Return who sends a request. Raises Unauthenticated for a token that does not hold."""
+    header = connection.headers.get("authorization", "")
+    if header:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("Only bearer tokens are taken.", "POST /api/v1/auth/login gives one.")
+        found = _of_session(connection, services, token.strip(), via)
+        if found is None:
+            raise Unauthenticated("The token does not hold.", "Sign in again: POST /api/v1/auth/login.")
+        return Visitor(found.actor, signed_in=True)
+    if is_root(connection):
+        return Visitor(Actor("root", Role.ADMIN, "cli", request_id=request_id(connection)), signed_in=True)
+    cookie = connection.cookies.get(COOKIE)
+    found = _of_session(connection, services, cookie, via) if cookie else None
+    return found or Visitor(stranger(via, address(connection), request_id(connection)), signed_in=False)
+
+
+def _of_session(connection: HTTPConnection, services: Services, token: str, via: str) -> Visitor | None:
+    now, idle = int(time.time()), services.settings.server.session_idle_minutes * 60
+    session = services.database.read(sessions.find, token, now=now, idle_s=idle)
+    if session is None:
+        return None
+    if now - session.last_seen >= sessions.SEEN_EVERY_S:
+        services.database.write_later(sessions.seen, session.id, now)
+    actor = Actor(
+        session.username, session.role, via, session.user_id, address(connection), request_id(connection),
+        session.id, session.must_change_password,
+    )  # fmt: skip
+    return Visitor(actor, signed_in=True, csrf=session.csrf)
+
+
+def check_same_origin(connection: HTTPConnection) -> None:
+    """Raise PermissionDenied for a state-changing request that another site made the browser send.
+
+    Fetch metadata where the browser sends it, else the Origin header (OWASP, Cross-Site Request Forgery Prevention).
+    """
+    site = connection.headers.get("sec-fetch-site")
+    if site is not None:
+        if site not in ("same-origin", "none"):
+            raise PermissionDenied("This form was sent by another site.", "Open the portal itself and try again.")
+        return
+    origin = connection.headers.get("origin")
+    host = connection.headers.get("host", "")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise PermissionDenied("This form was sent by another site.", "Open the portal itself and try again.")
+
+
+def check_csrf(found: Visitor, given: Any) -> None:
+    """Raise PermissionDenied unless a cookie's request carries its session's token."""
+    if not isinstance(given, str) or not found.csrf or not secrets.compare_digest(given.encode(), found.csrf.encode()):
+        raise PermissionDenied(
+            "The form was too old, or sent by another site.", "Load the page again and send it once more."
+        )

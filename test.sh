@@ -1,0 +1,60 @@
+#!/bin/sh
+# The tests: ./test.sh [unit|lint|host|bare|browser|vm|all] [pytest options]
+#
+#   unit     fast, no root, for every save          lint     ruff, mypy, import rules
+#   host     real effects on this machine (root)    bare     install in a bare Debian root without init (root)
+#   browser  the portal in Chromium (root)          vm       install in virtual machines with systemd (root, slow)
+#   (none)   all but vm                             all      everything
+#
+# It makes its own environment in .venv (from requirements/test.txt, checked by hash). What this machine cannot run is
+# skipped with the reason; the list of that is printed last.
+set -eu
+cd "$(dirname "$0")"
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Other accounts must be able to run this Python (the server's tests do): the system's, not one in somebody's home.
+find_python() {
+    for python in ${DIYCLOUD_PYTHON:-} /usr/bin/python3.14 /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11 /usr/bin/python3; do
+        if [ -x "$python" ] && "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$python"
+            return
+        fi
+    done
+    say "test.sh: there is no Python 3.11 or newer with venv in /usr/bin."
+    say "  On Debian: apt-get install python3 python3-venv"
+    exit 1
+}
+
+make_environment() {
+    wanted=$(cat requirements/test.txt pyproject.toml | cksum)
+    [ "$(cat .venv/made-for 2>/dev/null)" = "$wanted" ] && return
+    say "Making the environment in .venv (a minute, once)"
+    [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2>/dev/null || "$(find_python)" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/test.txt
+    # The program itself, from src/, without building anything.
+    site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    printf '%s\n' "$PWD/src" > "$site/diycloud.pth"
+    printf '%s\n' "$wanted" > .venv/made-for
+}
+
+run_pytest() { .venv/bin/python -m pytest -q "$@"; }
+
+lint() {
+    .venv/bin/ruff check src tests
+    .venv/bin/ruff format --check src tests
+    .venv/bin/mypy
+    PYTHONPATH=src .venv/bin/lint-imports
+}
+
+what=${1:-most}
+[ $# -gt 0 ] && shift
+make_environment
+case $what in
+unit) run_pytest tests/unit "$@" ;;
+lint) lint ;;
+host | bare | browser | vm | bench) run_pytest "tests/$what" "$@" ;;
+most) lint && run_pytest tests/unit tests/host tests/browser tests/bare "$@" ;;
+all) lint && run_pytest tests/unit tests/host tests/browser tests/bare tests/vm "$@" ;;
+*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,269 @@
+"""The portal's pages with sample data, on a loopback port: to look at, and for the tests of the pages themselves.
+
+`python tests/browser/preview.py [PORT]`, then http://127.0.0.1:PORT/. The header, the escaping and the static files
+are those of the real server (web/templating.py); the data is made here, with the real models, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from diycloud.actions.audit import Entry
+from diycloud.actions.roles import Role
+from diycloud.users.models import ImportReport, ImportRow, Limits, Page, PurgePlan, Reading, Status, Usage, User
+from diycloud.web import templating
+
+G = 1 << 30
+HOST = "lab.example.org"
+JINJA = templating.environment()
+FIRST = "Ada Grace Alan Barbara Edsger Frances Katherine Donald Margaret Dennis Radia Leslie Hedy Niklaus Adele Tony".split()
+LAST = "Lovelace Hopper Turing Liskov Dijkstra Allen Johnson Knuth Hamilton Ritchie Perlman Lamport Lamarr Wirth Goldberg Hoare".split()
+LIMITS = (Limits(1, "2G", "5G", "10G", 512, False), Limits(0.5, "512M", "2G", "4G", 256, False), Limits(4, "16G", "100G", "200G", 2048, True))
+
+
+def make_user(i: int, **changes: Any) -> User:
+    """Make the i-th sample person; the same each time."""
+    first, last = FIRST[i % 16], LAST[(i // 16 + i) % 16]
+    values: dict[str, Any] = {
+        "username": first.lower() if i < 16 else f"{first.lower()}{i}", "status": Status.ACTIVE, "role": Role.USER,
+        "full_name": f"{first} {last}", "email": f"{first.lower()}{i}@example.org", "description": "", "limits": LIMITS[i % 7 % 3],
+        "uid": 20000 + i, "uuid": f"{i:032x}", "portal_only": False, "must_change_password": i % 5 == 0, "settled": True,
+        "host_problem": "", "created_at": "2026-09-14 08:00:00", "updated_at": "2026-11-20 10:00:00",
+        "last_login": time.time() - 700 * (i + 1) ** 1.6 if i % 6 != 4 else None, "last_login_ip": f"192.0.2.{i % 250}", "version": 3,
+    }  # fmt: skip
+    values["status"] = {7: Status.INACTIVE, 11: Status.PENDING}.get(i % 20, Status.ACTIVE)
+    values["role"] = {2: Role.ADMIN, 13: Role.MONITOR}.get(i, Role.USER)
+    return User(**(values | changes))
+
+
+USERS = sorted((make_user(i) for i in range(10_000)), key=lambda user: user.username)
+ADMIN = make_user(2, username="alan", portal_only=True)
+ADA = make_user(0, description="Master’s thesis, until March")
+
+
+def entry(i: int, action: str, target: str, outcome: str = "done", changes: dict[str, Any] | None = None, message: str = "") -> Entry:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - 4000 * i * i - 90))
+    return Entry(900 - i, at, "alan" if i % 3 else "root", "portal" if i % 3 else "cli", "192.0.2.7" if i % 3 else "", f"r{i}", action, target, outcome, "", message, 41.0, changes or {})
+
+
+AUDIT = [
+    entry(0, "limits.set", "ada", changes={"cpu": [0.5, 1.0], "memory": ["1G", "2G"]}),
+    entry(1, "user.set-password", "ada", changes={"password": "(secret)"}),
+    entry(2, "user.modify", "ada", "refused", message="email: another user has this address."),
+    entry(3, "user.enable", "ada", changes={"status": ["inactive", "active"]}),
+    entry(4, "user.disable", "ada", changes={"status": ["active", "inactive"]}),
+    entry(5, "user.create", "ada", changes={"full_name": "Ada Lovelace", "email": "ada0@example.org", "cpu": 0.5}),
+]
+CAPACITY = {"cores": 8, "memory": 32 * G, "disk": 1000 * G, "promised": {"cpu": 5.5, "memory": 22 * G}}
+COLUMNS = [
+    ("username", "needed; a–z, 0–9, _ and -"), ("full_name", "name for people"), ("email", "unique"), ("role", "user, monitor or admin"),
+    ("cpu", "cores, such as 0.5"), ("memory", "such as 512M, 2G"), ("disk", "such as 5G"), ("tasks", "processes"), ("password", "made if left out"),
+]  # fmt: skip
+
+
+def usage(user: User, now: float) -> Usage:
+    """A reading that breathes: CPU in waves, memory slowly growing and falling."""
+    wave = 0.42 + 0.25 * math.sin(now / 5) + 0.12 * math.sin(now / 1.7)
+    size = {"2G": 2 * G, "512M": G // 2, "16G": 16 * G}[user.limits.memory]
+    return Usage(
+        user.username, now, Reading(max(0.02, wave) * user.limits.cpu, user.limits.cpu),
+        Reading(size * (0.66 + 0.08 * math.sin(now / 9)), size), Reading(round(37 + 6 * math.sin(now / 4)), user.limits.tasks), 1,
+    )  # fmt: skip
+
+
+def page(request: Request, name: str, code: int = 200, *, actor: User | None = ADMIN, **context: Any) -> Response:
+    if request.query_params.get("as") == "user" and actor:
+        actor = ADA
+    frame = {"host": HOST, "version": "0.1.0", "actor": actor, "csrf": "sample-token"}
+    text = JINJA.get_template(name).render(frame | {"flashes": []} | context)
+    headers = {"Content-Security-Policy": templating.CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+    return HTMLResponse(text, code, headers=headers)
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    return {key: value for key, value in (await request.form()).items() if isinstance(value, str)}
+
+
+async def sign_in(request: Request) -> Response:
+    if request.method == "GET":
+        return page(request, "sign_in.html", actor=None, next="/")
+    form = await form_of(request)
+    if form["username"] == "slow":
+        return page(request, "sign_in.html", 429, actor=None, username="slow", retry_after=3)
+    return page(request, "sign_in.html", 401, actor=None, username=form["username"], error="User name or password is not right.")
+
+
+async def account(request: Request) -> Response:
+    errors = {}
+    if request.method == "POST":
+        form = await form_of(request)
+        if len(form["password"]) < 12:
+            errors["password"] = "at least 12 characters"
+        if form["password"] != form["again"]:
+            errors["again"] = "the two are not the same"
+    forced = "forced" in request.query_params
+    return page(request, "change_password.html", 422 if errors else 200, actor=ADA, forced=forced, min_length=12, errors=errors)
+
+
+def home(request: Request) -> Response:
+    if request.query_params.get("as") == "user":
+        return page(
+            request, "home.html", usage=usage(ADA, time.time()), disk={"used": None, "limit": 5 * G}, ssh=f"ssh ada@{HOST}",
+            notebooks="/jupyter/" if "all" in request.query_params else None, containers="/portainer/" if "all" in request.query_params else None, overview=None,
+        )  # fmt: skip
+    overview = {"total": 41, "active": 38, "inactive": 2, "pending": 1, "capacity": CAPACITY, "audit": AUDIT[:3]}
+    if "empty" in request.query_params:
+        overview |= {"total": 0, "audit": [], "capacity": None}
+    return page(request, "home.html", usage=None, disk=None, ssh=None, notebooks=None, containers=None, overview=overview)
+
+
+def users(request: Request) -> Response:
+    asked = request.query_params
+    query = {name: asked.get(name, "") for name in ("search", "status", "role", "sort")} | {"descending": asked.get("descending") == "true"}
+    word = query["search"].lower()
+    found = [
+        u for u in USERS
+        if word in f"{u.username} {u.full_name} {u.email}".lower() and query["status"] in ("", "all", u.status) and query["role"] in ("", u.role)
+    ]  # fmt: skip
+    keys: dict[str, Any] = {"cpu": lambda u: u.limits.cpu, "last_login": lambda u: u.last_login or 0}
+    sort = query["sort"] or "username"
+    found.sort(key=keys.get(sort, lambda u: str(getattr(u, sort, ""))), reverse=bool(query["descending"]))
+    at = int(asked.get("cursor", 0))
+    rows = Page(found[at : at + 50], len(found), str(at + 50) if at + 50 < len(found) else None, str(at - 50) if at else None)
+    return page(request, "users_rows.html" if "fragment" in asked else "users.html", page=rows, query=query)
+
+
+async def new_user(request: Request) -> Response:
+    values, errors = {"cpu": "1", "memory": "2G", "disk": "5G", "tasks": "512", "role": "user"}, {}
+    if request.method == "POST":
+        values = await form_of(request)
+        if not values["username"].isascii() or not values["username"].islower():
+            errors["username"] = "1–32 characters: a–z, 0–9, _ and -, starting with a letter or _"
+        if values["email"] and "@" not in values["email"]:
+            errors["email"] = "an address such as ada@example.org, in ASCII, at most 254 characters"
+        if float(values["cpu"] or 0) > 8:
+            errors["cpu"] = "the host has 8 cores"
+        if not errors:
+            made = make_user(0, username=values["username"], full_name=values["full_name"])
+            return page(request, "user_created.html", kind="created", user=made, password="marble-otter-violet-comet", warnings=["Memory: 34G promised on a host of 32G."])
+    return page(request, "user_new.html", 422 if errors else 200, values=values, errors=errors, capacity=CAPACITY)
+
+
+def user(request: Request) -> Response:
+    name = request.path_params["name"]
+    shown = {"gone": make_user(0, username="gone", status=Status.DELETED), "alan": ADMIN}.get(name, ADA)
+    if name == "stuck":
+        shown = make_user(0, status=Status.PENDING, settled=False, host_problem="useradd: cannot lock /etc/passwd; try again later.")
+    return page(request, "user.html", user=shown, usage=None if shown is not ADA else usage(ADA, time.time()), disk={"used": None, "limit": 5 * G}, audit=AUDIT)
+
+
+def edit(request: Request) -> Response:
+    values = {"full_name": ADA.full_name, "email": ADA.email, "role": "user", "description": ADA.description, "cpu": "1.3", "memory": "2G", "disk": "5G", "tasks": "512"}
+    return page(request, "user_edit.html", user=ADA, values=values, errors={}, capacity=CAPACITY)
+
+
+async def purge(request: Request) -> Response:
+    plan = PurgePlan("ada", Status.DELETED, 20000, "/home/ada", "3.2G", 18422, 4)
+    errors = {"confirm": "type ada, exactly"} if request.method == "POST" and (await form_of(request))["confirm"] != "ada" else {}
+    return page(request, "purge.html", 422 if errors else 200, plan=plan, errors=errors, trash_hours=24)
+
+
+SAMPLE = """username,full_name,email,cpu,memory,disk
+ada,Ada Lovelace,ada@example.org,1,2G,5G
+Grace H,Grace Hopper,grace@example,12,512,2G
+alan,Alan Turing,alan@example.org,0.5,lots,2G
+barbara,Barbara Liskov,barbara@example.org,2,4G,20G
+"""
+
+
+async def import_(request: Request) -> Response:
+    if request.method == "GET" and "stage" not in request.query_params:
+        return page(request, "import.html", stage="form", errors={}, csv="", columns=COLUMNS)
+    form = await request.form() if request.method == "POST" else {}
+    file = form.get("file")
+    text = (await file.read()).decode() if file and not isinstance(file, str) else ""
+    text = text or str(form.get("csv") or ("" if request.method == "POST" else SAMPLE))
+    if not text.strip():
+        return page(request, "import.html", 422, stage="form", errors={"file": "choose a file, or paste its text below"}, csv="", columns=COLUMNS)
+    table = list(csv.reader(io.StringIO(text.strip())))
+    rows, columns, cells = [], table[0], {}
+    done = "confirm" in form or request.query_params.get("stage") == "result"
+    for line, row in enumerate(table[1:], 2):
+        values, errors = dict(zip(columns, row, strict=False)), []
+        if " " in values["username"]:
+            errors.append(("username", "1–32 characters: a–z, 0–9, _ and -, starting with a letter or _"))
+        if values.get("memory") == "lots":
+            errors.append(("memory", "a size such as 512M or 2G, at least 16M"))
+        if float(values.get("cpu") or 1) > 8:
+            errors.append(("cpu", "the host has 8 cores"))
+        rows.append(ImportRow(line, values["username"], "refused" if errors else "created" if done else "new", None, (), tuple(errors)))
+        cells[line] = row
+    bad = sum(bool(row.errors) for row in rows)
+    return page(
+        request, "import.html", stage="result" if done else "preview", csv=text, table={"columns": columns, "rows": cells},
+        report=ImportReport(not done, rows, len(rows) - bad if done else 0, bad), passwords_csv="username,password\r\nada,marble-otter-violet-comet\r\n",
+    )  # fmt: skip
+
+
+def audit(request: Request) -> Response:
+    query = {name: request.query_params.get(name, "") for name in ("target", "actor", "action", "outcome")}
+    found = [row for row in AUDIT if all(not value or getattr(row, name) == value for name, value in query.items())]
+    return page(request, "audit.html", entries=found, query=query, next=895 if found else None)
+
+
+def error(request: Request) -> Response:
+    status = int(request.path_params["status"])
+    actor = None if "out" in request.query_params else ADMIN
+    return page(request, "error.html", status, actor=actor, status=status, message="There is no user 'bda'." if status == 404 else "", hint="", request_id="3f2a91c4")
+
+
+async def events(request: Request) -> Response:
+    async def readings() -> AsyncIterator[bytes]:
+        while True:
+            now = usage(ADA, time.time() * 6)
+            reading = {name: {"used": getattr(now, name).used, "limit": getattr(now, name).limit} for name in ("cpu", "memory", "tasks")}
+            yield f"data: {json.dumps(reading | {'at': time.time()})}\n\n".encode()
+            await asyncio.sleep(0.25)
+
+    return StreamingResponse(readings(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def components(request: Request) -> Response:
+    return page(request, "components.html")
+
+
+def back(request: Request) -> Response:
+    return RedirectResponse("/users/ada", 303)
+
+
+def application() -> Starlette:
+    both = ["GET", "POST"]
+    return Starlette(
+        routes=[
+            Route("/", home), Route("/sign-in", sign_in, methods=both), Route("/account", account, methods=both), Route("/users", users),
+            Route("/new-user", new_user, methods=both), Route("/import", import_, methods=both), Route("/audit", audit), Route("/components", components),
+            Route("/users/{name}", user), Route("/users/{name}/edit", edit, methods=both), Route("/users/{name}/purge", purge, methods=both),
+            Route("/users/{name}/{verb}", back, methods=["POST"]), Route("/sign-out", lambda r: RedirectResponse("/sign-in", 303), methods=["POST"]),
+            Route("/events/usage", events), Route("/error/{status}", error),
+            Mount("/static/{version}", StaticFiles(directory=templating.STATIC)),
+        ]
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    uvicorn.run(application(), host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8090, log_level="warning", timeout_graceful_shutdown=1)
