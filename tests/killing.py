@@ -1,4 +1,4 @@
-"""Kill a piece of work with SIGKILL before each of its effects in turn, so that a test can see what a fresh start makes of it.
+"""Kill a piece of work with SIGKILL before each of its effects in turn, to see what a fresh start makes of it.
 
     for step in every_step(lambda system: create_user(system, ...)):
         recover()

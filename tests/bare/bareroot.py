@@ -33,7 +33,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -42,7 +41,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.bare import debian, holder
-from tests.bare.command import complete, last_lines
+from tests.bare.command import complete, kill_and_wait, last_lines
 from tests.bare.tree import Entry, differences, pack, snapshot
 
 ENV = {
@@ -157,14 +156,11 @@ class BareRoot:
         """End every process of the root and remove it. Fine to repeat."""
         pid = self.pid
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+            kill_and_wait(pid)
         leader = self.__dict__.pop("_leader", None)
         if leader is not None:
             leader.wait(10)
-        deadline = time.monotonic() + 10
-        while self.pid is not None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._remove_cgroups(deadline)
+        self._remove_cgroups(time.monotonic() + 10)
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -227,7 +223,7 @@ class BareRoot:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the root as root and return its status, stdout and stderr.
 
-        ok: the statuses that pass (None: any); CommandFailed otherwise, or after timeout (seconds; its session is ended).
+        ok: the statuses that pass (None: any); CommandFailed otherwise, or after timeout (seconds).
         Daemons that it leaves behind may keep its output open: this waits for the command alone.
         """
         done = complete(lambda **files: self.spawn(command, env=env, **files), input=input, timeout=timeout)

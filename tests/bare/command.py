@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -36,6 +38,21 @@ def complete(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(process.args, status, out.read(), err.read())
+
+
+def kill_and_wait(pid: int, seconds: float = 10) -> None:
+    """Kill a process and wait until it is gone, with its files closed. Raises TimeoutError.
+
+    By pidfd: /proc/PID/cmdline is empty long before a dying process has let go of its files and locks.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            if not select.select([descriptor], [], [], seconds)[0]:
+                raise TimeoutError(f"process {pid} does not end")
+        finally:
+            os.close(descriptor)
 
 
 def last_lines(done: subprocess.CompletedProcess[str]) -> str:

@@ -33,7 +33,11 @@ HOST = "lab.example.org"
 JINJA = templating.environment()
 FIRST = "Ada Grace Alan Barbara Edsger Frances Katherine Donald Margaret Dennis Radia Leslie Hedy Niklaus Adele Tony".split()
 LAST = "Lovelace Hopper Turing Liskov Dijkstra Allen Johnson Knuth Hamilton Ritchie Perlman Lamport Lamarr Wirth Goldberg Hoare".split()
-LIMITS = (Limits(1, "2G", "5G", "10G", 512, False), Limits(0.5, "512M", "2G", "4G", 256, False), Limits(4, "16G", "100G", "200G", 2048, True))
+LIMITS = (
+    Limits(1, "2G", "5G", "10G", 512, False),
+    Limits(0.5, "512M", "2G", "4G", 256, False),
+    Limits(4, "16G", "100G", "200G", 2048, True),
+)
 
 
 def make_user(i: int, **changes: Any) -> User:
@@ -56,9 +60,25 @@ ADMIN = make_user(2, username="alan", portal_only=True)
 ADA = make_user(0, description="Master’s thesis, until March")
 
 
-def entry(i: int, action: str, target: str, outcome: str = "done", changes: dict[str, Any] | None = None, message: str = "") -> Entry:
+def entry(
+    i: int, action: str, target: str, outcome: str = "done", changes: dict[str, Any] | None = None, message: str = ""
+) -> Entry:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - 4000 * i * i - 90))
-    return Entry(900 - i, at, "alan" if i % 3 else "root", "portal" if i % 3 else "cli", "192.0.2.7" if i % 3 else "", f"r{i}", action, target, outcome, "", message, 41.0, changes or {})
+    return Entry(
+        900 - i,
+        at,
+        "alan" if i % 3 else "root",
+        "portal" if i % 3 else "cli",
+        "192.0.2.7" if i % 3 else "",
+        f"r{i}",
+        action,
+        target,
+        outcome,
+        "",
+        message,
+        41.0,
+        changes or {},
+    )
 
 
 AUDIT = [
@@ -91,7 +111,11 @@ def page(request: Request, name: str, code: int = 200, *, actor: User | None = A
         actor = ADA
     frame = {"host": HOST, "version": "0.1.0", "actor": actor, "csrf": "sample-token"}
     text = JINJA.get_template(name).render(frame | {"flashes": []} | context)
-    headers = {"Content-Security-Policy": templating.CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+    headers = {
+        "Content-Security-Policy": templating.CONTENT_SECURITY_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+    }
     return HTMLResponse(text, code, headers=headers)
 
 
@@ -105,7 +129,9 @@ async def sign_in(request: Request) -> Response:
     form = await form_of(request)
     if form["username"] == "slow":
         return page(request, "sign_in.html", 429, actor=None, username="slow", retry_after=3)
-    return page(request, "sign_in.html", 401, actor=None, username=form["username"], error="User name or password is not right.")
+    return page(
+        request, "sign_in.html", 401, actor=None, username=form["username"], error="User name or password is not right."
+    )
 
 
 async def account(request: Request) -> Response:
@@ -117,7 +143,9 @@ async def account(request: Request) -> Response:
         if form["password"] != form["again"]:
             errors["again"] = "the two are not the same"
     forced = "forced" in request.query_params
-    return page(request, "change_password.html", 422 if errors else 200, actor=ADA, forced=forced, min_length=12, errors=errors)
+    return page(
+        request, "change_password.html", 422 if errors else 200, actor=ADA, forced=forced, min_length=12, errors=errors
+    )
 
 
 def home(request: Request) -> Response:
@@ -129,12 +157,16 @@ def home(request: Request) -> Response:
     overview = {"total": 41, "active": 38, "inactive": 2, "pending": 1, "capacity": CAPACITY, "audit": AUDIT[:3]}
     if "empty" in request.query_params:
         overview |= {"total": 0, "audit": [], "capacity": None}
-    return page(request, "home.html", usage=None, disk=None, ssh=None, notebooks=None, containers=None, overview=overview)
+    return page(
+        request, "home.html", usage=None, disk=None, ssh=None, notebooks=None, containers=None, overview=overview
+    )
 
 
 def users(request: Request) -> Response:
     asked = request.query_params
-    query = {name: asked.get(name, "") for name in ("search", "status", "role", "sort")} | {"descending": asked.get("descending") == "true"}
+    query = {name: asked.get(name, "") for name in ("search", "status", "role", "sort")} | {
+        "descending": asked.get("descending") == "true"
+    }
     word = query["search"].lower()
     found = [
         u for u in USERS
@@ -144,7 +176,9 @@ def users(request: Request) -> Response:
     sort = query["sort"] or "username"
     found.sort(key=keys.get(sort, lambda u: str(getattr(u, sort, ""))), reverse=bool(query["descending"]))
     at = int(asked.get("cursor", 0))
-    rows = Page(found[at : at + 50], len(found), str(at + 50) if at + 50 < len(found) else None, str(at - 50) if at else None)
+    rows = Page(
+        found[at : at + 50], len(found), str(at + 50) if at + 50 < len(found) else None, str(at - 50) if at else None
+    )
     return page(request, "users_rows.html" if "fragment" in asked else "users.html", page=rows, query=query)
 
 
@@ -160,7 +194,14 @@ async def new_user(request: Request) -> Response:
             errors["cpu"] = "the host has 8 cores"
         if not errors:
             made = make_user(0, username=values["username"], full_name=values["full_name"])
-            return page(request, "user_created.html", kind="created", user=made, password="marble-otter-violet-comet", warnings=["Memory: 34G promised on a host of 32G."])
+            return page(
+                request,
+                "user_created.html",
+                kind="created",
+                user=made,
+                password="marble-otter-violet-comet",
+                warnings=["Memory: 34G promised on a host of 32G."],
+            )
     return page(request, "user_new.html", 422 if errors else 200, values=values, errors=errors, capacity=CAPACITY)
 
 
@@ -168,18 +209,40 @@ def user(request: Request) -> Response:
     name = request.path_params["name"]
     shown = {"gone": make_user(0, username="gone", status=Status.DELETED), "alan": ADMIN}.get(name, ADA)
     if name == "stuck":
-        shown = make_user(0, status=Status.PENDING, settled=False, host_problem="useradd: cannot lock /etc/passwd; try again later.")
-    return page(request, "user.html", user=shown, usage=None if shown is not ADA else usage(ADA, time.time()), disk={"used": None, "limit": 5 * G}, audit=AUDIT)
+        shown = make_user(
+            0, status=Status.PENDING, settled=False, host_problem="useradd: cannot lock /etc/passwd; try again later."
+        )
+    return page(
+        request,
+        "user.html",
+        user=shown,
+        usage=None if shown is not ADA else usage(ADA, time.time()),
+        disk={"used": None, "limit": 5 * G},
+        audit=AUDIT,
+    )
 
 
 def edit(request: Request) -> Response:
-    values = {"full_name": ADA.full_name, "email": ADA.email, "role": "user", "description": ADA.description, "cpu": "1.3", "memory": "2G", "disk": "5G", "tasks": "512"}
+    values = {
+        "full_name": ADA.full_name,
+        "email": ADA.email,
+        "role": "user",
+        "description": ADA.description,
+        "cpu": "1.3",
+        "memory": "2G",
+        "disk": "5G",
+        "tasks": "512",
+    }
     return page(request, "user_edit.html", user=ADA, values=values, errors={}, capacity=CAPACITY)
 
 
 async def purge(request: Request) -> Response:
     plan = PurgePlan("ada", Status.DELETED, 20000, "/home/ada", "3.2G", 18422, 4)
-    errors = {"confirm": "type ada, exactly"} if request.method == "POST" and (await form_of(request))["confirm"] != "ada" else {}
+    errors = (
+        {"confirm": "type ada, exactly"}
+        if request.method == "POST" and (await form_of(request))["confirm"] != "ada"
+        else {}
+    )
     return page(request, "purge.html", 422 if errors else 200, plan=plan, errors=errors, trash_hours=24)
 
 
@@ -199,7 +262,15 @@ async def import_(request: Request) -> Response:
     text = (await file.read()).decode() if file and not isinstance(file, str) else ""
     text = text or str(form.get("csv") or ("" if request.method == "POST" else SAMPLE))
     if not text.strip():
-        return page(request, "import.html", 422, stage="form", errors={"file": "choose a file, or paste its text below"}, csv="", columns=COLUMNS)
+        return page(
+            request,
+            "import.html",
+            422,
+            stage="form",
+            errors={"file": "choose a file, or paste its text below"},
+            csv="",
+            columns=COLUMNS,
+        )
     table = list(csv.reader(io.StringIO(text.strip())))
     rows, columns, cells = [], table[0], {}
     done = "confirm" in form or request.query_params.get("stage") == "result"
@@ -211,7 +282,11 @@ async def import_(request: Request) -> Response:
             errors.append(("memory", "a size such as 512M or 2G, at least 16M"))
         if float(values.get("cpu") or 1) > 8:
             errors.append(("cpu", "the host has 8 cores"))
-        rows.append(ImportRow(line, values["username"], "refused" if errors else "created" if done else "new", None, (), tuple(errors)))
+        rows.append(
+            ImportRow(
+                line, values["username"], "refused" if errors else "created" if done else "new", None, (), tuple(errors)
+            )
+        )
         cells[line] = row
     bad = sum(bool(row.errors) for row in rows)
     return page(
@@ -229,14 +304,26 @@ def audit(request: Request) -> Response:
 def error(request: Request) -> Response:
     status = int(request.path_params["status"])
     actor = None if "out" in request.query_params else ADMIN
-    return page(request, "error.html", status, actor=actor, status=status, message="There is no user 'bda'." if status == 404 else "", hint="", request_id="3f2a91c4")
+    return page(
+        request,
+        "error.html",
+        status,
+        actor=actor,
+        status=status,
+        message="There is no user 'bda'." if status == 404 else "",
+        hint="",
+        request_id="3f2a91c4",
+    )
 
 
 async def events(request: Request) -> Response:
     async def readings() -> AsyncIterator[bytes]:
         while True:
             now = usage(ADA, time.time() * 6)
-            reading = {name: {"used": getattr(now, name).used, "limit": getattr(now, name).limit} for name in ("cpu", "memory", "tasks")}
+            reading = {
+                name: {"used": getattr(now, name).used, "limit": getattr(now, name).limit}
+                for name in ("cpu", "memory", "tasks")
+            }
             yield f"data: {json.dumps(reading | {'at': time.time()})}\n\n".encode()
             await asyncio.sleep(0.25)
 
@@ -266,4 +353,10 @@ def application() -> Starlette:
 
 
 if __name__ == "__main__":
-    uvicorn.run(application(), host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8090, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.run(
+        application(),
+        host="127.0.0.1",
+        port=int(sys.argv[1]) if len(sys.argv) > 1 else 8090,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,8 @@ class AgentProcess:
         self.paths = Paths(str(self.prefix))
         self.paths.config_dir.mkdir(parents=True)
         self.paths.config.write_text(
-            f"agent:\n  uid_min: {UID_MIN}\n  uid_max: {UID_MAX}\n  server_user: {SERVER}\n  cgroup: {CGROUP}\n{settings}"
+            f"agent:\n  uid_min: {UID_MIN}\n  uid_max: {UID_MAX}\n  server_user: {SERVER}\n"
+            f"  cgroup: {CGROUP}\n{settings}"
         )
         self._log = self.prefix / "log"
 
@@ -124,6 +126,14 @@ def make_server_account() -> None:
         subprocess.run(["useradd", "-M", "-U", "-u", str(SERVER_UID), "-s", "/usr/sbin/nologin", SERVER], check=True)
 
 
+def account_files() -> list[str]:
+    """The lines of the account files, without those of test accounts that another run on this host may make."""
+    lines = [
+        line for name in ("passwd", "shadow", "group", "gshadow") for line in Path("/etc", name).read_text().splitlines()
+    ]
+    return [line for line in lines if not re.match(rf"dt(?!{PREFIX[2:]})", line)]
+
+
 def _exists(name: str) -> bool:
     try:
         pwd.getpwnam(name)
@@ -147,9 +157,14 @@ def clean_up() -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
     for top in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"):
-        for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
-            group.rmdir()
-        top.rmdir()
+        remove_groups(top)
+
+
+def remove_groups(top: Path) -> None:
+    """Remove a cgroup of these tests and all below, which must be empty."""
+    for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
+        group.rmdir()
+    top.rmdir()
 
 
 def running_agent(settings: str = "") -> Iterator[AgentProcess]:

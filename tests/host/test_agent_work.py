@@ -34,7 +34,17 @@ from diycloud.agent.protocol import (
     Wish,
 )
 from diycloud.errors import Conflict, InvalidInput, PermissionDenied, TooManyRequests, Unavailable
-from tests.host.agent_process import PREFIX, UID_MAX, UID_MIN, AgentProcess, running_agent, wish
+from tests.host.agent_process import (
+    CGROUP,
+    PREFIX,
+    UID_MAX,
+    UID_MIN,
+    AgentProcess,
+    account_files,
+    remove_groups,
+    running_agent,
+    wish,
+)
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="accounts can be made by root only")
 
@@ -92,10 +102,10 @@ def test_an_account_is_made_whole(agent: AgentProcess) -> None:
 def test_what_is_right_costs_nothing(agent: AgentProcess) -> None:
     name = f"{PREFIX}twice"
     made(agent, name)
-    before = {path: os.stat(path).st_mtime_ns for path in ("/etc/passwd", "/etc/shadow", f"/home/{name}")}
+    before = account_files(), os.stat(f"/home/{name}").st_ctime_ns, agent.paths.managed.stat().st_ino
     (outcome,) = ensure(agent, Account(wish(name), create=True))
     assert (outcome.code, outcome.changed) == ("", False)
-    assert {path: os.stat(path).st_mtime_ns for path in before} == before
+    assert (account_files(), os.stat(f"/home/{name}").st_ctime_ns, agent.paths.managed.stat().st_ino) == before
 
 
 def test_locked_means_no_password_no_key_no_cron_and_back(agent: AgentProcess) -> None:
@@ -156,10 +166,10 @@ def test_a_name_the_host_has_is_refused_and_left_alone(agent: AgentProcess) -> N
     name, group = f"{PREFIX}byhand", f"{PREFIX}group"
     subprocess.run(["useradd", "-M", "-u", "50900", name], check=True)
     subprocess.run(["groupadd", "-g", "50901", group], check=True)
-    before = Path("/etc/passwd").read_text()
+    before = account_files()
     outcomes = ensure(agent, *(Account(wish(n), create=True) for n in (name, group)))
     assert [outcome.code for outcome in outcomes] == ["conflict", "conflict"]
-    assert Path("/etc/passwd").read_text() == before
+    assert account_files() == before
 
 
 def test_a_home_that_is_there_is_never_taken_over(agent: AgentProcess) -> None:
@@ -304,8 +314,8 @@ def test_sync_makes_the_host_equal_and_the_second_time_does_nothing() -> None:
         subprocess.run(["usermod", "-s", "/bin/sh", names[0]], check=True)
         subprocess.run(["passwd", "-q", "-d", names[1]], check=True)
         subprocess.run(["userdel", names[2]], check=True)
-        for limit in Path("/sys/fs/cgroup/pids").glob(f"*/{names[3]}/pids.max"):
-            limit.write_text("max")
+        for limit in Path("/sys/fs/cgroup/cpu").glob(f"*/{names[3]}/cpu.cfs_quota_us"):
+            limit.write_text("-1")
         report = sync(agent, wishes)
         assert set(report.mended) >= {names[0], names[2], names[3]}
         assert pwd.getpwnam(names[2]).pw_uid == os.stat(f"/home/{names[2]}").st_uid, "the home was kept, with its UID"
@@ -390,7 +400,8 @@ def test_limits_are_back_after_a_boot_before_the_server_is_up() -> None:
         limits = list(Path("/sys/fs/cgroup/memory").glob(f"*/{name}/memory.limit_in_bytes"))
         if not limits:
             pytest.skip("no cgroup v1 memory controller")
-        limits[0].parent.rmdir()
+        for folder in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}/{name}"):
+            remove_groups(folder)
         agent.start()
         assert limits[0].read_text().strip() == str(64 << 20)
 

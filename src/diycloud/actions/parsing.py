@@ -152,6 +152,16 @@ def decode_json(body: bytes) -> dict[str, Any]:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The body is not JSON: {error}.") from None
+    if b"\\u" in body:
+        _refuse_surrogates(value)
     if not isinstance(value, dict):
         raise InvalidInput("The body is not a JSON object.", 'Send {"field": value, …}.')
     return value
+
+
+def _refuse_surrogates(value: object) -> None:
+    """Raise InvalidInput for half a surrogate pair: no text that could be stored or shown (RFC 8259, 8.2)."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("The JSON has half a character (a lone surrogate).", "Send text as UTF-8.") from None

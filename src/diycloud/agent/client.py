@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -31,6 +32,7 @@ T = TypeVar("T")
 CONNECTIONS = 8
 MARGIN_S = 5.0
 """How much longer than the deadline an answer is waited for: the agent says itself that it was too slow."""
+QUEUE_TRIES, QUEUE_PAUSE_S = 100, 0.02
 _PART = MAX_FRAME * 3 // 4
 _decoder = msgspec.msgpack.Decoder(Reply)
 
@@ -110,10 +112,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        if self._kept:
-            connection = self._kept.pop()
-        else:
-            connection = Connection(*await asyncio.open_unix_connection(str(self._path)))
+        connection = self._kept.pop() if self._kept else await _open_connection(self._path)
         try:
             yield connection
         except DiyCloudError as error:
@@ -134,12 +133,30 @@ def call_blocking(path: Path, message: Message, answer: type[T], *, deadline: fl
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(deadline + MARGIN_S)
-            line.connect(str(path))
+            _connect(line, path)
             line.sendall(_frame(1, message, deadline))
             frame = _receive(line, protocol.frame_length(_receive(line, 4)))
     except (OSError, EOFError) as error:
         raise _silent(error) from error
     return _open_reply(frame, 1, answer)
+
+
+def _connect(line: socket.socket, path: Path) -> None:
+    """Connect, waiting a while if the socket's queue is full (unix(7): EAGAIN)."""
+    for _ in range(QUEUE_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            line.connect(str(path))
+            return
+        time.sleep(QUEUE_PAUSE_S)
+    line.connect(str(path))
+
+
+async def _open_connection(path: Path) -> Connection:
+    for _ in range(QUEUE_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return Connection(*await asyncio.open_unix_connection(str(path)))
+        await asyncio.sleep(QUEUE_PAUSE_S)
+    return Connection(*await asyncio.open_unix_connection(str(path)))
 
 
 def _receive(line: socket.socket, length: int) -> bytes:

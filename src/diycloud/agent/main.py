@@ -8,7 +8,11 @@ import gc
 import os
 import signal
 import sys
+import time
+from collections import Counter
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -64,12 +68,43 @@ async def _clean(agent: Agent, server: Server) -> None:
         await asyncio.sleep(TRASH_SECONDS)
 
 
+class Flood:
+    """A structlog processor: what a caller can cause without end is logged a few times a second, and then counted.
+
+    Changes of accounts are always logged. `unsaid` on a line: how many of its kind were dropped before it.
+    """
+
+    REFUSALS = frozenset({"refused", "account refused", "message refused", "connection refused", "connection lost"})
+    A_SECOND = 20
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._said: Counter[str] = Counter()
+        self._unsaid: Counter[str] = Counter()
+
+    def __call__(self, logger: object, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event = str(line.get("event"))
+        if event not in self.REFUSALS:
+            return line
+        if (now := int(time.monotonic())) != self._second:
+            self._second = now
+            self._said.clear()
+        self._said[event] += 1
+        if self._said[event] > self.A_SECOND:
+            self._unsaid[event] += 1
+            raise structlog.DropEvent
+        if unsaid := self._unsaid.pop(event, 0):
+            line["unsaid"] = unsaid
+        return line
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="diycloud-agent", description=__doc__)
     parser.add_argument("--prefix", default="/", help="folder that all of the platform's places are under (tests)")
     paths = Paths(parser.parse_args().prefix)
     structlog.configure(
         processors=[
+            Flood(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper("iso"),
             structlog.processors.format_exc_info,

@@ -18,6 +18,8 @@ from diycloud.host.accounts import HostAccounts, PosixAccount
 
 MAX_LISTED = 300
 """Names in each list of a report, so that it fits a frame; the rest are counted in the log."""
+MAX_PAGE = 65_536
+"""Bytes: the kernel keeps a memory limit in whole pages, of 64 KiB at most (arm64, ppc64)."""
 MAX_LOCKED_SHARE, MAX_LOCKED = 0.10, 3
 
 
@@ -125,9 +127,12 @@ def _is_limited(agent: Agent, entry: Entry) -> bool:
     if agent.slices is None:
         return True
     try:
-        return agent.slices.read_limits(entry.name, entry.uid) == entry.limits
+        found = agent.slices.read_limits(entry.name, entry.uid)
     except DiyCloudError:
         return False
+    if found is None or (found.cpu, found.tasks) != (entry.limits.cpu, entry.tasks):
+        return False
+    return 0 <= entry.memory - found.memory < MAX_PAGE
 
 
 def _lock_orphans(

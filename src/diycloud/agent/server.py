@@ -30,6 +30,8 @@ from diycloud.system.contract import Owner, System
 
 PER_UID = 32
 IN_ALL = 128
+BACKLOG = 1024
+"""Connections that wait to be accepted: a crowd of the server's must not keep root out."""
 IDLE_SECONDS = 300.0
 MAX_WAITING = 64
 """Requests that wait in each pool; more are told to come again."""
@@ -89,7 +91,9 @@ class Server:
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then finish what runs and close."""
-        server = await asyncio.start_unix_server(self._connected, sock=listener, limit=protocol.MAX_FRAME)
+        server = await asyncio.start_unix_server(
+            self._connected, sock=listener, limit=protocol.MAX_FRAME, backlog=BACKLOG
+        )
         await stop.wait()
         self._stopping = True
         server.close()
@@ -279,6 +283,6 @@ def listen(system: System, path: Path, server_user: str) -> tuple[socket.socket,
         os.umask(before)
     os.chown(path, 0, gid, follow_symlinks=False)
     path.chmod(0o660)
-    listener.listen(64)
+    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener, uid

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-
-import msgspec
 
 from diycloud.core import install_steps as do
 from diycloud.core.install_log import InstallLog
 from diycloud.core.installation import Installation
+from diycloud.core.options import InstallOptions
 from diycloud.core.steps import Printer, Step, StepFailed, run_steps
 from diycloud.errors import DiyCloudError, InvalidInput
 from diycloud.system import System
@@ -37,52 +34,6 @@ STEPS: tuple[Step[Installation], ...] = (
     Step("First administrator", do.first_administrator),
     Step("Check that it answers", do.check),
 )
-
-
-class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be chosen. admin_password: empty makes a one-time password. domain: the name people type."""
-
-    admin_name: str = "admin"
-    admin_password: str = ""
-    domain: str = ""
-    https_port: int | None = None
-    http_port: int | None = None
-    without_packages: bool = False
-    dry_run: bool = False
-    prefix: str = "/"
-
-
-def options_from(
-    given: Mapping[str, object], environ: Mapping[str, str] = os.environ, read: Callable[[str], str] | None = None
-) -> InstallOptions:
-    """Return the options: what was given wins, then DIYCLOUD_ADMIN_NAME, DIYCLOUD_HTTPS_PORT and so on.
-
-    given: option names (admin_password_file too) with None for those not given. Raises InvalidInput.
-    """
-    values: dict[str, object] = {}
-    for name in (*InstallOptions.__struct_fields__, "admin_password_file"):
-        value = given.get(name)
-        if value is None:
-            value = environ.get(f"DIYCLOUD_{name.upper()}")
-        if value is not None:
-            values[name] = value
-    file = values.pop("admin_password_file", None)
-    if file:
-        values["admin_password"] = (read or _read_first_line)(str(file))
-    try:
-        return msgspec.convert(values, InstallOptions, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"{error}.", "`diycloud install --help` lists the options.") from error
-
-
-def _read_first_line(path: str) -> str:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error}.") from error
-    if not lines or not lines[0]:
-        raise InvalidInput(f"{path} is empty.", "Its first line is the password.")
-    return lines[0]
 
 
 def install(system: System, options: InstallOptions, out: Printer) -> int:

@@ -31,7 +31,9 @@ class InstallLog:
     def __enter__(self) -> InstallLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if value is not None:
             self.write(f"ended by {type(value).__name__}: {value}")
         self._file.close()

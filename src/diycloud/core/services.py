@@ -127,10 +127,11 @@ class Platform:
     def up(self, *, restart: bool = False) -> list[str]:
         """Start what does not run; with restart, start ours again, so that a new program runs. Returns what was started."""
         self._take_over_nginx()
+        # A supervisor that is not there yet starts everything at once; each is then only waited for.
+        fresh = isinstance(self._manager, Supervisor) and not self._manager.is_up()
         started = []
         for name in self.names:
-            active = self._manager.is_active(name)
-            if not active:
+            if fresh or not self._manager.is_active(name):
                 self._manager.start(name)
             elif restart and name != self.nginx:
                 self._manager.restart(name)
@@ -178,5 +179,5 @@ class Platform:
         pid = (self._system.read("/run/nginx.pid") or "").strip()
         if pid.isdigit() and (self._system.read(f"/proc/{pid}/comm") or "").strip() == "nginx":
             self._system.run([self._table.nginx.binary, "-c", self._table.nginx.config, "-s", "quit"])
-            still = f'while [ -e /proc/{pid} ]; do sleep 0.1; done'
+            still = f"while [ -e /proc/{pid} ]; do sleep 0.1; done"
             self._system.run(["timeout", "30", "sh", "-c", still])

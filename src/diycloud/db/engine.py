@@ -12,6 +12,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -35,6 +36,10 @@ _PRAGMAS = (
 )
 
 
+_text = partial(str, encoding="utf-8", errors="replace")
+"""One row that somebody wrote in another encoding must not stop the reading of all."""
+
+
 def connect(path: Path) -> Engine:
     """Return an engine of one kept connection to a SQLite file, with the platform's settings."""
     engine = create_engine(
@@ -45,6 +50,7 @@ def connect(path: Path) -> Engine:
     def _set_up(connection: sqlite3.Connection, _record: object) -> None:
         for pragma in _PRAGMAS:
             connection.execute(pragma)
+        connection.text_factory = _text
 
     return engine
 

@@ -136,9 +136,20 @@ BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
     """CREATE TRIGGER users_is_active_on AFTER UPDATE OF is_active ON users
 WHEN NEW.is_active AND NEW.status = 'inactive'
 BEGIN UPDATE users SET status = 'active' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_not_now AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status IN ('deleted', 'purging', 'purge-error')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
     """CREATE TRIGGER users_insert_inactive AFTER INSERT ON users
 WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
 BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_insert_not_active AFTER INSERT ON users
+WHEN NEW.is_active AND NEW.status NOT IN ('pending', 'active')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
+    # A name that is free again starts above every generation it ever had: ids are never given twice, and nobody
+    # changes one user a million times. The agent refuses what is older than the purge.
+    """CREATE TRIGGER users_first_generation AFTER INSERT ON users
+WHEN NEW.generation = 1 AND NEW.host_generation = 0
+BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END""",
     # pending → active is the host's answer, not a new wish.
     """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash ON users
 WHEN (NEW.full_name, NEW.shell) <> (OLD.full_name, OLD.shell)

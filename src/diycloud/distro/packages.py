@@ -145,7 +145,9 @@ class Apt:
         answer = self._system.query(["dpkg-query", "-W", "-f", "${Conffiles}\n", owner]).stdout
         digests = dict(line.split()[:2] for line in answer.splitlines() if line.strip())
         # MD5 is what dpkg keeps; nothing is trusted because of it.
-        return digests.get(path) == hashlib.md5(text.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
+        return (
+            digests.get(path) == hashlib.md5(text.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
+        )
 
     def _version(self, package: str) -> str | None:
         answer = self._system.query(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}\t${Version}\n", package])

@@ -108,9 +108,9 @@ class Supervisor:
         changed = self._ensure_base()
         path = self._program(service.name)
         text = render_program(service, logs=self._paths.logs, autostart=self.is_enabled(service.name))
-        changed |= self._system.write(path, text, mode=0o600)
+        changed |= self._system.write(path, text)
         folders = msgspec.json.encode(service.folders).decode() + "\n"
-        return self._system.write(self._folders(service.name), folders, mode=0o600) or changed
+        return self._system.write(self._folders(service.name), folders) or changed
 
     def _ensure_base(self) -> bool:
         for folder in (self._paths.config_dir, self._paths.logs, self._paths.run):
@@ -119,7 +119,7 @@ class Supervisor:
         for folder in (self.config, self.config / "conf.d", self.run_dir):
             self._system.make_dir(folder, mode=0o700)
         text = render("supervisor/supervisord.conf", run=self.run_dir, logs=self._paths.logs, config=self.config)
-        return self._system.write(self._main, text, mode=0o600)
+        return self._system.write(self._main, text)
 
     def remove(self, name: str) -> bool:
         there = self._system.exists(self._program(name))
@@ -227,7 +227,7 @@ class Supervisor:
         text = self._system.read(path)
         if text is None:
             raise HostError(f"There is no service {name}.")
-        self._system.write(path, re.sub(r"(?m)^autostart = \w+$", f"autostart = {value}", text), mode=0o600)
+        self._system.write(path, re.sub(r"(?m)^autostart = \w+$", f"autostart = {value}", text))
 
     def _control(self, *arguments: str, timeout: float = 120) -> None:
         self._system.run([*self._ctl, *arguments], timeout=timeout)

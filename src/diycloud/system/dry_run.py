@@ -64,6 +64,9 @@ class DryRun(Fake):
         if before == text:
             return False
         self._show(f"write      {path}   (mode {mode:04o})")
+        if not mode & 0o077:
+            self._show("           (its content is for its owner only)")
+            return True
         for line in difflib.unified_diff((before or "").splitlines(), text.splitlines(), lineterm="", n=1):
             if not line.startswith(("---", "+++")):
                 self._show(f"           {line}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 from sqlalchemy import Connection
 
 from diycloud.actions.services import Agent
 from diycloud.agent import protocol as wire
 from diycloud.db.engine import Database
-from diycloud.errors import BY_CODE, DiyCloudError, HostError, Unavailable
+from diycloud.errors import BY_CODE, DiyCloudError, HostError, InvalidInput, Unavailable
 from diycloud.units import format_size
 from diycloud.users import models, repository
 from diycloud.users.models import Row, Status
@@ -17,27 +18,47 @@ from diycloud.users.models import Row, Status
 LOCKED = frozenset({Status.INACTIVE, Status.DELETED, Status.PURGE_ERROR})
 
 
+_NAME, _SHELL, _SHADOW = (re.compile(get_args(kind)[1].pattern) for kind in (wire.Name, wire.Shell, wire.Shadow))
+_NOT_IN_GECOS = re.compile(r"[\x00-\x1f\x7f:,]")
+"""Control characters, and the two that passwd's GECOS field gives a meaning."""
+
+
+def impossible(row: Row) -> str:
+    """Return why a row that somebody wrote by hand can have no account, empty if it can.
+
+    One such row must not hold up the others: the agent refuses a whole message for one value that cannot be.
+    """
+    if not isinstance(row.username, str) or not _NAME.match(row.username):
+        return "This name can have no account: 1–32 characters a–z, 0–9, _ and -, starting with a letter or _."
+    if not isinstance(row.generation, int) or not 0 <= row.generation <= 1 << 53:
+        return "The column generation was changed by hand; it must be a whole number."
+    return ""
+
+
 def wish(row: Row) -> wire.Wish:
-    """Return what the host should make of a user."""
+    """Return what the host should make of a user. What people wrote by hand and cannot be gives way to the default."""
     return wire.Wish(
         name=row.username,
         generation=row.generation,
         limits=wire.Limits(cpu=row.allocation.cpu, memory=row.allocation.memory, tasks=row.allocation.tasks),
         state=wire.State.LOCKED if row.status in LOCKED else wire.State.ACTIVE,
-        full_name=re.sub(r"[:,]", " ", row.full_name)[
-            :100
-        ],  # the two characters that passwd's GECOS field gives a meaning
-        shell=row.shell,
+        full_name=_NOT_IN_GECOS.sub(" ", row.full_name)[:100],
+        shell=row.shell if _SHELL.match(row.shell) else "/bin/bash",
     )
 
 
 async def settle(database: Database, agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
-    """Make the host equal to some rows and note each answer. At most wire.MAX_BATCH rows.
+    """Make the host equal to some rows and note each answer, in their order. At most wire.MAX_BATCH rows.
 
-    A row whose account is not there yet is created. Raises Unavailable if the agent does not answer; the wishes stay.
+    A row whose account never was there is created. Raises Unavailable if the agent does not answer; the wishes stay.
     """
-    accounts = [wire.Account(wish(row), row.shadow_hash, create=row.status is Status.PENDING) for row in rows]
-    outcomes = await agent.call(wire.EnsureAccounts(accounts), list[wire.Outcome])
+    why = [impossible(row) for row in rows]
+    accounts = [_account(row) for row, reason in zip(rows, why, strict=True) if not reason]
+    answers = iter(await agent.call(wire.EnsureAccounts(accounts), list[wire.Outcome]) if accounts else [])
+    outcomes = [
+        wire.Outcome(row.username, code=InvalidInput.code, message=reason) if reason else next(answers)
+        for row, reason in zip(rows, why, strict=True)
+    ]
 
     def note(connection: Connection) -> None:
         for row, outcome in zip(rows, outcomes, strict=True):
@@ -47,6 +68,11 @@ async def settle(database: Database, agent: Agent, rows: list[Row]) -> list[wire
 
     await database.write(note)
     return outcomes
+
+
+def _account(row: Row) -> wire.Account:
+    shadow = row.shadow_hash if row.shadow_hash and _SHADOW.match(row.shadow_hash) else None
+    return wire.Account(wish(row), shadow, create=row.uid is None)
 
 
 def failure(outcome: wire.Outcome) -> DiyCloudError:

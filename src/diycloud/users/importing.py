@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -51,51 +51,61 @@ class Candidate(NamedTuple):
         return ImportRow(self.line, self.username, outcome, shown, self.warnings, errors)
 
 
+class Table(NamedTuple):
+    """A CSV text taken apart. heading: column names in lower case; rows: number of the line a row starts on → cells."""
+
+    heading: list[str]
+    rows: dict[int, list[str]]
+
+
+def read_table(text: str) -> Table:
+    """Take a CSV text apart; commas, semicolons or tabs between the cells. Empty lines are left out.
+
+    Raises InvalidInput for what is no CSV, and for more than MAX_ROWS rows.
+    """
+    text = text.removeprefix("\ufeff")
+    delimiter = max((",", ";", "\t"), key=text.partition("\n")[0].count)  # Excel writes what its country uses
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    rows: dict[int, list[str]] = {}
+    try:
+        heading = [name.strip().lower() for name in next(reader, [])]
+        start = reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows[start] = cells
+            start = reader.line_num + 1
+            if len(rows) > MAX_ROWS:
+                raise InvalidInput(f"csv: more than {MAX_ROWS} rows.", "Split the file.")
+    except csv.Error as error:
+        raise InvalidInput(
+            f"csv: line {reader.line_num}: {error}.", "Put double quotes around text with commas."
+        ) from None
+    return Table(heading, rows)
+
+
 def parse_csv(text: str) -> list[Candidate]:
     """Return the rows of a CSV text, each parsed or with all that is wrong in it.
 
     Raises InvalidInput if there is no usable heading: nothing can be said of single rows then.
     """
-    text = text.removeprefix("\ufeff")
-    heading_line = text.partition("\n")[0]
-    dialect = max((",", ";", "\t"), key=heading_line.count)  # Excel writes what its country uses
-    reader = csv.reader(io.StringIO(text), delimiter=dialect, strict=True)
-    try:
-        heading = [name.strip().lower() for name in next(reader, [])]
-        _check_heading(heading)
-        return list(_candidates(reader, heading))
-    except csv.Error as error:
-        raise InvalidInput(
-            f"csv: line {reader.line_num}: {error}.", "Put double quotes around text with commas."
-        ) from None
+    table = read_table(text)
+    _check_heading(table.heading)
+    return [_candidate(line, cells, table.heading) for line, cells in table.rows.items()]
 
 
 def _check_heading(heading: list[str]) -> None:
     known = fields_of(CreateUser)
     errors = [
-        FieldError(f"line 1, column {i}", f"{name!r} is no column; there are: {', '.join(known)}")
-        for i, name in enumerate(heading, 1)
+        FieldError(f"line 1, column {number}", f"{name[:60]!r} is no column; there are: {', '.join(known)}")
+        for number, name in enumerate(heading, 1)
         if name not in known
     ]
-    errors += [
-        FieldError(f"line 1, column {name}", "is there twice")
-        for name in sorted({n for n in heading if heading.count(n) > 1})
-    ]
+    twice = sorted({name for name in heading if heading.count(name) > 1})
+    errors += [FieldError(f"line 1, column {name}", "is there twice") for name in twice]
     if "username" not in heading:
         errors.append(FieldError("line 1", "a heading with the column username is needed"))
     if errors:
         raise InvalidInput.of(errors)
-
-
-def _candidates(reader: Iterator[list[str]], heading: list[str]) -> Iterator[Candidate]:
-    line = 2
-    for count, cells in enumerate(reader):
-        if count >= MAX_ROWS:
-            raise InvalidInput(f"csv: more than {MAX_ROWS} rows.", "Split the file.")
-        start, line = line, reader.line_num + 1  # type: ignore[attr-defined]  # csv's reader has line_num
-        if not any(cell.strip() for cell in cells):
-            continue
-        yield _candidate(start, cells, heading)
 
 
 def _candidate(line: int, cells: list[str], heading: list[str]) -> Candidate:

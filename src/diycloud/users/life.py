@@ -11,7 +11,7 @@ from diycloud.actions.dispatcher import Context
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
-from diycloud.errors import Conflict, DiyCloudError, Unavailable
+from diycloud.errors import Conflict, DiyCloudError, PermissionDenied, Unavailable
 from diycloud.units import human_size
 from diycloud.users import host, repository, service
 from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewPurge, PurgeUser, RestoreUser
@@ -35,7 +35,7 @@ async def _lock_out(ctx: Context, username: str, to: Status, *, keep_running: bo
     service.check_transition(row, to)
     service.keep_an_admin(ctx, row)
     changed = await _move(ctx, row, to, end_sessions=True)
-    if keep_running or row.portal_only:
+    if keep_running or row.portal_only or changed.user.uid is None:
         return changed
     try:
         await ctx.services.agent.call(wire.StopWorkloads(username), int)
@@ -73,7 +73,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
     row = service.get(ctx.services, action.username)
-    if row.portal_only:
+    if row.portal_only or row.uid is None:
         return PurgePlan(row.username, row.status, None, "", "0B", 0, 0)
     left = await ctx.services.agent.call(wire.PurgePreview(row.username), wire.Remains)
     size = human_size(left.home_bytes)
@@ -104,6 +104,9 @@ async def finish_purge(services: Services, row: Row) -> None:
         except Unavailable:
             raise  # stays purging: reconcile goes on when the agent is back
         except DiyCloudError as error:
+            if isinstance(error, PermissionDenied) and row.uid is None:  # a name of the host's, written here by hand
+                await services.database.write(repository.remove, row.id)
+                return
             problem: dict[str, Any] = {"status": Status.PURGE_ERROR, "host_problem": error.message[:500]}
             await services.database.write(repository.change, row.id, problem)
             raise

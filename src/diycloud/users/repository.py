@@ -30,6 +30,7 @@ _WIDTH = len(_COLUMNS) - 6
 _ROW: Select[Any] = select(*_COLUMNS).select_from(_JOIN)
 _BY_NAME = str(_ROW.where(users.c.username == text("?")).compile(compile_kwargs={"literal_binds": True}))
 _DEFAULTS = Allocation()
+LEAST_MEMORY = 16 << 20
 NOW = func.current_timestamp()
 
 SORT_COLUMNS: dict[str, ColumnElement[Any]] = {
@@ -44,12 +45,13 @@ SORT_COLUMNS: dict[str, ColumnElement[Any]] = {
 }
 
 
-def _size(value: object, default: int) -> int:
-    """Return the bytes of a size column. People may have written anything there; what is no size means the default."""
+def _size(value: object, default: int, least: int = 1) -> int:
+    """Return the bytes of a size column. People may have written anything there; what cannot be means the default."""
     try:
-        return parse_size(str(value), bare="M")
+        size = parse_size(str(value), bare="M")
     except InvalidInput:
         return default
+    return size if size >= least else default
 
 
 def _to_row(values: Sequence[Any]) -> Row:
@@ -57,10 +59,10 @@ def _to_row(values: Sequence[Any]) -> Row:
     soft = _size(disk, _DEFAULTS.disk)
     allocation = Allocation(
         cpu=cpu if isinstance(cpu, float | int) and 0.01 <= cpu <= 4096 else _DEFAULTS.cpu,
-        memory=_size(memory, _DEFAULTS.memory),
+        memory=_size(memory, _DEFAULTS.memory, LEAST_MEMORY),
         disk=soft,
         disk_hard=_size(hard, 2 * soft),
-        tasks=tasks if isinstance(tasks, int) and tasks >= 16 else _DEFAULTS.tasks,
+        tasks=tasks if isinstance(tasks, int) and 16 <= tasks <= 4_000_000 else _DEFAULTS.tasks,
         gpu=bool(gpu),
     )
     row = dict(zip(_NAMES, values, strict=False))
@@ -158,6 +160,13 @@ def settle(connection: Connection, user_id: int, generation: int, *, uid: int | 
     connection.execute(update(users).where(users.c.id == user_id).values(values))
 
 
+def note_lost_passwords(connection: Connection, names: Iterable[str]) -> None:
+    """Note that the host has no password for some users: their next sign-in gives it one."""
+    for name in names:
+        lost = update(users).where(users.c.username == name, users.c.shadow_hash.is_(None))
+        connection.execute(lost.values(shadow_set=0))
+
+
 def remove(connection: Connection, user_id: int) -> None:
     """Remove a user's rows. The audit stays: it tells what happened under the name."""
     for table in (sessions, allocations):
@@ -198,6 +207,12 @@ def promised(connection: Connection) -> tuple[float, int]:
     query = query.where(users.c.status.in_([Status.PENDING, Status.ACTIVE, Status.INACTIVE]), users.c.portal_only == 0)
     rows = connection.execute(query).all()
     return sum(cores for _, _, cores in rows), sum(_size(memory, _DEFAULTS.memory) * count for memory, count, _ in rows)
+
+
+def count_by_status(connection: Connection) -> dict[str, int]:
+    """Return how many users each status has."""
+    query = select(users.c.status, func.count()).group_by(users.c.status)
+    return {row.status: row[1] for row in connection.execute(query)}
 
 
 def tidy(connection: Connection) -> int:
@@ -276,10 +291,21 @@ def _parse_cursor(cursor: str, sort: str, descending: bool) -> tuple[bool, tuple
         side, of_sort, of_descending, key, row_id = json.loads(
             base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         )
-        if side not in ("<", ">") or type(row_id) is not int or not isinstance(key, str | int | float):
+        if side not in ("<", ">") or not _is_id(row_id) or not _is_key(key):
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InvalidInput("cursor: is not one this list gave", "Start from the first page.") from None
     if (of_sort, of_descending) != (sort, descending):
         raise InvalidInput("cursor: belongs to another order", "Start from the first page.")
     return side == "<", (key, row_id)
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _is_key(value: object) -> bool:
+    """Tell whether SQLite can take a value of a cursor, which may come from anywhere."""
+    if isinstance(value, str):
+        return not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, float) or _is_id(value)

@@ -13,13 +13,15 @@ import structlog
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.errors import NotFound, Unavailable
+from diycloud.errors import DiyCloudError, NotFound
 from diycloud.users import service
 from diycloud.users.actions import ReadUsage
 from diycloud.users.models import Reading, Row, Usage
 
 log = structlog.get_logger()
 EVERY_S = 2.0
+LATELY_S = 60.0
+MAX_REMEMBERED = 10_000
 
 
 def usage(row: Row, now: wire.Usage | None, before: wire.Usage | None) -> Usage:
@@ -63,37 +65,57 @@ class Gauges:
         self._current: dict[str, Usage] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def watch(self, username: str) -> AsyncIterator[Usage]:
-        """Yield a reading every two seconds until the caller stops."""
+    async def glance(self, row: Row) -> Usage | None:
+        """Return one reading for a page; CPU is the mean since the user was last looked at, if that was lately.
+
+        None if the agent does not answer.
+        """
+        try:
+            now = (await _read(self._services, [row.username])).get(row.username)
+        except DiyCloudError:
+            return None
+        before = self._last.get(row.username)
+        if now is not None and row.username not in self._watchers:
+            self._remember(now)
+        return usage(row, now, before if before and now and now.at - before.at < LATELY_S else None)
+
+    def _remember(self, reading: wire.Usage) -> None:
+        self._last[reading.name] = reading
+        if len(self._last) > MAX_REMEMBERED:
+            del self._last[next(iter(self._last))]
+
+    async def watch(self, username: str) -> AsyncIterator[Usage | None]:
+        """Yield a reading every two seconds until the caller stops; None while there is none."""
         self._watchers[username] = self._watchers.get(username, 0) + 1
         if self._task is None:
             self._task = asyncio.create_task(self._read_on())
-        seen = -1
+        seen = self._ticks
         try:
             while True:
                 async with self._tick:
-                    await self._tick.wait_for(lambda: self._ticks > seen and username in self._current)  # noqa: B023
+                    while self._ticks <= seen:
+                        await self._tick.wait()
                     seen = self._ticks
-                yield self._current[username]
+                yield self._current.get(username)
         finally:
             self._watchers[username] -= 1
             if not self._watchers[username]:
                 del self._watchers[username]
-                self._current.pop(username, None)
 
     async def _read_on(self) -> None:
         while self._watchers:
-            names = list(self._watchers)[:1000]
+            names = list(self._watchers)[: wire.MAX_READ]
+            current: dict[str, Usage] = {}
             try:
                 fresh = await _read(self._services, names)
                 for name in names:
                     with contextlib.suppress(NotFound):
-                        self._current[name] = usage(
-                            service.get(self._services, name), fresh.get(name), self._last.get(name)
-                        )
-                self._last = fresh
-            except Unavailable as error:
+                        current[name] = usage(service.get(self._services, name), fresh.get(name), self._last.get(name))
+                for reading in fresh.values():
+                    self._remember(reading)
+            except DiyCloudError as error:
                 log.warning("no gauges", reason=str(error))
+            self._current = current
             async with self._tick:
                 self._ticks += 1
                 self._tick.notify_all()
@@ -107,7 +129,9 @@ class Gauges:
                 await self._task
 
 
-def as_event(reading: Usage) -> bytes:
+def as_event(reading: Usage | None) -> bytes:
     """Return a reading as a server-sent event (WHATWG HTML, 9.2)."""
+    if reading is None:
+        return b"event: unavailable\ndata: {}\n\n"
     body: dict[str, Any] = msgspec.to_builtins(reading)
     return b"data: " + msgspec.json.encode(body) + b"\n\n"

@@ -1,22 +1,239 @@
-"""The portal's pages."""
+"""What every page of the portal shares: who looks, the form's protection, rendering, errors.
+
+The pages themselves are functions in pages.py, people.py and importing.py, each in that module's PAGES.
+"""
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute
+import base64
+import contextlib
+import json
+import mimetypes
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlencode
 
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute
+from starlette.routing import Route as StarletteRoute
+
+from diycloud import __version__
+from diycloud.actions.action import Action
 from diycloud.actions.dispatcher import Dispatcher
+from diycloud.actions.parsing import Source
 from diycloud.auth.service import SignIn
+from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied
+from diycloud.users import repository
 from diycloud.users.usage import Gauges
+from diycloud.web import identity
+from diycloud.web.identity import Visitor
+from diycloud.web.problems import STATUS
+from diycloud.web.templating import CONTENT_SECURITY_POLICY, STATIC, environment
+
+R = TypeVar("R")
+MAX_FORM = 9 << 20
+FLASH = "__Host-diycloud-flash"
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "cache-control": "no-store",
+}
+_COOKIE = {"path": "/", "secure": True, "httponly": True, "samesite": "lax"}
+
+
+class Person(NamedTuple):
+    """Who is signed in, as the masthead shows it."""
+
+    username: str
+    full_name: str
+    role: str
+
+
+class Page:
+    """One request for a page: who looks, what was sent, and how to answer."""
+
+    def __init__(self, portal: Portal, request: Request, visitor: Visitor, form: FormData | None) -> None:
+        self.portal = portal
+        self.request = request
+        self.visitor = visitor
+        self.form = form
+
+    @property
+    def path(self) -> Mapping[str, str]:
+        return self.request.path_params
+
+    def sent(self, *names: str) -> dict[str, str]:
+        """Return the text fields that the form sent, of those names."""
+        assert self.form is not None
+        return {name: value for name in names if isinstance(value := self.form.get(name), str)}
+
+    async def run(self, action: type[Action[R]], raw: Mapping[str, Any]) -> R:
+        """Submit an action as the one who looks."""
+        return await self.portal.dispatcher.submit(self.visitor.actor, action, raw, Source.TEXT)
+
+    def render(self, template: str, status: int = 200, **context: Any) -> Response:
+        """Answer with a page."""
+        text = self.portal.templates.get_template(template).render(
+            host=self.portal.host,
+            version=__version__,
+            actor=self._person(),
+            csrf=self.visitor.csrf,
+            flashes=_read_flashes(self.request),
+            **{"status": status, **context},
+        )
+        response = Response(text, status, HEADERS, "text/html; charset=utf-8")
+        if FLASH in self.request.cookies:
+            response.delete_cookie(FLASH, **_COOKIE)  # type: ignore[arg-type]  # the keywords are its own
+        return response
+
+    def redirect(self, path: str, *flashes: tuple[str, str]) -> Response:
+        """Answer a post with another page. flashes: kind (ok, info, warn, error) and text, shown there once."""
+        response = RedirectResponse(path, 303, HEADERS)
+        if flashes:
+            kept = json.dumps([[kind, text[:300]] for kind, text in flashes[:4]])
+            value = base64.urlsafe_b64encode(kept.encode()).decode()
+            response.set_cookie(FLASH, value, max_age=60, **_COOKIE)  # type: ignore[arg-type]  # the keywords are its own
+        return response
+
+    def set_session(self, response: Response, token: str, max_age: int) -> Response:
+        response.set_cookie(identity.COOKIE, token, max_age=max_age, **_COOKIE)  # type: ignore[arg-type]
+        return response
+
+    def end_session(self, response: Response) -> Response:
+        response.delete_cookie(identity.COOKIE, **_COOKIE)  # type: ignore[arg-type]
+        return response
+
+    def _person(self) -> Person | None:
+        actor = self.visitor.actor
+        if actor.user_id is None:
+            return None
+        row = self.portal.dispatcher.services.database.read(repository.by_id, actor.user_id)
+        return Person(actor.name, row.full_name if row else "", actor.role)
+
+
+PageFunction = Callable[[Page], Awaitable[Response]]
+
+
+class Entry(NamedTuple):
+    """A row of a module's PAGES. open: for people who are not signed in or must change their password first."""
+
+    methods: str
+    path: str
+    function: PageFunction
+    open: bool = False
 
 
 class Portal:
+    """The pages as routes, and the parts they use."""
+
     def __init__(self, dispatcher: Dispatcher, sign_in: SignIn, gauges: Gauges) -> None:
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
+        self.sign_in = sign_in
+        self.gauges = gauges
+        self.templates = environment()
+        self.host = dispatcher.services.settings.server.host_name or socket.gethostname()
+        self._static = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
 
     def routes(self) -> list[BaseRoute]:
-        return []
+        """Return Starlette's routes of every page."""
+        from diycloud.web import importing, pages, people
+
+        entries = (*pages.PAGES, *people.PAGES, *importing.PAGES)
+        made: list[BaseRoute] = [
+            StarletteRoute(entry.path, self._endpoint(entry), methods=entry.methods.split()) for entry in entries
+        ]
+        return [*made, StarletteRoute("/static/{version}/{path:path}", self._static_file)]
+
+    def _endpoint(self, entry: Entry) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            visitor = identity.visitor(request, self.dispatcher.services, via="portal")
+            if not entry.open and not visitor.csrf:
+                return self._to_sign_in(request)
+            if not entry.open and visitor.actor.must_change_password:
+                return RedirectResponse("/account", 303, HEADERS)
+            page = Page(self, request, visitor, None)
+            try:
+                if request.method == "POST":
+                    page.form = await self._form(request, visitor)
+                return await entry.function(page)
+            except DiyCloudError as error:
+                return _error_page(page, error)
+
+        return endpoint
+
+    def _to_sign_in(self, request: Request) -> Response:
+        query = f"?{request.url.query}" if request.url.query else ""
+        there = request.url.path + query if request.method == "GET" else "/"
+        target = "/sign-in" if there == "/" else f"/sign-in?{urlencode({'next': there})}"
+        return RedirectResponse(target, 303, HEADERS)
+
+    async def _form(self, request: Request, visitor: Visitor) -> FormData:
+        """Return a form that this very site's page sent. Raises PermissionDenied, InvalidInput for a size unsaid or too big."""
+        identity.check_same_origin(request)
+        length = request.headers.get("content-length", "")
+        if not length.isdigit() or int(length) > MAX_FORM:
+            raise InvalidInput(f"The form is over {MAX_FORM >> 20} MiB.")
+        form = await request.form(max_files=1, max_fields=50, max_part_size=MAX_FORM)
+        if visitor.csrf:
+            identity.check_csrf(visitor, form.get("csrf"))
+        elif request.url.path != "/sign-in":
+            raise PermissionDenied("You are not signed in any more.", "Sign in and send the form again.")
+        return form
+
+    async def _static_file(self, request: Request) -> Response:
+        path = self._static.get(request.path_params["path"])
+        if path is None:
+            return self.plain_error(request, 404)
+        return _file(path)
 
     def plain_error(self, request: Request, status: int) -> Response:
-        return PlainTextResponse(str(status), status)
+        """Answer with the error page, for what no page function answers."""
+        with contextlib.suppress(DiyCloudError):
+            visitor = identity.visitor(request, self.dispatcher.services, via="portal")
+            return Page(self, request, visitor, None).render("error.html", status)
+        return Response(str(status), status, HEADERS)
+
+
+def _error_page(page: Page, error: DiyCloudError) -> Response:
+    status = STATUS.get(error.code, 500)
+    request_id = page.visitor.actor.request_id
+    response = page.render("error.html", status, message=error.message, hint=error.hint, request_id=request_id)
+    if status == 503:
+        response.headers["retry-after"] = "1"
+    return response
+
+
+def field_errors(error: DiyCloudError, names: set[str]) -> tuple[dict[str, str], str]:
+    """Return an error as the form shows it: field → what is wrong, and what belongs to no field."""
+    if isinstance(error, InvalidInput) and error.errors:
+        known = {e.field: e.message for e in error.errors if e.field in names}
+        rest = "; ".join(f"{e.field}: {e.message}" for e in error.errors if e.field not in names)
+        return known, rest
+    field, _, text = error.message.partition(": ")
+    if text and field in names:
+        return {field: text}, ""
+    return {}, str(error)
+
+
+def _read_flashes(request: Request) -> list[dict[str, str]]:
+    try:
+        found = json.loads(base64.urlsafe_b64decode(request.cookies.get(FLASH, "")))
+        return [{"kind": kind, "text": str(text)} for kind, text in found if kind in ("ok", "info", "warn", "error")]
+    except (ValueError, TypeError):
+        return []
+
+
+def _file(path: Path) -> Response:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    headers = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
+    if kind == "image/svg+xml":
+        headers["content-security-policy"] = "default-src 'none'; style-src 'unsafe-inline'"  # an SVG opened as a page
+    return Response(path.read_bytes(), 200, headers, kind)

@@ -16,7 +16,7 @@ from diycloud.auth.service import SignIn, stranger
 from diycloud.core.routes import PREFIX, ROUTES, Route
 from diycloud.errors import DiyCloudError, FieldError, InvalidInput, Unauthenticated
 from diycloud.users.actions import ImportUsers
-from diycloud.users.models import Page
+from diycloud.users.models import Created, Page, Status
 from diycloud.web import identity, problems
 
 MAX_BODY = 1 << 20
@@ -82,7 +82,8 @@ class Rest:
         result = await self._dispatcher.submit(found.actor, route.action, raw, source)
         if route.status == 204:
             return Response(status_code=204)
-        return json_answer(result, route.status, _headers(route, request, raw, result))
+        status = 202 if isinstance(result, Created) and result.user.status is Status.PENDING else route.status
+        return json_answer(result, status, _headers(route, request, raw, result))
 
     async def login(self, request: Request) -> Response:
         """Give a bearer token for a name and password."""

@@ -92,9 +92,18 @@ BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
     """CREATE TRIGGER users_is_active_on AFTER UPDATE OF is_active ON users
 WHEN NEW.is_active AND NEW.status = 'inactive'
 BEGIN UPDATE users SET status = 'active' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_not_now AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status IN ('deleted', 'purging', 'purge-error')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
     """CREATE TRIGGER users_insert_inactive AFTER INSERT ON users
 WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
 BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_insert_not_active AFTER INSERT ON users
+WHEN NEW.is_active AND NEW.status NOT IN ('pending', 'active')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_first_generation AFTER INSERT ON users
+WHEN NEW.generation = 1 AND NEW.host_generation = 0
+BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END""",
     """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash ON users
 WHEN (NEW.full_name, NEW.shell) <> (OLD.full_name, OLD.shell)
   OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)

@@ -19,7 +19,7 @@ export function start(slides) {
   for (const slide of slides) couple(slide);
 }
 
-/** The stops from the list that the host can give, and its whole size as the last. */
+/** The stops that the host can give; more can still be typed, and is then refused with the reason. */
 function stopsUpTo(stops, most) {
   const fitting = stops.filter((stop) => stop <= most);
   return fitting.length ? fitting : stops.slice(0, 1);
@@ -35,6 +35,8 @@ function couple(slide) {
 
   range.max = String(last);
   range.step = "any";
+  slide.querySelector("[data-least]").textContent = format(stops[0]);
+  slide.querySelector("[data-greatest]").textContent = format(stops.at(-1));
   drawTicks(slide.querySelector("[data-ticks]"), stops.length);
 
   const show = (value, text) => {

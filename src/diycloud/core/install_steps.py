@@ -1,0 +1,214 @@
+"""The steps of an installation. Each returns in a few words what it found or did, and is safe to run again."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import UTC, datetime
+
+import msgspec
+
+from diycloud.core import certificates as tls
+from diycloud.core import settings_file
+from diycloud.core.installation import FirstAdministrator, Installation
+from diycloud.distro.detect import Init
+from diycloud.distro.os_release import Support
+from diycloud.errors import Conflict, HostError, Unsupported
+from diycloud.host.pam import ensure_pam
+from diycloud.system import ROOT
+
+PACKAGES = ("nginx", "shadow", "pam")
+NEEDED_PROGRAMS = ("useradd", "setpriv")
+LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+"""Without those that look alike: it is read from one screen and typed at another."""
+
+
+def look(run: Installation) -> str:
+    """Refuse what cannot work before anything is changed."""
+    facts = run.facts
+    pretty = facts.distribution.pretty_name
+    if facts.support is Support.TOO_OLD:
+        raise Unsupported(f"{pretty} is too old.", "docs/reference/distributions.md lists what is supported.")
+    if facts.init in (Init.OPENRC, Init.SYSV):
+        raise Unsupported(f"Services under {facts.init} cannot be managed yet.", "systemd, or no init at all, works.")
+    if facts.support is not Support.SUPPORTED:
+        run.notes.append(f"{pretty} is {facts.support}: it is treated as {facts.distribution.family}.")
+    if not facts.cgroups.usable:
+        lacking = ", ".join(facts.cgroups.missing) or ", ".join(f"{name} read-only" for name in facts.cgroups.read_only)
+        run.notes.append(f"cgroup controllers are missing ({lacking}): accounts and portal work, limits do not.")
+    _refuse_taken_ports(run)
+    return f"{pretty}, {facts.arch}, " + ("no init" if facts.init is Init.NONE else facts.init.value)
+
+
+def _refuse_taken_ports(run: Installation) -> None:
+    pid = (run.system.read("/run/nginx.pid") or "").strip()
+    if pid.isdigit() and (run.system.read(f"/proc/{pid}/comm") or "").strip() == "nginx":
+        return
+    listening = parse_listening(*(run.system.read(f"/proc/net/{name}") or "" for name in ("tcp", "tcp6")))
+    server = run.settings.server
+    for port, option in ((server.https_port, "--https-port"), (server.http_port, "--http-port")):
+        if port in listening:
+            raise Conflict(
+                f"Port {port} is taken by another program.", f"Stop it, or choose another port with {option}."
+            )
+
+
+def parse_listening(*tables: str) -> set[int]:
+    """Return the TCP ports that are listened on, from /proc/net/tcp and tcp6 (proc(5); state 0A is LISTEN)."""
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A"}
+
+
+def packages(run: Installation) -> str:
+    """Install what is needed of the distribution."""
+    installed = run.packages.install(PACKAGES)
+    if not run.dry:
+        missing = [name for name in NEEDED_PROGRAMS if not run.system.exists(run.table.binaries[name])]
+        if missing:
+            raise HostError(f"There is no {' and no '.join(missing)} on this host.", "Install the package that has it.")
+    return f"installed {', '.join(installed)}" if installed else "all there"
+
+
+def accounts(run: Installation) -> str:
+    """Make the server's account: a system account, no shell, no home."""
+    name, shell = run.server_user, run.table.nologin
+    line = run.system.query(["getent", "passwd", name]).stdout.strip().split(":")
+    if len(line) >= 7:
+        if int(line[2]) == 0 or int(line[2]) >= run.settings.agent.uid_min or line[6] not in (shell, "/bin/false"):
+            raise Conflict(
+                f"There is an account {name} already, and it is not a service's (uid {line[2]}, shell {line[6]}).",
+                "Rename it, or set agent.server_user in the settings to another name.",
+            )
+        return f"{name} is there"
+    description = ["--comment", "DIY Cloud server", "--home-dir", "/nonexistent", "--no-create-home", "--shell", shell]
+    group = run.system.query(["getent", "group", name]).stdout
+    membership = ["--gid", name] if group else ["--user-group"]
+    run.system.run([run.table.binaries["useradd"], "--system", *membership, *description, name])
+    return f"made {name}"
+
+
+def folders(run: Installation) -> str:
+    """Make the platform's folders, and write chosen settings into its file."""
+    paths, owner = run.paths, run.server_owner
+    above = {parent for folder in (paths.config_dir, paths.state, paths.logs, paths.run) for parent in folder.parents}
+    for folder in sorted(above):
+        if not run.system.exists(folder):
+            run.system.make_dir(folder)
+    made = 0
+    for folder, mode, who in (
+        (paths.config_dir, 0o755, ROOT),
+        (paths.certificates, 0o755, ROOT),
+        (paths.state.parent, 0o755, ROOT),
+        (paths.state, 0o700, owner),
+        (paths.agent_state, 0o700, ROOT),
+        (paths.logs, 0o750, ROOT),
+        (paths.run, 0o755, ROOT),
+    ):
+        made += run.system.make_dir(folder, mode=mode, owner=who)
+    text = run.system.read(paths.config) or settings_file.FIRST
+    chosen = {
+        "host_name": run.options.domain,
+        "https_port": run.options.https_port,
+        "http_port": run.options.http_port,
+    }
+    for key, value in chosen.items():
+        if value:
+            text = settings_file.set_key(text, "server", key, value)
+    written = run.system.write(paths.config, text)
+    done = [f"{made} made or mended"] if made else []
+    done += ["settings written"] if written else []
+    return ", ".join(done) or "as they should be"
+
+
+def database(run: Installation) -> str:
+    """Bring the database to this program's schema, under the server's user: root never opens it."""
+    new = not run.system.exists(run.paths.database)
+    run.child("diycloud.db.migrate", user=run.server_owner)
+    return "made" if new else "up to date"
+
+
+def certificates(run: Installation) -> str:
+    """Make the own authority and the server's certificate."""
+    made = tls.ensure_certificates(run.system, run.paths.certificates, run.names, datetime.now(UTC))
+    if made:
+        run.changed.add("nginx")
+        return f"made {' and '.join(made)}"
+    return f"valid until {tls.read_expiry(run.system, run.paths.certificates):%Y-%m-%d}"
+
+
+def sign_in_hook(run: Installation) -> str:
+    """Have every session of a user begin in their slice."""
+    try:
+        changed = ensure_pam(run.system, run.facts.distribution.family, run.hook)
+    except Unsupported as error:
+        run.notes.append(str(error))
+        return "not on this host"
+    except HostError:
+        if not run.dry:  # a dry run did not change the stacks, so they do not have the lines afterwards
+            raise
+        return "would be written"
+    return "written" if changed else "is there"
+
+
+def nginx_site(run: Installation) -> str:
+    """Put our site into Nginx, tested before anything takes it up."""
+    report = run.nginx.ensure(run.site)
+    run.notes.extend(report.notes)
+    if report.changed:
+        run.changed.add("nginx")
+    return "written" if report.changed else "as it should be"
+
+
+def services(run: Installation) -> str:
+    """Describe agent and server to whatever starts services here, hardened."""
+    changed = run.platform.ensure()
+    run.changed.update(changed)
+    return f"written: {', '.join(changed)}" if changed else "as they should be"
+
+
+def start(run: Installation) -> str:
+    """Start what does not run. Agent and server are started again, so that this program is the one that runs."""
+    started = run.platform.up(restart=True)
+    if "nginx" in run.changed and run.platform.nginx not in started:
+        run.platform.reload_nginx()
+        started.append("Nginx's sites")
+    return f"started {', '.join(started)}"
+
+
+def first_administrator(run: Installation) -> str:
+    """Make the portal's first administrator, unless there is one.
+
+    A one-time password is on disk (0600, root) before it is set and until it was shown: a run that is killed in between
+    shows it the next time.
+    """
+    name, password = run.options.admin_name, run.options.admin_password
+    kept = run.system.read(run.pending_password)
+    if not password and kept:
+        name, password = kept.splitlines()[:2]
+    elif not password:
+        password = "-".join("".join(secrets.choice(LETTERS) for _ in range(5)) for _ in range(4))
+        if not run.dry:
+            run.system.write(run.pending_password, f"{name}\n{password}\n", mode=0o600)
+    one_time = not run.options.admin_password
+    request = json.dumps({"username": name, "password": password, "one_time": one_time})
+    answer = run.child("diycloud.users.first_admin", user=run.server_owner, input=request)
+    if run.dry:
+        return f"would make {name}"
+    made = msgspec.json.decode(answer, type=FirstAdministrator)
+    shown = password if one_time and (made.created or kept) and made.username == name else None
+    run.administrator = FirstAdministrator(made.username, shown, made.created)
+    return f"made {made.username}" if made.created else f"{made.username} is there"
+
+
+def check(run: Installation) -> str:
+    """Ask the server by its socket and through Nginx until both answer."""
+    arguments = ["--socket", str(run.paths.server_socket), "--name", run.names[0]]
+    arguments += ["--port", str(run.settings.server.https_port), "--wait", "60"]
+    arguments += ["--authority", str(tls.Files(run.paths.certificates).authority)]
+    try:
+        run.probe(arguments)
+    except HostError as error:
+        raise HostError(
+            f"The platform does not answer: {error.message}", "`diycloud doctor` says what to do."
+        ) from error
+    return f"it answers at {run.address}"

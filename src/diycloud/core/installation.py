@@ -1,0 +1,194 @@
+"""What the steps of an installation share: the host as it was found, the settings, and what is to be told at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from diycloud import config
+from diycloud.agent.registry import DEFAULT_LIMITS
+from diycloud.config import Paths, Settings
+from diycloud.core import certificates
+from diycloud.core.names import host_name, in_url
+from diycloud.core.nginx import Nginx, Site
+from diycloud.core.options import InstallOptions
+from diycloud.core.services import Platform
+from diycloud.core.steps import Printer
+from diycloud.distro.detect import HostFacts, detect
+from diycloud.distro.network import Identity, read_identity
+from diycloud.distro.packages import NoPackages, PackageManager, package_manager
+from diycloud.distro.services import service_manager
+from diycloud.distro.tables import Family, family
+from diycloud.errors import HostError
+from diycloud.host.pam import Hook
+from diycloud.system import Owner, System
+from diycloud.system.dry_run import DryRun
+
+_NOT_YET = Owner(65534, 65534)
+"""Stands for an account that a dry run did not make."""
+
+
+class FirstAdministrator(msgspec.Struct, frozen=True):
+    """What diycloud.users.first_admin prints. created: False if the portal had an administrator already."""
+
+    username: str
+    password: str | None
+    created: bool
+
+
+class Installation:
+    """One run. Facts are read when first asked for."""
+
+    def __init__(self, system: System, options: InstallOptions) -> None:
+        self.system = system
+        self.options = options
+        self.paths = Paths(options.prefix)
+        self.notes: list[str] = []
+        self.administrator: FirstAdministrator | None = None
+        self.changed: set[str] = set()
+        """What changed in this run: `nginx`, names of services."""
+
+    @property
+    def dry(self) -> bool:
+        return isinstance(self.system, DryRun)
+
+    @cached_property
+    def facts(self) -> HostFacts:
+        return detect(self.system)
+
+    @cached_property
+    def table(self) -> Family:
+        return family(self.facts.distribution.family)
+
+    @cached_property
+    def identity(self) -> Identity:
+        return read_identity(self.system)
+
+    @cached_property
+    def packages(self) -> PackageManager:
+        return NoPackages() if self.options.without_packages else package_manager(self.facts, self.system)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as the file says now; the options of this run stand above it (a dry run has not written them)."""
+        server = {
+            key: value
+            for key, value in (
+                ("host_name", self.options.domain),
+                ("https_port", self.options.https_port),
+                ("http_port", self.options.http_port),
+            )
+            if value
+        }
+        found = config.load(self.paths.config)
+        return msgspec.structs.replace(found, server=msgspec.structs.replace(found.server, **server))
+
+    @cached_property
+    def platform(self) -> Platform:
+        manager = service_manager(self.facts, self.system)
+        return Platform(self.system, manager, self.facts.init, self.table, self.paths, self.settings)
+
+    @property
+    def nginx(self) -> Nginx:
+        return Nginx(self.system, self.table.nginx, untouched=self.packages.is_untouched)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What people may type, the best first: the domain, this host's name, its addresses, localhost."""
+        wanted = [
+            self.settings.server.host_name,
+            self.identity.name,
+            *self.identity.addresses,
+            "localhost",
+            "127.0.0.1",
+        ]
+        return tuple(dict.fromkeys(host_name(name) for name in wanted if name))
+
+    @property
+    def site(self) -> Site:
+        server = self.settings.server
+        return Site(
+            names=self.names,
+            https_port=server.https_port,
+            http_port=server.http_port,
+            socket=self.paths.server_socket,
+            certificates=self.paths.certificates,
+            static=Path(str(resources.files("diycloud.web"))) / "static",
+            folder=self.paths.config_dir / "nginx",
+        )
+
+    @property
+    def hook(self) -> Hook:
+        agent = self.settings.agent
+        script = self.paths.config_dir / "pam" / "session"
+        return Hook(script, self.paths.managed, agent.cgroup, agent.uid_min, agent.uid_max, DEFAULT_LIMITS)
+
+    @property
+    def server_user(self) -> str:
+        return self.settings.agent.server_user
+
+    def account(self, name: str) -> Owner | None:
+        """Return a POSIX account's numbers, None if there is none."""
+        fields = self.system.query(["getent", "passwd", name]).stdout.strip().split(":")
+        return Owner(int(fields[2]), int(fields[3])) if len(fields) > 3 else None
+
+    @property
+    def server_owner(self) -> Owner:
+        """The server's user. In a dry run it may not be there yet."""
+        found = self.account(self.server_user)
+        if found is None and not self.dry:
+            raise HostError(f"There is no account {self.server_user}.", "Run the installation from its beginning.")
+        return found or _NOT_YET
+
+    def child(self, module: str, *arguments: str, user: Owner, input: str | None = None) -> str:
+        """Run one of our modules as another user; returns what it printed. Raises HostError."""
+        argv = [sys.executable, "-I", "-m", module, *arguments]
+        if self.options.prefix != "/":
+            argv += ["--prefix", self.options.prefix]
+        return self.system.run(argv, input=input, user=user, cwd="/").stdout
+
+    def probe(self, arguments: Sequence[str]) -> None:
+        """Run diycloud.core.probe. Raises HostError with what does not answer."""
+        self.system.run([sys.executable, "-I", "-m", "diycloud.core.probe", *arguments], cwd="/")
+
+    @property
+    def address(self) -> str:
+        """The address people open."""
+        port = self.settings.server.https_port
+        return f"https://{in_url(self._first_name)}{'' if port == 443 else f':{port}'}/"
+
+    @property
+    def _first_name(self) -> str:
+        """A name that resolves elsewhere too: the domain if given, else the first address, else the host's name."""
+        return self.settings.server.host_name or next(iter(self.identity.addresses), self.names[0])
+
+    @property
+    def pending_password(self) -> Path:
+        """Holds the first administrator's one-time password from before it is set until it was shown (0600, root)."""
+        return self.paths.agent_state.parent / "first-administrator"
+
+    def forget_password(self) -> None:
+        """Remove the one-time password from the disk, once it was shown."""
+        self.system.remove(self.pending_password)
+
+    def print_summary(self, out: Printer) -> None:
+        """Print what people need first: address, administrator, password, certificate."""
+        out("")
+        out("DIY Cloud runs.")
+        out(f"  Address        {self.address}")
+        if self.administrator is not None:
+            out(f"  Administrator  {self.administrator.username}")
+            if self.administrator.password:
+                out(
+                    f"  Password       {self.administrator.password}   (once: you choose your own at the first sign-in)"
+                )
+            elif not self.administrator.created:
+                out("  Password       as it was; a new one-time password: diycloud user passwd NAME")
+        out(f"  Certificate    own authority: import {self.address}ca.crt, or accept the browser's warning once.")
+        out(f"                 SHA-256 {certificates.fingerprint(self.system, self.paths.certificates)}")
+        out("  What runs      diycloud status        What is wrong   diycloud doctor")

@@ -1,0 +1,163 @@
+"""The pages everybody has: sign in and out, home, account, live gauges."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.responses import Response, StreamingResponse
+
+from diycloud.actions.action import Permission
+from diycloud.actions.dispatcher import authorise
+from diycloud.actions.roles import PERMISSIONS
+from diycloud.auth import passwords
+from diycloud.auth.actions import ChangePassword, ListAudit, SignOut
+from diycloud.errors import DiyCloudError, InvalidInput, TooManyRequests, Unauthenticated, Unavailable
+from diycloud.resources.actions import ShowHost
+from diycloud.users import repository, service
+from diycloud.users.actions import ReadUsage
+from diycloud.users.models import Status
+from diycloud.users.usage import EVERY_S, as_event
+from diycloud.web.portal import HEADERS, Entry, Page, field_errors
+
+MAX_STREAM_S = 600
+"""A stream of gauges ends then; the browser opens another, whose session is checked anew."""
+
+
+def safe_next(path: str) -> str:
+    """Return a path of this site to go to after signing in, / for anything that could lead elsewhere."""
+    plain = path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+    return path if plain and not path.startswith("/sign-") else "/"
+
+
+async def show_sign_in(page: Page) -> Response:
+    if page.visitor.csrf:
+        return page.redirect("/")
+    return page.render("sign_in.html", next=page.request.query_params.get("next", ""))
+
+
+async def sign_in(page: Page) -> Response:
+    sent = {"username": "", "password": "", "next": "", **page.sent("username", "password", "next")}
+    shown: dict[str, Any] = {"next": sent["next"], "username": sent["username"][:64]}
+    agent = page.request.headers.get("user-agent", "")
+    try:
+        done = await page.portal.sign_in(
+            sent["username"].strip(), sent["password"], actor=page.visitor.actor, kind="browser", user_agent=agent
+        )
+    except TooManyRequests as error:
+        response = page.render("sign_in.html", 429, error=error.message, retry_after=error.retry_after, **shown)
+        response.headers["retry-after"] = str(error.retry_after)
+        return response
+    except (Unauthenticated, Unavailable) as error:
+        return page.render(
+            "sign_in.html", 401 if isinstance(error, Unauthenticated) else 503, error=str(error), **shown
+        )
+    target = "/account" if done.must_change_password else safe_next(sent["next"])
+    max_age = page.portal.dispatcher.services.settings.server.session_max_hours * 3600
+    return page.set_session(page.redirect(target), done.token, max_age)
+
+
+async def sign_out(page: Page) -> Response:
+    await page.run(SignOut, {})
+    return page.end_session(page.redirect("/sign-in", ("ok", "You are signed out.")))
+
+
+async def show_account(page: Page) -> Response:
+    if not page.visitor.csrf:
+        return page.redirect("/sign-in")
+    return _account(page, 200, {}, "")
+
+
+def _account(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
+    return page.render(
+        "change_password.html",
+        status,
+        forced=page.visitor.actor.must_change_password,
+        min_length=passwords.MIN_LENGTH,
+        errors=errors,
+        message=message,
+    )
+
+
+async def change_password(page: Page) -> Response:
+    sent = page.sent("current", "password")
+    if page.sent("again").get("again") != sent.get("password"):
+        return _account(page, 422, {"again": "is not the same"}, "")
+    try:
+        changed = await page.run(ChangePassword, sent)
+    except InvalidInput as error:
+        return _account(page, 422, *field_errors(error, {"current", "password"}))
+    return page.redirect("/", ("ok", "Your password is changed."), *(("warn", text) for text in changed.warnings))
+
+
+async def home(page: Page) -> Response:
+    actor, services = page.visitor.actor, page.portal.dispatcher.services
+    row = service.get(services, actor.name)
+    usage = None if row.portal_only else await page.portal.gauges.glance(row)
+    sees_all = Permission.USERS_READ in PERMISSIONS[actor.role]
+    return page.render(
+        "home.html",
+        usage=usage,
+        disk=None if row.portal_only else {"used": None, "limit": row.allocation.disk},
+        ssh=None if row.portal_only else f"ssh {row.username}@{page.portal.host}",
+        notebooks=None,
+        containers=None,
+        overview=await _overview(page) if sees_all else None,
+        section="home",
+    )
+
+
+async def _overview(page: Page) -> dict[str, Any]:
+    counts = await page.portal.dispatcher.services.database.read_long(repository.count_by_status)
+    audit = await page.run(ListAudit, {"limit": "6"})
+    return {
+        "total": sum(count for status, count in counts.items() if status != Status.DELETED),
+        "active": counts.get(Status.ACTIVE, 0),
+        "inactive": counts.get(Status.INACTIVE, 0),
+        "pending": counts.get(Status.PENDING, 0),
+        "capacity": await capacity(page),
+        "audit": audit.entries,
+    }
+
+
+async def capacity(page: Page, *, without: tuple[float, int] = (0.0, 0)) -> dict[str, Any] | None:
+    """Return what the host has and has promised, less one user's own part; None if the agent does not answer."""
+    try:
+        host = await page.run(ShowHost, {})
+    except DiyCloudError:
+        return None
+    promised = {"cpu": host.promised_cores - without[0], "memory": host.promised_memory - without[1]}
+    return {"cores": host.cores, "memory": host.memory, "disk": None, "promised": promised}
+
+
+async def live_usage(page: Page) -> Response:
+    """Stream one user's readings as server-sent events."""
+    username = page.request.query_params.get("user") or page.visitor.actor.name
+    authorise(page.visitor.actor, ReadUsage, username)
+    service.get(page.portal.dispatcher.services, username)
+
+    async def events() -> AsyncIterator[bytes]:
+        left = int(MAX_STREAM_S / EVERY_S)
+        async for reading in page.portal.gauges.watch(username):
+            yield as_event(reading)
+            left -= 1
+            if not left:
+                return
+
+    return StreamingResponse(events(), 200, {**HEADERS, "x-accel-buffering": "no"}, "text/event-stream")
+
+
+async def components(page: Page) -> Response:
+    return page.render("components.html")
+
+
+PAGES = (
+    Entry("GET", "/sign-in", show_sign_in, open=True),
+    Entry("POST", "/sign-in", sign_in, open=True),
+    Entry("POST", "/sign-out", sign_out, open=True),
+    Entry("GET", "/account", show_account, open=True),
+    Entry("POST", "/account", change_password, open=True),
+    Entry("GET", "/", home),
+    Entry("GET", "/events/usage", live_usage),
+    Entry("GET", "/components", components),
+)

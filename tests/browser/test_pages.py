@@ -1,0 +1,265 @@
+"""Every page, through the preview: law, accessibility and fit, in both themes, on a phone and a desk, with and without scripts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from .conftest import CHECKS, Watched
+
+PAGES = (
+    "/", "/?as=user", "/?as=user&all=1", "/?empty=1", "/sign-in", "/account", "/account?forced=1", "/users", "/users?search=zzz", "/new-user",
+    "/users/ada", "/users/gone", "/users/stuck", "/users/alan", "/users/ada/edit", "/users/ada/purge", "/import", "/import?stage=preview",
+    "/import?stage=result", "/audit", "/error/404", "/error/500?out=1", "/components",
+)  # fmt: skip
+VIEWS = {
+    "desk, light": ({"width": 1280, "height": 900}, "light"),
+    "phone, dark": ({"width": 375, "height": 812}, "dark"),
+    "desk at 200 %, dark": ({"width": 640, "height": 450}, "dark"),
+    "phone, light": ({"width": 320, "height": 640}, "light"),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_page_holds_the_law(browser: Browser, preview: str, view: str) -> None:
+    size, theme = VIEWS[view]
+    context = browser.new_context(viewport=size, color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
+    wrong: dict[str, list[str]] = {}
+    for path in PAGES:
+        watched = Watched(context.new_page(), preview)
+        page = watched.open(path)
+        for details in page.locator("details").all():
+            details.evaluate("e => { e.open = true; }")
+        found = page.evaluate(CHECKS) + watched.complaints
+        if found:
+            wrong[path] = found
+        page.close()
+    context.close()
+    assert wrong == {}
+
+
+def test_every_page_works_without_scripts(browser: Browser, preview: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for path in PAGES:
+        answer = page.goto(preview + path)
+        assert answer is not None
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        expect(page.locator("h1")).to_be_visible()
+        # What only scripts can do is not offered.
+        for selector in ("[data-slide]", "[data-copy]", "[data-show]", "[data-trace]"):
+            for part in page.locator(selector).all():
+                expect(part).to_be_hidden()
+    context.close()
+
+
+@pytest.fixture
+def plain(browser: Browser, preview: str) -> Page:
+    """A page without scripts."""
+    return browser.new_context(java_script_enabled=False, base_url=preview).new_page()
+
+
+def test_forms_work_without_scripts(plain: Page) -> None:
+    plain.goto("/sign-in")
+    plain.get_by_label("User name").fill("ada")
+    plain.get_by_label("Password").fill("wrong")
+    plain.get_by_role("button", name="Sign in").click()
+    expect(plain.get_by_role("alert")).to_contain_text("not right")
+    assert plain.get_by_label("User name").input_value() == "ada"
+
+    plain.goto("/new-user")
+    plain.get_by_label("User name").fill("Ada")
+    plain.get_by_label("Email").fill("nobody")
+    plain.get_by_label("CPU", exact=True).fill("64")
+    plain.get_by_role("button", name="Create user").click()
+    summary = plain.get_by_role("alert")
+    expect(summary).to_contain_text("3 things need your attention")
+    for field in ("User name", "Email", "CPU"):
+        expect(summary.get_by_role("link", name=field)).to_be_visible()
+        control = plain.get_by_label(field, exact=field == "CPU")
+        assert control.get_attribute("aria-invalid") == "true"
+        error = (control.get_attribute("aria-describedby") or "").split()[-1]
+        expect(plain.locator(f"#{error}")).to_be_visible()
+    assert plain.get_by_label("CPU", exact=True).input_value() == "64", "what was typed is kept"
+    plain.context.close()
+
+
+def test_lists_work_without_scripts(plain: Page) -> None:
+    plain.goto("/users")
+    assert plain.locator("tbody tr").count() == 50
+    plain.get_by_role("link", name="Next").click()
+    plain.get_by_role("link", name="Previous").click()
+    plain.get_by_label("Search by name").fill("hopper")
+    plain.get_by_label("Search by name").press("Enter")
+    expect(plain.locator("tbody tr").first).to_contain_text("Hopper")
+    plain.get_by_role("navigation", name="Status").get_by_role("link", name="Disabled").click()
+    assert "search=hopper" in plain.url
+    assert "status=inactive" in plain.url
+    plain.get_by_role("link", name="CPU").click()
+    expect(plain.locator("th[aria-sort]")).to_have_text("CPU")
+
+    plain.goto("/import")
+    plain.get_by_label("Or paste the text").fill("username,cpu\nada,1\nGrace H,12\n")
+    plain.get_by_role("button", name="Check the rows").click()
+    bad = plain.locator("tr.has-error")
+    expect(bad).to_contain_text("3")
+    expect(bad).to_contain_text("username:")
+    expect(bad).to_contain_text("cpu:")
+    expect(plain.get_by_role("button", name=re.compile("^Create"))).to_have_count(0)
+    plain.goto("/import")
+    plain.get_by_label("CSV file").set_input_files({"name": "class.csv", "mimeType": "text/csv", "buffer": b"username,cpu\nada,1\nbob,2\n"})
+    plain.get_by_role("button", name="Check the rows").click()
+    plain.get_by_role("button", name="Create 2 users").click()
+    expect(plain.get_by_role("heading", level=1)).to_have_text("Import done")
+    with plain.expect_download() as download:
+        plain.get_by_role("link", name="Download the passwords").click()
+    assert download.value.suggested_filename == "one-time-passwords.csv"
+    plain.context.close()
+
+
+def test_errors_get_the_focus_and_lead_to_their_fields(watched: Watched) -> None:
+    page = watched.open("/new-user")
+    page.get_by_label("User name").fill("Ada")
+    page.get_by_role("button", name="Create user").click()
+    expect(page.get_by_role("alert")).to_be_focused()
+    assert page.title().startswith("Error: ")
+    page.get_by_role("alert").get_by_role("link", name="User name").click()
+    expect(page.get_by_label("User name")).to_be_focused()
+
+
+def test_keyboard_alone(watched: Watched) -> None:
+    page = watched.open("/users")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Import")).to_be_focused()
+
+    page = watched.open("/users")
+    seen = []
+    for _ in range(26):
+        page.keyboard.press("Tab")
+        seen.append(
+            page.evaluate(
+                """() => { const e = document.activeElement, s = getComputedStyle(e), box = e.getBoundingClientRect();
+                return {name: e.textContent.trim() || e.id, ring: s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2, there: box.width > 0 && box.bottom > 0}; }"""
+            )
+        )
+    hidden = [stop["name"] for stop in seen if not (stop["ring"] and stop["there"]) and stop["name"] != "Search"]
+    assert hidden == [], "every stop is seen, with a ring"
+
+    page.get_by_text("alan, your account").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
+
+
+def test_slide_and_number_move_each_other(watched: Watched) -> None:
+    page = watched.open("/users/ada/edit")
+    number, slide = page.get_by_label("CPU", exact=True), page.get_by_label("CPU, slider")
+    assert number.input_value() == "1.3", "a number between two stops is kept as it is"
+    between = float(slide.input_value())
+    slide.press("ArrowRight")
+    assert number.input_value() == "1.5"
+    assert slide.get_attribute("aria-valuetext") == "1.5 cores"
+    assert between < float(slide.input_value()) < between + 1
+    slide.press("End")
+    assert number.input_value() == "8"
+    slide.press("Home")
+    assert number.input_value() == "0.1"
+    number.fill("2")
+    assert slide.get_attribute("aria-valuetext") == "2 cores"
+    number.fill("nonsense")
+    assert slide.get_attribute("aria-valuetext") == "2 cores"
+
+    memory, slide = page.get_by_label("Memory", exact=True), page.get_by_label("Memory, slider")
+    memory.fill("1536M")
+    assert slide.get_attribute("aria-valuetext") == "1.5G"
+    slide.press("ArrowLeft")
+    assert memory.input_value() == "1G"
+    box = slide.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] - 9, box["y"] + 15)
+    assert memory.input_value() == "32G"
+
+
+def test_the_list_follows_what_is_typed(watched: Watched) -> None:
+    page = watched.open("/users?sort=full_name")
+    with page.expect_response(lambda r: "fragment=1" in r.url):
+        page.get_by_label("Search by name").press_sequentially("turing", delay=10)
+    expect(page.locator("[data-announce]")).to_contain_text("users found")
+    assert all("Turing" in text for text in page.locator("tbody tr").all_inner_texts())
+    assert page.url.endswith("/users?search=turing&sort=full_name")
+    assert page.evaluate("document.activeElement.id") == "f-search"
+    page.get_by_role("link", name="CPU").click()
+    expect(page.locator("th[aria-sort]")).to_have_text("CPU")
+    expect(page.get_by_role("link", name="CPU")).to_be_focused()
+    page.get_by_role("link", name="Next").click()
+    expect(page.get_by_role("link", name="Previous")).to_be_visible()
+    page.get_by_role("navigation", name="Role").get_by_role("link", name="User", exact=True).click()
+    page.wait_for_url("**role=user*")
+    assert "search=turing" in page.url
+    assert "sort=cpu" in page.url
+    page.get_by_label("Search by name").fill("nobody at all")
+    expect(page.get_by_role("heading", name="Nobody matches")).to_be_visible()
+
+
+def test_gauges_move(watched: Watched) -> None:
+    page = watched.open("/?as=user")
+    expect(page.locator("[data-live-state]")).to_have_text("Live")
+    value = page.locator("[data-gauge=cpu] [data-used]")
+    first = value.inner_text()
+    expect(value).not_to_have_text(first)
+    meter = page.get_by_role("meter", name="CPU")
+    assert 0 <= int(meter.get_attribute("aria-valuenow") or -1) <= 100
+    assert re.fullmatch(r"[0-9.]+ of 1 core", meter.get_attribute("aria-valuetext") or "")
+    expect(page.locator("[data-gauge=cpu] [data-trace]")).to_be_visible()
+    expect(page.locator("[data-gauge=disk]")).to_contain_text("Not measured")
+
+
+def test_gauges_say_when_readings_stop(watched: Watched) -> None:
+    watched.page.route("**/events/usage", lambda route: route.fulfill(status=503, body="down"))
+    page = watched.open("/?as=user")
+    expect(page.locator("[data-live-state]")).to_contain_text("Reload for a new reading")
+    expect(page.locator("[data-gauge=cpu] [data-used]")).to_be_visible()
+
+
+def test_waiting_after_too_many_tries_is_counted_down(watched: Watched) -> None:
+    page = watched.open("/sign-in")
+    page.get_by_label("User name").fill("slow")
+    page.get_by_label("Password", exact=True).fill("x")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("Too many tries")
+    expect(page.get_by_role("alert")).to_have_text("You can try again now.", timeout=6000)
+
+
+def test_a_command_is_copied(watched: Watched) -> None:
+    watched.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = watched.open("/?as=user")
+    page.get_by_role("button", name="Copy the SSH command").click()
+    expect(page.locator("[data-copy]")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "ssh ada@lab.example.org"
+
+
+def test_a_form_is_sent_once(watched: Watched) -> None:
+    page = watched.open("/new-user")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.get_by_label("User name").fill("ada")
+    page.evaluate("() => { const b = document.querySelector('main form .btn-primary'); b.click(); b.click(); }")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("is ready")
+    assert len(sent) == 1
+
+
+def test_a_password_can_be_seen_and_is_hidden_again(watched: Watched) -> None:
+    page = watched.open("/sign-in")
+    field = page.get_by_label("Password", exact=True)
+    field.fill("secret words")
+    page.get_by_role("button", name="Show password").click()
+    assert field.get_attribute("type") == "text"
+    page.get_by_role("button", name="Hide password").click()
+    assert field.get_attribute("type") == "password"

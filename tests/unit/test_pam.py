@@ -1,0 +1,173 @@
+"""The hook's text and PAM lines, and its parsing run in a real shell; tests/host tries it in real sessions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from diycloud.errors import HostError, InvalidInput, Unsupported
+from diycloud.host.cgroup import Tree
+from diycloud.host.pam import Hook, ensure_pam, read_warnings, remove_pam, render_hook
+from diycloud.host.slices import Limits
+from diycloud.system import Result
+from diycloud.system.fake import Fake
+from diycloud.units import Bytes, Cores
+
+HOOK = Hook(
+    Path("/opt/diycloud/lib/pam-session"), Path("/var/lib/diycloud/agent/managed"), "user", 20000, 59999,
+    Limits(Cores(1.0), Bytes(2 << 30), 512),
+)  # fmt: skip
+V1 = Tree("", {c: f"/sys/fs/cgroup/{c}" for c in ("cpu", "cpuacct", "memory", "pids")})
+V2 = Tree("/sys/fs/cgroup", {})
+MOUNTS = "\n".join(f"3{i} 1 0:{i} / {point} rw - cgroup cgroup rw,{c}" for i, (c, point) in enumerate(V1.v1.items()))
+PRIMED = "session\trequired\t\t\tpam_permit.so\nsession\trequired\tpam_unix.so \n"
+LINES = (
+    "session\t[success=ignore default=1]\tpam_succeed_if.so quiet uid ge 20000 uid le 59999\n"
+    "session\trequired\tpam_exec.so quiet stdout seteuid type=open_session /opt/diycloud/lib/pam-session\n"
+)
+
+
+@pytest.mark.parametrize(("tree", "systemd"), [(V1, False), (V2, False), (V1, True), (V2, True)])
+def test_script_is_sound_for_every_way(tree, systemd):
+    text = render_hook(HOOK, tree, systemd=systemd)
+    assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+    assert "{{" not in text
+    assert ("busctl" in text) is systemd
+    assert "/var/lib/diycloud/agent/managed" in text
+
+
+@pytest.mark.parametrize("path", ["/opt/a b/hook", "/opt/a'b", "/opt/$(id)", "/opt/a\nb", "/opt/a[b]"])
+def test_a_path_that_a_pam_line_cannot_carry_is_refused(path):
+    with pytest.raises(InvalidInput):
+        render_hook(HOOK._replace(script=Path(path)), V1, systemd=False)
+    with pytest.raises(InvalidInput):
+        render_hook(HOOK._replace(managed=Path(path)), V1, systemd=False)
+
+
+class TestScript:
+    """Runs the script with folders of a temporary place for cgroups; only what comes before the kernel matters here."""
+
+    @pytest.fixture
+    def hook(self, tmp_path):
+        for controller in V1.v1:
+            (tmp_path / controller).mkdir()
+        tree = Tree("", {c: str(tmp_path / c) for c in V1.v1})
+        me = os.getuid()
+        hook = HOOK._replace(managed=tmp_path / "managed", uid_min=me, uid_max=me)
+        (tmp_path / "hook").write_text(render_hook(hook, tree, systemd=False))
+        return tmp_path
+
+    def call(self, folder: Path, managed: str | None, **env: str) -> subprocess.CompletedProcess[str]:
+        if managed is not None:
+            (folder / "managed").write_text(managed)
+        name = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+        given = {"PAM_TYPE": "open_session", "PAM_USER": name, **env}
+        return subprocess.run(["sh", folder / "hook"], env=given, capture_output=True, text=True, check=False)
+
+    def line(self, name: str = "alice", state: str = "active", numbers: str = "50000 1000000 64") -> str:
+        return f"diycloud-managed 1 60000\n{name} {os.getuid()} 3 {state} {numbers}\n"
+
+    def test_writes_the_numbers_of_the_file(self, hook):
+        assert self.call(hook, self.line()).returncode == 0
+        read = {p.name: p.read_text().strip() for p in hook.rglob("user/alice/*.*")}
+        assert read["cpu.cfs_quota_us"] == "50000"
+        assert read["cpu.shares"] == "512"
+        assert read["memory.limit_in_bytes"] == "1000000"
+        assert read["pids.max"] == "80"
+        assert (hook / "pids/user/alice/main/pids.max").read_text() == "64\n"
+        assert (hook / "pids/user/alice/main/cgroup.procs").read_text() == f"{os.getpid()}\n"
+        assert (hook / "memory/user/alice/cgroup.procs").exists()
+
+    def test_other_phases_and_other_people_pass(self, hook):
+        assert self.call(hook, "broken", PAM_TYPE="close_session").returncode == 0
+        assert self.call(hook, "diycloud-managed 1 60000\n").returncode == 0
+        assert not (hook / "pids/user").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "state", "numbers"),
+        [
+            ("alice", "locked", "50000 1000000 64"),
+            ("alice", "ACTIVE", "50000 1000000 64"),
+            ("alice", "active", "50000 1000000"),
+            ("alice", "active", "50000 -1 64"),
+            ("alice", "active", "50000 1000000 $(id)"),
+            ("alice", "active", "x x x"),
+        ],
+    )
+    def test_refuses(self, hook, name, state, numbers):
+        done = self.call(hook, self.line(name, state, numbers))
+        assert done.returncode != 0
+        assert not (hook / "pids/user").exists()
+
+    @pytest.mark.parametrize("name", ["../../etc", "al ice", "a*", "Alice", "a/b", "-", "$(id)"])
+    def test_odd_names_in_the_file_are_nobody(self, hook, name):
+        """A line whose name is not of the agent's pattern matches no account, and makes no folder anywhere."""
+        self.call(hook, self.line(name))
+        assert not [path for path in hook.rglob("*") if path.is_dir() and path.name in (name, "etc", "b", "ice")]
+
+    def test_unknown_user_is_refused(self, hook):
+        assert self.call(hook, self.line(), PAM_USER="no-such-person").returncode != 0
+        assert self.call(hook, self.line(), PAM_USER="--help").returncode != 0
+
+
+class Debian(Fake):
+    """pam-auth-update as far as the stacks are concerned. edited: by hand, so that it leaves them alone."""
+
+    def __init__(self, *, edited: bool = False) -> None:
+        stacks = {f"/etc/pam.d/{n}": PRIMED for n in ("common-session", "common-session-noninteractive")}
+        super().__init__(
+            {"/proc/self/mountinfo": MOUNTS, "/opt/x": "", "/usr/share/pam-configs/unix": "", **stacks},
+            {
+                "pam-auth-update --package --remove diycloud": lambda argv, given: self.update(PRIMED),
+                "pam-auth-update --package --enable diycloud": lambda argv, given: self.update(PRIMED + LINES),
+            },
+        )
+        self.edited = edited
+
+    def update(self, text: str) -> Result:
+        for name in ("common-session", "common-session-noninteractive"):
+            if not self.edited:
+                self.write(f"/etc/pam.d/{name}", text)
+        return Result(0, "", "")
+
+
+def test_installed_once_and_removed_without_a_trace():
+    debian = Debian()
+    before = dict(debian.files)
+    assert ensure_pam(debian, "debian", HOOK) is True
+    assert debian.files["/opt/diycloud/lib/pam-session"].mode == 0o755
+    assert debian.files["/usr/share/pam-configs/diycloud"].text.endswith(LINES.split("session\t", 2)[2])
+    ran = len(debian.ran)
+    assert ensure_pam(debian, "debian", HOOK) is False
+    assert len(debian.ran) == ran
+    assert remove_pam(debian, "debian", HOOK) is True
+    assert remove_pam(debian, "debian", HOOK) is False
+    assert {k: v for k, v in debian.files.items() if not k.startswith("/opt/diycloud")} == before
+
+
+def test_stacks_edited_by_hand_are_an_error_not_a_pretence():
+    with pytest.raises(HostError, match="pam-auth-update did not add"):
+        ensure_pam(Debian(edited=True), "debian", HOOK)
+
+
+def test_other_families_and_hosts_without_cgroups_are_unsupported():
+    with pytest.raises(Unsupported, match="redhat"):
+        ensure_pam(Fake(), "redhat", HOOK)
+    with pytest.raises(Unsupported, match="No cgroup"):
+        ensure_pam(Fake({"/proc/self/mountinfo": ""}), "debian", HOOK)
+
+
+def test_warnings_of_doctor():
+    sshd = "sshd -T -C user=root,host=localhost,addr=127.0.0.1"
+    before = "session required pam_env.so user_readenv=1\n@include common-session\n"
+    after = "# pam_env.so user_readenv=1\n@include common-session\nsession required pam_env.so user_readenv=1\n"
+    fake = Fake({"/etc/pam.d/odd": before, "/etc/pam.d/sshd": after}, {sshd: "port 22\nusepam no\n"})
+    found = read_warnings(fake)
+    assert len(found) == 2
+    assert "UsePAM" in found[0]
+    assert "/etc/pam.d/odd" in found[1]
+    fake.commands[sshd] = "port 22\nusepam yes\n"
+    assert len(read_warnings(fake)) == 1
