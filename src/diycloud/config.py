@@ -121,12 +121,17 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
 
     Raises InvalidInput with the file, line, key and what is allowed there.
     """
-    import yaml  # 20 ms that short verbs do not pay
-
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         text = ""
+    return parse(text, path, environ)
+
+
+def parse(text: str, path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of a text. path: named in errors. Raises InvalidInput as `load`."""
+    import yaml  # 20 ms that short verbs do not pay
+
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text) or {}

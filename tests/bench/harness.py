@@ -189,14 +189,14 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process and its descendants have used, in seconds.
+    """Return the CPU time that a process and its descendants, ended ones too, have used, in seconds.
 
-    Source: proc(5), /proc/PID/stat, fields utime and stime.
+    Source: proc(5), /proc/PID/stat, fields utime, stime, cutime and cstime.
     """
     ticks = 0
     for member in family(pid):
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        ticks += sum(int(field) for field in fields[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

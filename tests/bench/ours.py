@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.fill import PASSWORD, name_of
-from tests.bench.harness import free_port, stop, wait_for
+from tests.bench.harness import cpu_seconds, free_port, stop, wait_for
 
 from diycloud.config import Paths
 
@@ -80,6 +80,10 @@ class Platform:
         if self.server is None or self.agent is None:
             raise RuntimeError("the platform is not running")
         return {"server": self.server.pid, "agent": self.agent.pid}
+
+    def cpu(self) -> dict[str, float]:
+        """Return the CPU time that server and agent, with the programs it ran, have used, in seconds."""
+        return {name: cpu_seconds(pid) for name, pid in self.pids().items()}
 
     def create(self, name: str) -> None:
         limits = {"cpu": 0.5, "memory": "512M", "disk": "1G"}

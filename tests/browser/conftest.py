@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import threading
@@ -69,6 +68,7 @@ class Watched:
             self.complaints.append(f"outside request: {request.url}")
 
     def open(self, path: str) -> sync_api.Page:
+        self.page.bring_to_front()
         self.page.goto(self.home + path)
         return self.page
 
@@ -79,7 +79,5 @@ def watched(browser: sync_api.Browser, preview: str) -> Iterator[Watched]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce")
     found = Watched(context.new_page(), preview)
     yield found
-    if os.environ.get("DIYCLOUD_SHOTS"):
-        found.page.screenshot(path=os.environ["DIYCLOUD_SHOTS"] + "/last.png")
     context.close()
     assert found.complaints == []

@@ -120,7 +120,8 @@ def page(request: Request, name: str, code: int = 200, *, actor: User | None = A
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    return {key: value for key, value in (await request.form()).items() if isinstance(value, str)}
+    async with request.form() as form:
+        return {key: value for key, value in form.items() if isinstance(value, str)}
 
 
 async def sign_in(request: Request) -> Response:
@@ -257,10 +258,12 @@ barbara,Barbara Liskov,barbara@example.org,2,4G,20G
 async def import_(request: Request) -> Response:
     if request.method == "GET" and "stage" not in request.query_params:
         return page(request, "import.html", stage="form", errors={}, csv="", columns=COLUMNS)
-    form = await request.form() if request.method == "POST" else {}
-    file = form.get("file")
-    text = (await file.read()).decode() if file and not isinstance(file, str) else ""
-    text = text or str(form.get("csv") or ("" if request.method == "POST" else SAMPLE))
+    text, confirmed = SAMPLE, False
+    if request.method == "POST":
+        async with request.form() as form:
+            file = form.get("file")
+            text = (await file.read()).decode() if file and not isinstance(file, str) else ""
+            text, confirmed = text or str(form.get("csv") or ""), "confirm" in form
     if not text.strip():
         return page(
             request,
@@ -273,7 +276,7 @@ async def import_(request: Request) -> Response:
         )
     table = list(csv.reader(io.StringIO(text.strip())))
     rows, columns, cells = [], table[0], {}
-    done = "confirm" in form or request.query_params.get("stage") == "result"
+    done = confirmed or request.query_params.get("stage") == "result"
     for line, row in enumerate(table[1:], 2):
         values, errors = dict(zip(columns, row, strict=False)), []
         if " " in values["username"]:

@@ -26,9 +26,9 @@ from diycloud.errors import Unavailable
 T = TypeVar("T")
 PREFIX = "dtag"
 """What every account of these tests begins with."""
-UID_MIN, UID_MAX = 50_100, 50_899
-SERVER, SERVER_UID = f"{PREFIX}-server", 50_990
-STRANGER_UID = 50_991
+UID_MIN, UID_MAX = 57_100, 57_899
+SERVER, SERVER_UID = f"{PREFIX}-server", 57_990
+STRANGER_UID = 57_991
 CGROUP = f"{PREFIX}-slices"
 SETTINGS = AgentSettings(uid_min=UID_MIN, uid_max=UID_MAX, server_user=SERVER, cgroup=CGROUP)
 

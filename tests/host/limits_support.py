@@ -78,6 +78,7 @@ class World:
     parent: str
     port: int
     hook: Hook
+    sshd: subprocess.Popen[bytes] = field(init=False)
     children: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -180,12 +181,11 @@ def world(folder: Path) -> Iterator[World]:
         if part.stat().st_mode & 0o001 == 0:
             part.chmod(part.stat().st_mode | 0o111)  # pytest's own folders; sshd reads keys as the user
     bed = World(folder, hook.parent, _free_port(), hook)
-    daemon: subprocess.Popen[bytes] | None = None
     try:
         for name, uid in UIDS.items():
             subprocess.run(["useradd", "-m", "-u", str(uid), "-s", "/bin/bash", name], check=True, capture_output=True)
         bed.install_hook()
-        daemon = _start_sshd(bed)
+        bed.sshd = _start_sshd(bed)
         bed.manage()
         # The test's users get the CPU time they are due, whatever else this machine is doing.
         for controller in ("cpu", "cpuacct", "memory", "pids"):
@@ -194,9 +194,9 @@ def world(folder: Path) -> Iterator[World]:
         yield bed
     finally:
         bed.clear()
-        if daemon is not None:
-            daemon.terminate()
-            daemon.wait(10)
+        if hasattr(bed, "sshd"):
+            bed.sshd.terminate()
+            bed.sshd.wait(10)
         remove_pam(SYSTEM, "debian", hook)
         remove_parent(bed.parent)
         for name in UIDS:

@@ -172,7 +172,7 @@ def test_no_account_of_the_system_is_touched(agent: AgentProcess, unchanged: Non
 
 def test_an_account_that_is_not_managed_is_not_touched(agent: AgentProcess) -> None:
     name = f"{PREFIX}human"
-    subprocess.run(["useradd", "-m", "-u", "50902", name], check=True)
+    subprocess.run(["useradd", "-m", "-u", "57902", name], check=True)
     before = account_files()
     (outcome,) = agent.call_as_server(
         EnsureAccounts([Account(wish(name), shadow="$6$abcdefgh$" + "x" * 86, create=True)]), list[Outcome]

@@ -25,7 +25,7 @@ from tests.host.agent_process import CGROUP, PREFIX, SETTINGS, UID_MAX, UID_MIN,
 from tests.killing import Step, every_step
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="accounts can be made by root only")
-SERVER = Caller(50_990, 1, Role.SERVER)
+SERVER = Caller(57_990, 1, Role.SERVER)
 HASH = "$6$abcdefgh$" + "x" * 86
 OLD_HASH = "$6$abcdefgh$" + "y" * 86
 NAMES = [f"{PREFIX}k1", f"{PREFIX}k2"]

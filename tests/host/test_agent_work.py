@@ -164,8 +164,8 @@ def test_one_bad_account_does_not_hold_up_the_others(agent: AgentProcess) -> Non
 
 def test_a_name_the_host_has_is_refused_and_left_alone(agent: AgentProcess) -> None:
     name, group = f"{PREFIX}byhand", f"{PREFIX}group"
-    subprocess.run(["useradd", "-M", "-u", "50900", name], check=True)
-    subprocess.run(["groupadd", "-g", "50901", group], check=True)
+    subprocess.run(["useradd", "-M", "-u", "57900", name], check=True)
+    subprocess.run(["groupadd", "-g", "57901", group], check=True)
     before = account_files()
     outcomes = ensure(agent, *(Account(wish(n), create=True) for n in (name, group)))
     assert [outcome.code for outcome in outcomes] == ["conflict", "conflict"]
@@ -423,7 +423,7 @@ def test_sigterm_finishes_what_runs() -> None:
 
 
 def test_root_only(agent: AgentProcess) -> None:
-    argv = ["setpriv", "--reuid=50991", "--clear-groups", *agent.process.args]  # type: ignore[misc]
+    argv = ["setpriv", "--reuid=57991", "--clear-groups", *agent.process.args]  # type: ignore[misc]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode != 0
 

@@ -46,6 +46,7 @@ def the_world(tmp_path_factory):
 
 @pytest.fixture
 def bed(the_world: World):
+    assert the_world.sshd.poll() is None, f"sshd ended: {(the_world.folder / 'sshd.log').read_text()[-2000:]}"
     the_world.manage(**{ALICE: HALF, BOB: HALF})
     yield the_world
     the_world.clear()
@@ -142,9 +143,11 @@ def test_locked_account_is_refused_with_the_reason(bed, entry):
     done = bed.run(entry, ALICE, "echo in")
     assert done.returncode != 0
     assert "in\n" not in done.stdout
+    if entry == "ssh":
+        assert "DIY Cloud: this account is locked." in done.stdout + done.stderr
     print(f"{entry} says: {done.stdout + done.stderr!r}")
-    if entry == "su":  # with -c, su keeps PAM's messages to itself
-        done = subprocess.run(["su", ALICE], input="echo in\n", capture_output=True, text=True, timeout=30)
+    if entry == "su":  # without -l, su keeps PAM's messages to itself
+        done = subprocess.run(["su", "-l", ALICE], input="echo in\n", capture_output=True, text=True, timeout=30)
         assert "in\n" not in done.stdout
         assert "DIY Cloud: this account is locked." in done.stdout + done.stderr
     assert bed.run(entry, BOB, "echo in").stdout == "in\n"

@@ -87,6 +87,7 @@ _KINDS: dict[type[Any], str] = {
     inspect.IntType: "integer",
     inspect.FloatType: "number",
     inspect.EnumType: "choice",
+    inspect.LiteralType: "choice",
     inspect.ListType: "list",
 }
 

@@ -7,6 +7,7 @@ verbs are made of the actions' declarations only when that noun is asked for.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -49,19 +50,27 @@ Exit status: 0 done; 2 invalid input, 4 not allowed, 5 not found, 6 conflict, 7 
 """
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """argparse's help with room for the options' names."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(100, shutil.get_terminal_size().columns))
+
+
 def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     """Return the parser, with the options of one noun or platform verb only."""
     parser = argparse.ArgumentParser(
         prog="diycloud",
         description="One account, one sign-in and one budget for everything a person runs on this server.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"diycloud {__version__}")
     parser.add_argument("--prefix", default="/", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name, text in {**NOUNS, **PLATFORM}.items():
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        description = text[0].upper() + text[1:] + "."
+        sub = commands.add_parser(name, help=text, description=description, formatter_class=Help)
         if name != wanted:
             continue
         if name in NOUNS:

@@ -30,7 +30,12 @@ def add_verbs(parser: argparse.ArgumentParser, noun: str) -> None:
         if route.verb.split(" ")[0] != noun:
             continue
         text = summary(route.action)
-        sub = verbs.add_parser(route.verb.split(" ")[1], help=text[0].lower() + text[1:].rstrip("."), description=text)
+        sub = verbs.add_parser(
+            route.verb.split(" ")[1],
+            help=text[0].lower() + text[1:].rstrip("."),
+            description=text,
+            formatter_class=parser.formatter_class,
+        )
         _add_options(sub, route)
         sub.set_defaults(run=lambda arguments, route=route: run(arguments, route))
 
@@ -69,11 +74,10 @@ def _add_option(parser: argparse.ArgumentParser, field: Field) -> None:
         text += f" (default: {shown})"
     elif field.clearable and field.default is msgspec.UNSET:
         text += ' ("" clears)'
-    parser.add_argument(option, metavar=_metavar(field), help=text)
+    parser.add_argument(option, metavar=_METAVARS.get(field.kind, "TEXT"), help=text)
 
 
-def _metavar(field: Field) -> str:
-    return {"size": "SIZE", "number": "N", "integer": "N"}.get(field.kind, "TEXT")
+_METAVARS = {"size": "SIZE", "number": "N", "integer": "N", "choice": "ONE"}
 
 
 def run(arguments: argparse.Namespace, route: Route) -> int:

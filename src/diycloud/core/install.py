@@ -76,5 +76,5 @@ def _run(context: Installation, out: Printer, *, log: InstallLog | None, summary
     if log is not None:
         # The one-time password goes to the terminal only, never to the log.
         context.print_summary(summary or out)
-        context.forget_password()
+        context.finish()
     return 0

@@ -19,8 +19,6 @@ from diycloud.system import ROOT
 
 PACKAGES = ("nginx", "shadow", "pam")
 NEEDED_PROGRAMS = ("useradd", "setpriv")
-LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
-"""Without those that look alike: it is read from one screen and typed at another."""
 
 
 def look(run: Installation) -> str:
@@ -123,6 +121,8 @@ def folders(run: Installation) -> str:
 def database(run: Installation) -> str:
     """Bring the database to this program's schema, under the server's user: root never opens it."""
     new = not run.system.exists(run.paths.database)
+    if new and not run.system.exists(run.pending_password):
+        run.system.write(run.pending_password, f"{make_password()}\n", mode=0o600)
     run.child("diycloud.db.migrate", user=run.server_owner)
     return "made" if new else "up to date"
 
@@ -178,26 +178,26 @@ def start(run: Installation) -> str:
 def first_administrator(run: Installation) -> str:
     """Make the portal's first administrator, unless there is one.
 
-    A one-time password is on disk (0600, root) before it is set and until it was shown: a run that is killed in between
-    shows it the next time.
+    The one-time password of a new database is on disk (0600, root) from before it is set until it was shown: a run that
+    is killed in between shows it the next time.
     """
-    name, password = run.options.admin_name, run.options.admin_password
-    kept = run.system.read(run.pending_password)
-    if not password and kept:
-        name, password = kept.splitlines()[:2]
-    elif not password:
-        password = "-".join("".join(secrets.choice(LETTERS) for _ in range(5)) for _ in range(4))
-        if not run.dry:
-            run.system.write(run.pending_password, f"{name}\n{password}\n", mode=0o600)
-    one_time = not run.options.admin_password
-    request = json.dumps({"username": name, "password": password, "one_time": one_time})
-    answer = run.child("diycloud.users.first_admin", user=run.server_owner, input=request)
+    kept = (run.system.read(run.pending_password) or "").strip()
+    given = run.options.admin_password
+    password = given or kept or make_password()
+    asked = {"username": run.options.admin_name, "password": password, "one_time": not given}
+    answer = run.child("diycloud.users.first_admin", user=run.server_owner, input=json.dumps(asked))
     if run.dry:
-        return f"would make {name}"
-    made = msgspec.json.decode(answer, type=FirstAdministrator)
-    shown = password if one_time and (made.created or kept) and made.username == name else None
-    run.administrator = FirstAdministrator(made.username, shown, made.created)
-    return f"made {made.username}" if made.created else f"{made.username} is there"
+        return f"would make {run.options.admin_name}, unless there is one"
+    found = msgspec.json.decode(answer, type=FirstAdministrator)
+    shown = (None if given else password) if found.created else (kept or None)
+    run.administrator = msgspec.structs.replace(found, password=shown)
+    return f"made {found.username}" if found.created else f"{found.username} is there"
+
+
+def make_password() -> str:
+    """Return a one-time password of 99 bits that can be read from one screen and typed at another."""
+    letters = "abcdefghijkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(4))
 
 
 def check(run: Installation) -> str:

@@ -169,11 +169,11 @@ class Installation:
 
     @property
     def pending_password(self) -> Path:
-        """Holds the first administrator's one-time password from before it is set until it was shown (0600, root)."""
-        return self.paths.agent_state.parent / "first-administrator"
+        """Holds the first administrator's one-time password until it was shown (0600, root)."""
+        return self.paths.agent_state.parent / "first-password"
 
-    def forget_password(self) -> None:
-        """Remove the one-time password from the disk, once it was shown."""
+    def finish(self) -> None:
+        """Forget the one-time password: it was shown."""
         self.system.remove(self.pending_password)
 
     def print_summary(self, out: Printer) -> None:
@@ -185,10 +185,10 @@ class Installation:
             out(f"  Administrator  {self.administrator.username}")
             if self.administrator.password:
                 out(
-                    f"  Password       {self.administrator.password}   (once: you choose your own at the first sign-in)"
+                    f"  Password       {self.administrator.password}   (once: a new one is chosen at the first sign-in)"
                 )
             elif not self.administrator.created:
-                out("  Password       as it was; a new one-time password: diycloud user passwd NAME")
+                out("  Password       as it was; a new one-time password: diycloud user set-password NAME")
         out(f"  Certificate    own authority: import {self.address}ca.crt, or accept the browser's warning once.")
         out(f"                 SHA-256 {certificates.fingerprint(self.system, self.paths.certificates)}")
         out("  What runs      diycloud status        What is wrong   diycloud doctor")

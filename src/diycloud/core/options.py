@@ -8,6 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from diycloud.actions.fields import Username
+from diycloud.config import Port
+from diycloud.core.names import host_name
 from diycloud.errors import InvalidInput
 
 
@@ -17,8 +20,8 @@ class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
     admin_name: str = "admin"
     admin_password: str = ""
     domain: str = ""
-    https_port: int | None = None
-    http_port: int | None = None
+    https_port: Port | None = None
+    http_port: Port | None = None
     without_packages: bool = False
     dry_run: bool = False
     prefix: str = "/"
@@ -42,9 +45,11 @@ def options_from(
     if file:
         values["admin_password"] = (read or _read_first_line)(str(file))
     try:
-        return msgspec.convert(values, InstallOptions, strict=False)
+        options = msgspec.convert(values, InstallOptions, strict=False)
+        msgspec.convert(options.admin_name, Username)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{error}.", "`diycloud install --help` lists the options.") from error
+    return msgspec.structs.replace(options, domain=host_name(options.domain) if options.domain else "")
 
 
 def _read_first_line(path: str) -> str:

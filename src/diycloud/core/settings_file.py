@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+from diycloud import config
+from diycloud.config import Settings
 from diycloud.errors import InvalidInput
+from diycloud.system import System
 
 FIRST = """\
 # Settings of DIY Cloud. Every key with its meaning: docs/reference/settings.md; check: diycloud config validate.
 """
 
 
-def set_key(text: str, section: str, key: str, value: str | int | float | bool) -> str:
+def set_key(text: str, section: str, key: str, value: str | int | float | bool | list[str]) -> str:
     """Return the YAML text with section.key set to value. Raises InvalidInput if the text is not a mapping of sections."""
     import yaml
 
@@ -40,3 +44,51 @@ def set_key(text: str, section: str, key: str, value: str | int | float | bool) 
     first = inside.value[0][0].start_mark
     indent = " " * first.column
     return f"{text[: first.index]}{key}: {written}\n{indent}{text[first.index :]}"
+
+
+def change_setting(system: System, path: Path, name: str, value: str) -> Settings:
+    """Set `section.key` in the file to a value written as YAML, if the whole is right then; returns the settings.
+
+    Raises InvalidInput with the key and what is allowed; the file is as it was then.
+    """
+    import yaml
+
+    section, _, key = name.partition(".")
+    text = system.read(path) or FIRST
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if not isinstance(parsed, str | int | float | bool):
+        raise InvalidInput(f"{value!r} is not one value.", "Lists are edited in the file itself.")
+    changed = set_key(text, section, key, parsed)
+    found = config.parse(changed, path)
+    system.write(path, changed)
+    return found
+
+
+def change_setting(system: System, path: Path, name: str, value: str) -> Settings:
+    """Set `section.key` in a settings file, checked as a whole before it is written. Returns the settings then in force.
+
+    Raises InvalidInput for a name that is no setting or a value that it cannot have; nothing is written then.
+    """
+    import yaml
+
+    section, dot, key = name.partition(".")
+    if not dot:
+        raise InvalidInput(f"{name!r} is no setting.", "Write SECTION.KEY, such as server.https_port.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{value!r} is not YAML: {error}") from error
+    if isinstance(parsed, list):
+        parsed = [str(item) for item in parsed]
+    elif not isinstance(parsed, str | int | float | bool):
+        parsed = value
+    text = set_key(system.read(path) or FIRST, section, key, parsed)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / path.name
+        trial.write_text(text, encoding="utf-8")
+        found = config.load(trial)
+    system.write(path, text)
+    return found

@@ -91,7 +91,7 @@ async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
         await ctx.services.database.write(repository.change, row.id, {"status": Status.PURGING})
     await finish_purge(ctx.services, service.get(ctx.services, action.username))
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
-    return Purged(row.username, home_in_trash=not row.portal_only)
+    return Purged(row.username, home_in_trash=not row.portal_only and row.uid is not None)
 
 
 async def finish_purge(services: Services, row: Row) -> None:

@@ -126,15 +126,16 @@ def allocation_columns(allocation: Allocation) -> dict[str, Any]:
     }
 
 
-def change(connection: Connection, user_id: int, values: dict[str, Any], allocation: Allocation | None = None) -> None:
-    """Update a user, and the allocation if one is given (making it if somebody removed it)."""
+def change(connection: Connection, user_id: int, values: dict[str, Any], limits: dict[str, Any] | None = None) -> None:
+    """Update a user, and those columns of the allocation that are given (making it if somebody removed it).
+
+    Only what changes is written, so that two administrators who change different things lose nothing.
+    """
     connection.execute(update(users).where(users.c.id == user_id).values(updated_at=NOW, **values))
-    if allocation is None:
-        return
-    columns = allocation_columns(allocation)
-    done = connection.execute(update(allocations).where(allocations.c.user_id == user_id).values(columns))
-    if not done.rowcount:
-        connection.execute(insert(allocations).values(user_id=user_id, **columns))
+    if limits:
+        done = connection.execute(update(allocations).where(allocations.c.user_id == user_id).values(limits))
+        if not done.rowcount:
+            connection.execute(insert(allocations).values(user_id=user_id, **limits))
 
 
 def note(connection: Connection, user_id: int, values: dict[str, Any]) -> None:
@@ -146,8 +147,8 @@ def settle(connection: Connection, user_id: int, generation: int, *, uid: int | 
     """Note the host's answer to one generation of a wish: done, or what is in the way."""
     columns = (users.c.status, users.c.generation, users.c.shadow_hash)
     now = connection.execute(select(*columns).where(users.c.id == user_id)).first()
-    if now is None:
-        return
+    if now is None or (problem and now.generation != generation):
+        return  # removed meanwhile, or an answer to what is not wished any more
     values: dict[str, Any] = {"host_problem": problem[:500]}
     if uid is not None:
         values["uid"] = uid
@@ -178,6 +179,14 @@ def active_admins(connection: Connection) -> int:
     """Return how many administrators can sign in."""
     query = select(func.count()).where(users.c.role == Role.ADMIN, users.c.status.in_([Status.ACTIVE, Status.PENDING]))
     return connection.execute(query.select_from(users)).scalar_one()
+
+
+def first_admin(connection: Connection) -> str | None:
+    """Return the oldest administrator that can sign in."""
+    query = select(users.c.username).where(
+        users.c.role == Role.ADMIN, users.c.status.in_([Status.ACTIVE, Status.PENDING])
+    )
+    return connection.execute(query.order_by(users.c.id).limit(1)).scalar()
 
 
 def unsettled(connection: Connection, limit: int) -> list[Row]:

@@ -183,7 +183,9 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         return Changed(host.view(row))
 
     def store(connection: Connection) -> None:
-        repository.change(connection, row.id, values, allocation if allocation != row.allocation else None)
+        before = repository.allocation_columns(row.allocation)
+        after = repository.allocation_columns(allocation)
+        repository.change(connection, row.id, values, {k: v for k, v in after.items() if v != before[k]})
         if "role" in values:
             sessions.end_all(connection, row.id)
 

@@ -8,6 +8,7 @@ export function start([panel]) {
   const announce = panel.querySelector("[data-announce]");
   let timer = 0;
   let running = null;
+  let shown = location.search;
 
   const load = async (url, { push }) => {
     running?.abort();
@@ -26,6 +27,7 @@ export function start([panel]) {
     }
     rows.classList.remove("busy");
     history[push ? "pushState" : "replaceState"](null, "", url);
+    shown = location.search;
     keepFilters(new URL(url));
     const total = Number(rows.querySelector("[data-total]")?.dataset.total ?? 0);
     announce.textContent = total === 1 ? "1 user found" : `${total} users found`;
@@ -74,5 +76,9 @@ export function start([panel]) {
       else panel.scrollIntoView({ block: "start" });
     });
   });
-  window.addEventListener("popstate", () => location.reload());
+  window.addEventListener("popstate", () => {
+    if (location.search === shown) return;  // only the part after # has changed
+    input.value = new URLSearchParams(location.search).get("search") ?? "";
+    load(location.href, { push: false });
+  });
 }

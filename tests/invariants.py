@@ -1,0 +1,133 @@
+"""What must hold of database and host together once nothing is on its way any more."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import pwd
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+from diycloud.units import cpu_quota_us, parse_size
+from tests.stack import Stack
+
+CGROUPS = Path("/sys/fs/cgroup")
+_QUERY = """SELECT u.*, a.cpu_limit, a.mem_limit, a.tasks_limit FROM users AS u
+LEFT JOIN resource_allocations AS a ON a.user_id = u.id WHERE NOT u.portal_only ORDER BY u.id"""
+
+
+class Shadow(NamedTuple):
+    password: str
+    expires: str
+
+
+def rows(stack: Stack) -> list[sqlite3.Row]:
+    """Return every user's row with its allocation, read by a connection of our own."""
+    connection = sqlite3.connect(f"file:{stack.database()}?mode=ro", uri=True)
+    connection.row_factory = sqlite3.Row
+    try:
+        return connection.execute(_QUERY).fetchall()
+    finally:
+        connection.close()
+
+
+def query(stack: Stack, statement: str, *values: object) -> list[tuple]:
+    connection = sqlite3.connect(stack.database())
+    try:
+        with connection:
+            return connection.execute(statement, values).fetchall()
+    finally:
+        connection.close()
+
+
+def shadow_of(name: str) -> Shadow:
+    for line in Path("/etc/shadow").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            fields = line.split(":")
+            return Shadow(fields[1], fields[7])
+    raise KeyError(name)
+
+
+def verifies(name: str, password: str) -> bool:
+    """Tell whether the host's own crypt(3) takes this password for an account."""
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt.restype = ctypes.c_char_p
+    stored = shadow_of(name).password
+    return library.crypt(password.encode(), stored.encode()) == stored.encode()
+
+
+def limits_of(stack: Stack, name: str) -> tuple[int, int, int]:
+    """Return a slice's CPU quota (µs of each 100,000), memory (bytes) and processes, by the kernel's own files (v1)."""
+    values = []
+    for controller, file in (
+        ("cpu", "cpu.cfs_quota_us"),
+        ("memory", "memory.limit_in_bytes"),
+        ("pids", "pids.max"),
+    ):
+        values.append(int((CGROUPS / controller / stack.cgroup / name / file).read_text()))
+    return values[0], values[1], values[2]
+
+
+def faults(stack: Stack, passwords: dict[str, str] | None = None) -> list[str]:
+    """Return everything in which database and host disagree. passwords: those known; an account has it or none yet."""
+    found: list[str] = []
+    users = rows(stack)
+    managed = _managed(stack)
+    accounts = {a.pw_name: a for a in pwd.getpwall() if stack.uid_min <= a.pw_uid <= stack.uid_max}
+    for row in users:
+        found += _faults_of(stack, row, managed.pop(row["username"], None), accounts.pop(row["username"], None))
+        if row["shadow_set"] and row["username"] in (passwords or {}):
+            found += _password_faults(row, (passwords or {})[row["username"]])
+    found += [f"{name} is managed and no user" for name in managed]
+    found += [f"{name} is an account and no user" for name in accounts]
+    names = {row["username"] for row in users}
+    for home in Path("/home").iterdir():
+        if stack.uid_min <= home.stat().st_uid <= stack.uid_max and home.name not in names:
+            found.append(f"{home} is left over")
+    for folder in CGROUPS.glob(f"*/{stack.cgroup}/*/"):
+        if folder.name not in names:
+            found.append(f"{folder} is left over")
+    found += [
+        f"the audit says {action} of {target} goes on"
+        for action, target in query(stack, "SELECT action, target FROM audit WHERE outcome = 'started'")
+    ]
+    return found
+
+
+def _managed(stack: Stack) -> dict[str, list[str]]:
+    lines = (stack.prefix / "var/lib/diycloud/agent/managed").read_text().splitlines()[1:]
+    return {line.split()[0]: line.split()[1:] for line in lines}
+
+
+def _faults_of(stack: Stack, row: sqlite3.Row, entry: list[str] | None, account: pwd.struct_passwd | None) -> list[str]:
+    name, status = row["username"], row["status"]
+    if status not in ("active", "inactive", "deleted"):
+        return [f"{name} is {status}"]
+    if row["generation"] != row["host_generation"]:
+        return [f"{name}: generation {row['generation']}, on the host {row['host_generation']}: {row['host_problem']}"]
+    if entry is None or account is None:
+        return [f"{name} is {status} without {'a line' if entry is None else 'an account'}"]
+    found = []
+    if not (row["uid"] == int(entry[0]) == account.pw_uid and int(entry[1]) == row["generation"]):
+        found.append(f"{name}: uid {row['uid']}, {account.pw_uid}; line {entry}; generation {row['generation']}")
+    home = Path(account.pw_dir)
+    if not home.is_dir() or home.stat().st_uid != account.pw_uid or home.stat().st_mode & 0o777 != 0o750:
+        found.append(f"{name}: no good home")
+    wanted = (cpu_quota_us(row["cpu_limit"]), parse_size(row["mem_limit"], bare="M"), row["tasks_limit"])
+    if limits_of(stack, name) != wanted:
+        found.append(f"{name}: limits {limits_of(stack, name)}, wished {wanted}")
+    field = shadow_of(name)
+    if (field.expires == "1") != (status != "active"):
+        found.append(f"{name} is {status} and expires {field.expires!r}")
+    if row["shadow_hash"] is not None:
+        found.append(f"{name}: a password still waits for the host")
+    if row["shadow_set"] and not field.password.startswith("$" if status == "active" else "!$"):
+        found.append(f"{name} has {field.password[:4]!r} for a password, said to be set")
+    return found
+
+
+def _password_faults(row: sqlite3.Row, password: str) -> list[str]:
+    if row["status"] == "active" and not verifies(row["username"], password):
+        return [f"{row['username']}: the host does not take the password"]
+    return []

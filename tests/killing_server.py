@@ -1,0 +1,28 @@
+"""The server that kills itself ahead of a commit (tests/killing_process.py).
+
+It reconciles every --every seconds, so that a test need not wait a minute, and imports in batches of two.
+`--once` runs one request in place, as core/in_place.py has it done while the server is down.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from diycloud.db.engine import Database
+from diycloud.users import importing, reconcile
+from diycloud.web import main as server
+from diycloud.web import once
+from tests.killing_process import Killer
+
+if __name__ == "__main__":
+    server.Database = functools.partial(Database, before_commit=Killer("server", sys.argv))  # type: ignore[misc,assignment]
+    importing.BATCH = 2
+    if "--every" in sys.argv:
+        where = sys.argv.index("--every")
+        reconcile.EVERY_S = float(sys.argv[where + 1])  # type: ignore[misc,assignment]
+        del sys.argv[where : where + 2]
+    if "--once" in sys.argv:
+        sys.argv.remove("--once")
+        sys.exit(once.main())
+    sys.exit(server.main())
