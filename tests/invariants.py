@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import ctypes.util
+import os
 import pwd
 import sqlite3
+import time
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from diycloud.host.slices import RESERVED_TASKS
 from diycloud.units import cpu_quota_us, parse_size
 from tests.stack import Stack
 
@@ -41,32 +45,35 @@ def query(stack: Stack, statement: str, *values: object) -> list[tuple]:
         connection.close()
 
 
+def shadows() -> dict[str, Shadow]:
+    """Return the host's passwords by account."""
+    lines = [line.split(":") for line in Path("/etc/shadow").read_text().splitlines()]
+    return {fields[0]: Shadow(fields[1], fields[7]) for fields in lines}
+
+
 def shadow_of(name: str) -> Shadow:
-    for line in Path("/etc/shadow").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            fields = line.split(":")
-            return Shadow(fields[1], fields[7])
-    raise KeyError(name)
+    return shadows()[name]
+
+
+@cache
+def matches(stored: str, password: str) -> bool:
+    """Tell whether the host's own crypt(3) makes this hash of a password."""
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt.restype = ctypes.c_char_p
+    return library.crypt(password.encode(), stored.encode()) == stored.encode()
 
 
 def verifies(name: str, password: str) -> bool:
-    """Tell whether the host's own crypt(3) takes this password for an account."""
-    library = ctypes.CDLL("libcrypt.so.1")
-    library.crypt.restype = ctypes.c_char_p
-    stored = shadow_of(name).password
-    return library.crypt(password.encode(), stored.encode()) == stored.encode()
+    """Tell whether the host takes this password for an account."""
+    return matches(shadow_of(name).password, password)
 
 
 def limits_of(stack: Stack, name: str) -> tuple[int, int, int]:
     """Return a slice's CPU quota (µs of each 100,000), memory (bytes) and processes, by the kernel's own files (v1)."""
     values = []
-    for controller, file in (
-        ("cpu", "cpu.cfs_quota_us"),
-        ("memory", "memory.limit_in_bytes"),
-        ("pids", "pids.max"),
-    ):
+    for controller, file in (("cpu", "cpu.cfs_quota_us"), ("memory", "memory.limit_in_bytes"), ("pids", "pids.max")):
         values.append(int((CGROUPS / controller / stack.cgroup / name / file).read_text()))
-    return values[0], values[1], values[2]
+    return values[0], values[1], values[2] - RESERVED_TASKS  # for a sign-in while the rest is full
 
 
 def faults(stack: Stack, passwords: dict[str, str] | None = None) -> list[str]:
@@ -75,16 +82,20 @@ def faults(stack: Stack, passwords: dict[str, str] | None = None) -> list[str]:
     users = rows(stack)
     managed = _managed(stack)
     accounts = {a.pw_name: a for a in pwd.getpwall() if stack.uid_min <= a.pw_uid <= stack.uid_max}
+    fields = shadows()
     for row in users:
-        found += _faults_of(stack, row, managed.pop(row["username"], None), accounts.pop(row["username"], None))
-        if row["shadow_set"] and row["username"] in (passwords or {}):
-            found += _password_faults(row, (passwords or {})[row["username"]])
+        name, field = row["username"], fields.get(row["username"], Shadow("", ""))
+        found += _faults_of(stack, row, managed.pop(name, None), accounts.pop(name, None), field)
+        known = (passwords or {}).get(name) if row["shadow_set"] and row["status"] == "active" else None
+        if known is not None and not matches(field.password, known):
+            found.append(f"{name}: the host does not take the password")
     found += [f"{name} is managed and no user" for name in managed]
     found += [f"{name} is an account and no user" for name in accounts]
     names = {row["username"] for row in users}
-    for home in Path("/home").iterdir():
-        if stack.uid_min <= home.stat().st_uid <= stack.uid_max and home.name not in names:
-            found.append(f"{home} is left over")
+    for entry in os.scandir("/home"):
+        with contextlib.suppress(FileNotFoundError):  # other tests have homes too
+            if stack.uid_min <= entry.stat(follow_symlinks=False).st_uid <= stack.uid_max and entry.name not in names:
+                found.append(f"{entry.path} is left over")
     for folder in CGROUPS.glob(f"*/{stack.cgroup}/*/"):
         if folder.name not in names:
             found.append(f"{folder} is left over")
@@ -100,7 +111,9 @@ def _managed(stack: Stack) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in lines}
 
 
-def _faults_of(stack: Stack, row: sqlite3.Row, entry: list[str] | None, account: pwd.struct_passwd | None) -> list[str]:
+def _faults_of(
+    stack: Stack, row: sqlite3.Row, entry: list[str] | None, account: pwd.struct_passwd | None, field: Shadow
+) -> list[str]:
     name, status = row["username"], row["status"]
     if status not in ("active", "inactive", "deleted"):
         return [f"{name} is {status}"]
@@ -117,7 +130,6 @@ def _faults_of(stack: Stack, row: sqlite3.Row, entry: list[str] | None, account:
     wanted = (cpu_quota_us(row["cpu_limit"]), parse_size(row["mem_limit"], bare="M"), row["tasks_limit"])
     if limits_of(stack, name) != wanted:
         found.append(f"{name}: limits {limits_of(stack, name)}, wished {wanted}")
-    field = shadow_of(name)
     if (field.expires == "1") != (status != "active"):
         found.append(f"{name} is {status} and expires {field.expires!r}")
     if row["shadow_hash"] is not None:
@@ -127,7 +139,9 @@ def _faults_of(stack: Stack, row: sqlite3.Row, entry: list[str] | None, account:
     return found
 
 
-def _password_faults(row: sqlite3.Row, password: str) -> list[str]:
-    if row["status"] == "active" and not verifies(row["username"], password):
-        return [f"{row['username']}: the host does not take the password"]
-    return []
+def settled(stack: Stack, passwords: dict[str, str] | None = None, *, within_s: float = 15.0) -> None:
+    """Wait until database and host agree; fail with what they differ in if they do not come to it."""
+    deadline = time.monotonic() + within_s
+    while found := faults(stack, passwords):
+        assert time.monotonic() < deadline, "\n".join(found)
+        time.sleep(0.05)

@@ -26,7 +26,7 @@
   for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) wrong.push(`the id ${id} is there twice`);
   if (all("h1").length !== 1) wrong.push(`${all("h1").length} h1`);
   let level = 0;
-  for (const e of all("h1, h2, h3, h4")) {
+  for (const e of all("h1, h2, h3, h4, h5, h6")) {
     const next = Number(e.tagName[1]);
     if (next > level + 1) say(e, `comes after h${level}`);
     level = next;

@@ -16,8 +16,13 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwr
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
 
 
@@ -76,7 +81,9 @@ class Watched:
 @pytest.fixture
 def watched(browser: sync_api.Browser, preview: str) -> Iterator[Watched]:
     """A page on a desk in the light, over the preview; its complaints fail the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce")
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, color_scheme="light", reduced_motion="reduce"
+    )
     found = Watched(context.new_page(), preview)
     yield found
     context.close()

@@ -1,6 +1,6 @@
 """The portal's pages with sample data, on a loopback port: to look at, and for the tests of the pages themselves.
 
-`python tests/browser/preview.py [PORT]`, then http://127.0.0.1:PORT/. The header, the escaping and the static files
+`python -m tests.browser.preview [PORT]`, then http://127.0.0.1:PORT/. The header, the escaping and the static files
 are those of the real server (web/templating.py); the data is made here, with the real models, and changes nothing.
 """
 
@@ -10,7 +10,6 @@ import asyncio
 import csv
 import io
 import json
-import math
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,87 +22,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from diycloud.actions.audit import Entry
-from diycloud.actions.roles import Role
-from diycloud.users.models import ImportReport, ImportRow, Limits, Page, PurgePlan, Reading, Status, Usage, User
+from diycloud.users.models import ImportReport, ImportRow, Page, PurgePlan, Status, User
 from diycloud.web import templating
+from tests.browser.samples import ADA, ADMIN, AUDIT, CAPACITY, COLUMNS, HOST, SAMPLE, USERS, G, make_user, usage
 
-G = 1 << 30
-HOST = "lab.example.org"
 JINJA = templating.environment()
-FIRST = "Ada Grace Alan Barbara Edsger Frances Katherine Donald Margaret Dennis Radia Leslie Hedy Niklaus Adele Tony".split()
-LAST = "Lovelace Hopper Turing Liskov Dijkstra Allen Johnson Knuth Hamilton Ritchie Perlman Lamport Lamarr Wirth Goldberg Hoare".split()
-LIMITS = (
-    Limits(1, "2G", "5G", "10G", 512, False),
-    Limits(0.5, "512M", "2G", "4G", 256, False),
-    Limits(4, "16G", "100G", "200G", 2048, True),
-)
-
-
-def make_user(i: int, **changes: Any) -> User:
-    """Make the i-th sample person; the same each time."""
-    first, last = FIRST[i % 16], LAST[(i // 16 + i) % 16]
-    values: dict[str, Any] = {
-        "username": first.lower() if i < 16 else f"{first.lower()}{i}", "status": Status.ACTIVE, "role": Role.USER,
-        "full_name": f"{first} {last}", "email": f"{first.lower()}{i}@example.org", "description": "", "limits": LIMITS[i % 7 % 3],
-        "uid": 20000 + i, "uuid": f"{i:032x}", "portal_only": False, "must_change_password": i % 5 == 0, "settled": True,
-        "host_problem": "", "created_at": "2026-09-14 08:00:00", "updated_at": "2026-11-20 10:00:00",
-        "last_login": time.time() - 700 * (i + 1) ** 1.6 if i % 6 != 4 else None, "last_login_ip": f"192.0.2.{i % 250}", "version": 3,
-    }  # fmt: skip
-    values["status"] = {7: Status.INACTIVE, 11: Status.PENDING}.get(i % 20, Status.ACTIVE)
-    values["role"] = {2: Role.ADMIN, 13: Role.MONITOR}.get(i, Role.USER)
-    return User(**(values | changes))
-
-
-USERS = sorted((make_user(i) for i in range(10_000)), key=lambda user: user.username)
-ADMIN = make_user(2, username="alan", portal_only=True)
-ADA = make_user(0, description="Master’s thesis, until March")
-
-
-def entry(
-    i: int, action: str, target: str, outcome: str = "done", changes: dict[str, Any] | None = None, message: str = ""
-) -> Entry:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() - 4000 * i * i - 90))
-    return Entry(
-        900 - i,
-        at,
-        "alan" if i % 3 else "root",
-        "portal" if i % 3 else "cli",
-        "192.0.2.7" if i % 3 else "",
-        f"r{i}",
-        action,
-        target,
-        outcome,
-        "",
-        message,
-        41.0,
-        changes or {},
-    )
-
-
-AUDIT = [
-    entry(0, "limits.set", "ada", changes={"cpu": [0.5, 1.0], "memory": ["1G", "2G"]}),
-    entry(1, "user.set-password", "ada", changes={"password": "(secret)"}),
-    entry(2, "user.modify", "ada", "refused", message="email: another user has this address."),
-    entry(3, "user.enable", "ada", changes={"status": ["inactive", "active"]}),
-    entry(4, "user.disable", "ada", changes={"status": ["active", "inactive"]}),
-    entry(5, "user.create", "ada", changes={"full_name": "Ada Lovelace", "email": "ada0@example.org", "cpu": 0.5}),
-]
-CAPACITY = {"cores": 8, "memory": 32 * G, "disk": 1000 * G, "promised": {"cpu": 5.5, "memory": 22 * G}}
-COLUMNS = [
-    ("username", "needed; a–z, 0–9, _ and -"), ("full_name", "name for people"), ("email", "unique"), ("role", "user, monitor or admin"),
-    ("cpu", "cores, such as 0.5"), ("memory", "such as 512M, 2G"), ("disk", "such as 5G"), ("tasks", "processes"), ("password", "made if left out"),
-]  # fmt: skip
-
-
-def usage(user: User, now: float) -> Usage:
-    """A reading that breathes: CPU in waves, memory slowly growing and falling."""
-    wave = 0.42 + 0.25 * math.sin(now / 5) + 0.12 * math.sin(now / 1.7)
-    size = {"2G": 2 * G, "512M": G // 2, "16G": 16 * G}[user.limits.memory]
-    return Usage(
-        user.username, now, Reading(max(0.02, wave) * user.limits.cpu, user.limits.cpu),
-        Reading(size * (0.66 + 0.08 * math.sin(now / 9)), size), Reading(round(37 + 6 * math.sin(now / 4)), user.limits.tasks), 1,
-    )  # fmt: skip
 
 
 def page(request: Request, name: str, code: int = 200, *, actor: User | None = ADMIN, **context: Any) -> Response:
@@ -152,9 +75,15 @@ async def account(request: Request) -> Response:
 def home(request: Request) -> Response:
     if request.query_params.get("as") == "user":
         return page(
-            request, "home.html", usage=usage(ADA, time.time()), disk={"used": None, "limit": 5 * G}, ssh=f"ssh ada@{HOST}",
-            notebooks="/jupyter/" if "all" in request.query_params else None, containers="/portainer/" if "all" in request.query_params else None, overview=None,
-        )  # fmt: skip
+            request,
+            "home.html",
+            usage=usage(ADA, time.time()),
+            disk={"used": None, "limit": 5 * G},
+            ssh=f"ssh ada@{HOST}",
+            notebooks="/jupyter/" if "all" in request.query_params else None,
+            containers="/portainer/" if "all" in request.query_params else None,
+            overview=None,
+        )
     overview = {"total": 41, "active": 38, "inactive": 2, "pending": 1, "capacity": CAPACITY, "audit": AUDIT[:3]}
     if "empty" in request.query_params:
         overview |= {"total": 0, "audit": [], "capacity": None}
@@ -170,9 +99,12 @@ def users(request: Request) -> Response:
     }
     word = query["search"].lower()
     found = [
-        u for u in USERS
-        if word in f"{u.username} {u.full_name} {u.email}".lower() and query["status"] in ("", "all", u.status) and query["role"] in ("", u.role)
-    ]  # fmt: skip
+        u
+        for u in USERS
+        if word in f"{u.username} {u.full_name} {u.email}".lower()
+        and query["status"] in ("", "all", u.status)
+        and query["role"] in ("", u.role)
+    ]
     keys: dict[str, Any] = {"cpu": lambda u: u.limits.cpu, "last_login": lambda u: u.last_login or 0}
     sort = query["sort"] or "username"
     found.sort(key=keys.get(sort, lambda u: str(getattr(u, sort, ""))), reverse=bool(query["descending"]))
@@ -247,14 +179,6 @@ async def purge(request: Request) -> Response:
     return page(request, "purge.html", 422 if errors else 200, plan=plan, errors=errors, trash_hours=24)
 
 
-SAMPLE = """username,full_name,email,cpu,memory,disk
-ada,Ada Lovelace,ada@example.org,1,2G,5G
-Grace H,Grace Hopper,grace@example,12,512,2G
-alan,Alan Turing,alan@example.org,0.5,lots,2G
-barbara,Barbara Liskov,barbara@example.org,2,4G,20G
-"""
-
-
 async def import_(request: Request) -> Response:
     if request.method == "GET" and "stage" not in request.query_params:
         return page(request, "import.html", stage="form", errors={}, csv="", columns=COLUMNS)
@@ -293,9 +217,14 @@ async def import_(request: Request) -> Response:
         cells[line] = row
     bad = sum(bool(row.errors) for row in rows)
     return page(
-        request, "import.html", stage="result" if done else "preview", csv=text, table={"columns": columns, "rows": cells},
-        report=ImportReport(not done, rows, len(rows) - bad if done else 0, bad), passwords_csv="username,password\r\nada,marble-otter-violet-comet\r\n",
-    )  # fmt: skip
+        request,
+        "import.html",
+        stage="result" if done else "preview",
+        csv=text,
+        table={"columns": columns, "rows": cells},
+        report=ImportReport(not done, rows, len(rows) - bad if done else 0, bad),
+        passwords_csv="username,password\r\nada,marble-otter-violet-comet\r\n",
+    )
 
 
 def audit(request: Request) -> Response:
@@ -345,14 +274,24 @@ def application() -> Starlette:
     both = ["GET", "POST"]
     return Starlette(
         routes=[
-            Route("/", home), Route("/sign-in", sign_in, methods=both), Route("/account", account, methods=both), Route("/users", users),
-            Route("/new-user", new_user, methods=both), Route("/import", import_, methods=both), Route("/audit", audit), Route("/components", components),
-            Route("/users/{name}", user), Route("/users/{name}/edit", edit, methods=both), Route("/users/{name}/purge", purge, methods=both),
-            Route("/users/{name}/{verb}", back, methods=["POST"]), Route("/sign-out", lambda r: RedirectResponse("/sign-in", 303), methods=["POST"]),
-            Route("/events/usage", events), Route("/error/{status}", error),
+            Route("/", home),
+            Route("/sign-in", sign_in, methods=both),
+            Route("/account", account, methods=both),
+            Route("/users", users),
+            Route("/new-user", new_user, methods=both),
+            Route("/import", import_, methods=both),
+            Route("/audit", audit),
+            Route("/components", components),
+            Route("/users/{name}", user),
+            Route("/users/{name}/edit", edit, methods=both),
+            Route("/users/{name}/purge", purge, methods=both),
+            Route("/users/{name}/{verb}", back, methods=["POST"]),
+            Route("/sign-out", lambda r: RedirectResponse("/sign-in", 303), methods=["POST"]),
+            Route("/events/usage", events),
+            Route("/error/{status}", error),
             Mount("/static/{version}", StaticFiles(directory=templating.STATIC)),
         ]
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

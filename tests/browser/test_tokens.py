@@ -9,18 +9,30 @@ import pytest
 from diycloud.web.templating import STATIC
 
 CSS = (STATIC / "app.css").read_text(encoding="utf-8")
-TOKENS = {name: (light, dark) for name, light, dark in re.findall(r"--([a-z0-9-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", CSS)}
+TOKENS = {
+    name: (light, dark)
+    for name, light, dark in re.findall(r"--([a-z0-9-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", CSS)
+}
 
 GROUNDS = ("paper", "surface", "sunken")
 TEXT = [
     *((ink, ground) for ink in ("ink", "ink-2", "ink-3", "accent", "danger") for ground in GROUNDS),
-    ("accent", "accent-soft"), ("ok", "ok-soft"), ("warn", "warn-soft"), ("danger", "danger-soft"), ("warn", "surface"), ("ok", "sunken"),
+    ("accent", "accent-soft"),
+    ("ok", "ok-soft"),
+    ("warn", "warn-soft"),
+    ("danger", "danger-soft"),
+    ("warn", "surface"),
+    ("ok", "sunken"),
     *(("on-accent", fill) for fill in ("accent-fill", "accent-fill-hover", "danger-fill", "danger-fill-hover")),
-]  # fmt: skip
+]
 SHAPES = [
-    ("line-strong", "surface"), ("line-strong", "paper"), ("focus", "paper"), ("focus", "surface"), ("accent-fill", "sunken"),
+    ("line-strong", "surface"),
+    ("line-strong", "paper"),
+    ("focus", "paper"),
+    ("focus", "surface"),
+    ("accent-fill", "sunken"),
     ("danger-fill", "sunken"),
-]  # fmt: skip
+]
 
 
 def luminance(colour: str) -> float:
@@ -45,7 +57,11 @@ def test_colours_are_tokens_only() -> None:
     """A colour written outside the tokens would not follow the theme; shadows and the selection are the exceptions."""
     rest = re.sub(r"/\*.*?\*/", "", CSS.split(".theme-light", 1)[1], flags=re.DOTALL)
     found = [line.strip() for line in rest.splitlines() if re.search(r"#[0-9a-fA-F]{3,8}\b|rgb\(", line)]
-    assert [line for line in found if "shadow" not in line and "::selection" not in line and "@media print" not in line and "#999" not in line] == []
+    assert [
+        line
+        for line in found
+        if "shadow" not in line and "::selection" not in line and "@media print" not in line and "#999" not in line
+    ] == []
 
 
 def test_nothing_comes_from_elsewhere() -> None:

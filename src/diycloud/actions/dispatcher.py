@@ -1,16 +1,17 @@
 """The one way through which every action runs.
 
-authorise → validate → audit begin → handler → audit end → monitors. Refusals and crashes are audited too; ordinary
-reads are only counted.
+authorise → validate → handler (whose first commit begins the audit's row) → audit end → monitors. Refusals and crashes are
+audited too; ordinary reads are only counted.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import structlog
+from sqlalchemy import Connection
 
 from diycloud.actions import audit
 from diycloud.actions.action import Action, Audited
@@ -21,6 +22,8 @@ from diycloud.actions.services import Services
 from diycloud.errors import DiyCloudError, PermissionDenied
 
 R = TypeVar("R")
+T = TypeVar("T")
+P = ParamSpec("P")
 log = structlog.get_logger()
 
 REFUSED = frozenset(
@@ -42,10 +45,30 @@ class Context:
     changes: the handler puts here what really changed, field → [before, after], for the audit.
     """
 
-    def __init__(self, services: Services, actor: Actor) -> None:
+    def __init__(self, services: Services, actor: Actor, begin: Callable[[Connection], int] | None = None) -> None:
         self.services = services
         self.actor = actor
         self.changes: dict[str, Any] | None = None
+        self._row = 0
+        self._begin = begin
+
+    async def write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one transaction (db.engine). The first also writes the audit's row, so that no wish is without one."""
+
+        def job(connection: Connection) -> tuple[int, T]:
+            row = self._row or (self._begin(connection) if self._begin else 0)
+            return row, fn(connection, *args, **kwargs)
+
+        self._row, result = await self.services.database.write(job)
+        return result
+
+    async def finish(self, end: Callable[[Connection, int], None]) -> None:
+        """Write how it ended, beginning the audit's row if nothing was written before."""
+
+        def job(connection: Connection) -> None:
+            end(connection, self._row or (self._begin(connection) if self._begin else 0))
+
+        await self.services.database.write(job)
 
 
 class Monitor(Protocol):
@@ -86,14 +109,16 @@ class Dispatcher:
         return cast(R, await self._span(actor, action, str(target)[:100], lambda: parse_action(action, raw, source)))
 
     async def _span(self, actor: Actor, cls: type[Action[Any]], target: str, make: Callable[[], Action[Any]]) -> Any:
-        started, row, context = time.monotonic(), 0, Context(self.services, actor)
-        outcome, code, message, asked = "crashed", "", "", {}
+        started = time.monotonic()
+        asked: dict[str, Any] = {}
+        context = Context(
+            self.services, actor, lambda connection: audit.begin(connection, actor, cls.action_name, target, asked)
+        )
+        outcome, code, message = "crashed", "", ""
         try:
             authorise(actor, cls, target)
             action = make()
-            if cls.audited is not Audited.NO:
-                asked = audit.asked(action)
-                row = await self._database.write(audit.begin, actor, cls.action_name, target, asked)
+            asked.update(audit.asked(action))
             result = await self.handlers[cls](context, action)
             outcome = "done"
             return result
@@ -106,19 +131,18 @@ class Dispatcher:
             raise
         finally:
             seconds = time.monotonic() - started
-            if row or outcome != "done":
-                await self._record(row, actor, cls, target, outcome, code, message, seconds, context.changes)
+            if _leaves_row(cls, outcome, code):
+                values: dict[str, Any] = {"code": code, "message": message, "duration_ms": seconds * 1000, "changes": context.changes}
+                await context.finish(lambda connection, row: audit.end(connection, row, outcome, **values))
             for monitor in self.monitors:
                 monitor(actor, cls.action_name, outcome, seconds)
 
-    async def _record(
-        self, row: int, actor: Actor, cls: type[Action[Any]], target: str, outcome: str, code: str, message: str,
-        seconds: float, changes: dict[str, Any] | None,
-    ) -> None:  # fmt: skip
-        if not row and cls.audited is Audited.NO and code in {"not-found", "invalid-input"}:
-            return  # a read of nothing is no event
-        if not row:
-            row = await self._database.write(audit.begin, actor, cls.action_name, target, {})
-        await self._database.write(
-            audit.end, row, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=changes
-        )
+
+def _leaves_row(cls: type[Action[Any]], outcome: str, code: str) -> bool:
+    """Tell whether an action is audited: every change, and what was refused or failed of all others.
+
+    An ordinary read is only counted, and a read of nothing (a name mistyped) is no event.
+    """
+    if cls.audited is not Audited.NO:
+        return True
+    return outcome != "done" and code not in {"not-found", "invalid-input"}

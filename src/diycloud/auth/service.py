@@ -115,11 +115,11 @@ async def change_password(ctx: Context, action: ChangePassword) -> Changed:
         raise InvalidInput.of([FieldError("password", weakness)])
     if action.password == action.current:
         raise InvalidInput.of([FieldError("password", "is the one you have")])
-    await service.store_password(services, row, action.password, must_change=False, keep_session=ctx.actor.session_id)
+    await service.store_password(ctx, row, action.password, must_change=False, keep_session=ctx.actor.session_id)
     ctx.changes = {"password": "(secret)"}
     return await service.apply(services, row.id)
 
 
 async def sign_out(ctx: Context, action: SignOut) -> None:
     if ctx.actor.session_id is not None:
-        await ctx.services.database.write(sessions.end, ctx.actor.session_id)
+        await ctx.write(sessions.end, ctx.actor.session_id)

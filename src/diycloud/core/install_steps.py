@@ -202,13 +202,22 @@ def make_password() -> str:
 
 def check(run: Installation) -> str:
     """Ask the server by its socket and through Nginx until both answer."""
-    arguments = ["--socket", str(run.paths.server_socket), "--name", run.names[0]]
-    arguments += ["--port", str(run.settings.server.https_port), "--wait", "60"]
-    arguments += ["--authority", str(tls.Files(run.paths.certificates).authority)]
     try:
-        run.probe(arguments)
+        run.probe(probe_arguments(run, wait=60))
     except HostError as error:
         raise HostError(
             f"The platform does not answer: {error.message}", "`diycloud doctor` says what to do."
         ) from error
     return f"it answers at {run.address}"
+
+
+def probe_arguments(run: Installation, *, wait: float) -> list[str]:
+    """Return the arguments of diycloud.core.probe. wait: seconds that the answer may take."""
+    named = {
+        "--socket": str(run.paths.server_socket),
+        "--name": run.names[0],
+        "--port": str(run.settings.server.https_port),
+        "--wait": str(wait),
+        "--authority": str(tls.Files(run.paths.certificates).authority),
+    }
+    return [word for pair in named.items() for word in pair]

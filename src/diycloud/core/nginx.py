@@ -162,7 +162,7 @@ class Nginx:
             http2_directive=self._version() >= _HTTP2_DIRECTIVE,
         )
         changed |= self._system.write(self.file, text)
-        if self._link is not None:
+        if self._link is not None and self._system.read(self._link) != text:
             changed |= self._system.link(self._link, str(self.file))
         try:
             tested = self._system.run([self._layout.binary, "-t", "-q", "-c", self._layout.config])

@@ -165,6 +165,10 @@ class Platform:
             ServiceState(name, self._manager.is_active(name), self._manager.is_enabled(name)) for name in self.names
         ]
 
+    def last_words(self, name: str) -> str:
+        """Return the last line a service logged; empty if there is none."""
+        return next(iter(self._manager.log_lines(name, 1)), "")
+
     def remove(self) -> None:
         """Stop ours and remove their descriptions."""
         self.down()

@@ -65,30 +65,3 @@ def change_setting(system: System, path: Path, name: str, value: str) -> Setting
     found = config.parse(changed, path)
     system.write(path, changed)
     return found
-
-
-def change_setting(system: System, path: Path, name: str, value: str) -> Settings:
-    """Set `section.key` in a settings file, checked as a whole before it is written. Returns the settings then in force.
-
-    Raises InvalidInput for a name that is no setting or a value that it cannot have; nothing is written then.
-    """
-    import yaml
-
-    section, dot, key = name.partition(".")
-    if not dot:
-        raise InvalidInput(f"{name!r} is no setting.", "Write SECTION.KEY, such as server.https_port.")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"{value!r} is not YAML: {error}") from error
-    if isinstance(parsed, list):
-        parsed = [str(item) for item in parsed]
-    elif not isinstance(parsed, str | int | float | bool):
-        parsed = value
-    text = set_key(system.read(path) or FIRST, section, key, parsed)
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / path.name
-        trial.write_text(text, encoding="utf-8")
-        found = config.load(trial)
-    system.write(path, text)
-    return found

@@ -250,7 +250,7 @@ async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple
         return [row for user_id in ids if (row := repository.by_id(connection, user_id))]
 
     try:
-        stored = await services.database.write(store)
+        stored = await ctx.write(store)
     except Conflict:
         return [c._replace(errors=(FieldError("username", "was taken meanwhile"),)).row("refused") for c in batch]
     try:

@@ -67,7 +67,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
         if end_sessions:
             sessions.end_all(connection, row.id)
 
-    await ctx.services.database.write(store)
+    await ctx.write(store)
     return await service.apply(ctx.services, row.id)
 
 
@@ -88,7 +88,7 @@ async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
             raise Conflict(
                 f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
             )
-        await ctx.services.database.write(repository.change, row.id, {"status": Status.PURGING})
+        await ctx.write(repository.change, row.id, {"status": Status.PURGING})
     await finish_purge(ctx.services, service.get(ctx.services, action.username))
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
     return Purged(row.username, home_in_trash=not row.portal_only and row.uid is not None)

@@ -62,7 +62,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     warnings += await check_capacity(services, allocation)
     hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
     values = new_columns(action, hashed, shadow, generated=action.password is UNSET)
-    user_id = await database.write(repository.add, values, allocation)
+    user_id = await ctx.write(repository.add, values, allocation)
     row = _by_id(services, user_id)
     try:
         outcome = (await host.settle(database, services.agent, [row]))[0]
@@ -189,7 +189,7 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         if "role" in values:
             sessions.end_all(connection, row.id)
 
-    await services.database.write(store)
+    await ctx.write(store)
     return await apply(services, row.id, warnings)
 
 
@@ -212,16 +212,17 @@ async def set_password(ctx: Context, action: SetPassword) -> Changed:
     password, warnings = choose_password(ctx, action.password, (row.username, row.full_name, row.email or ""))
     generated = action.password is UNSET
     must_change = generated if action.must_change_password is UNSET else action.must_change_password
-    await store_password(services, row, password, must_change=must_change)
+    await store_password(ctx, row, password, must_change=must_change)
     ctx.changes = {"password": "(secret)"}
     changed = await apply(services, row.id, warnings)
     return Changed(changed.user, password if generated else None, changed.warnings)
 
 
 async def store_password(
-    services: Services, row: Row, password: str, *, must_change: bool, keep_session: int | None = None
+    ctx: Context, row: Row, password: str, *, must_change: bool, keep_session: int | None = None
 ) -> None:
     """Commit a new password as a wish: the portal's hash at once, the host's with the next settle."""
+    services = ctx.services
     if row.portal_only:
         hashed, shadow = await services.hasher.hash(password), None
     else:
@@ -234,7 +235,7 @@ async def store_password(
         repository.change(connection, row.id, {**values, "password_changed_at": repository.NOW})
         sessions.end_all(connection, row.id, keep=keep_session)
 
-    await services.database.write(store)
+    await ctx.write(store)
 
 
 def keep_an_admin(ctx: Context, row: Row) -> None:

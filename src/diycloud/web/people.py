@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from diycloud.auth.actions import ListAudit
 from diycloud.errors import Conflict, InvalidInput
+from diycloud.units import format_size
 from diycloud.users import service
 from diycloud.users.actions import (
     CreateUser,
@@ -22,7 +23,7 @@ from diycloud.users.actions import (
     SetPassword,
     ShowUser,
 )
-from diycloud.users.models import Changed
+from diycloud.users.models import Allocation, Changed
 from diycloud.users.service import LATER
 from diycloud.web.pages import capacity
 from diycloud.web.portal import Entry, Page, field_errors
@@ -47,7 +48,14 @@ async def list_users(page: Page) -> Response:
 
 
 async def show_new_user(page: Page) -> Response:
-    return await _new_user(page, 200, {}, {}, "")
+    usual = Allocation()
+    values = {
+        "cpu": f"{usual.cpu:g}",
+        "memory": format_size(usual.memory),
+        "disk": format_size(usual.disk),
+        "tasks": str(usual.tasks),
+    }
+    return await _new_user(page, 200, values, {}, "")
 
 
 async def _new_user(page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str) -> Response:

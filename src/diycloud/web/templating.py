@@ -145,7 +145,16 @@ def environment() -> jinja2.Environment:
     )
     env.globals.update(asset=asset, page_url=page_url)
     env.filters.update(
-        ago=ago, clock=clock, cores=cores, data_url=data_url, human=human, iso=iso, number=number, percent=percent, size=size,
-        seg=lambda value: quote(str(value), safe=""), compact_json=lambda value: json.dumps(value, separators=(",", ":")),
-    )  # fmt: skip
+        ago=ago,
+        clock=clock,
+        cores=cores,
+        data_url=data_url,
+        human=human,
+        iso=iso,
+        number=number,
+        percent=percent,
+        size=size,
+        seg=lambda value: quote(str(value), safe=""),
+        compact_json=lambda value: json.dumps(value, separators=(",", ":")),
+    )
     return env

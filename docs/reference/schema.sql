@@ -1,0 +1,117 @@
+-- made by python -m diycloud.core.reference; change the declarations, not this file
+
+CREATE TABLE audit (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    actor TEXT NOT NULL,
+    via TEXT DEFAULT '' NOT NULL,
+    address TEXT DEFAULT '' NOT NULL,
+    request_id TEXT DEFAULT '' NOT NULL,
+    action TEXT NOT NULL,
+    target TEXT DEFAULT '' NOT NULL,
+    outcome TEXT DEFAULT 'started' NOT NULL,
+    code TEXT DEFAULT '' NOT NULL,
+    message TEXT DEFAULT '' NOT NULL,
+    duration_ms REAL,
+    changes TEXT DEFAULT '{}' NOT NULL,
+    CONSTRAINT ck_outcome CHECK (outcome IN ('started', 'done', 'refused', 'failed', 'crashed'))
+);
+CREATE INDEX audit_actor ON audit (actor, id);
+CREATE INDEX audit_target ON audit (target, id);
+
+CREATE TABLE users (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    username TEXT NOT NULL,
+    password_hash TEXT NOT NULL,
+    email TEXT,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    last_login TEXT,
+    role TEXT DEFAULT 'user' NOT NULL,
+    is_active INTEGER DEFAULT '1' NOT NULL,
+    uuid TEXT DEFAULT (lower(hex(randomblob(16)))) NOT NULL,
+    status TEXT DEFAULT 'pending' NOT NULL,
+    full_name TEXT DEFAULT '' NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    shell TEXT DEFAULT '/bin/bash' NOT NULL,
+    portal_only INTEGER DEFAULT '0' NOT NULL,
+    uid INTEGER,
+    generation INTEGER DEFAULT '1' NOT NULL,
+    host_generation INTEGER DEFAULT '0' NOT NULL,
+    host_problem TEXT DEFAULT '' NOT NULL,
+    shadow_hash TEXT,
+    shadow_set INTEGER DEFAULT '0' NOT NULL,
+    must_change_password INTEGER DEFAULT '0' NOT NULL,
+    password_changed_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    last_login_ip TEXT,
+    CONSTRAINT ck_status CHECK (status IN ('pending', 'active', 'inactive', 'deleted', 'purging', 'purge-error')),
+    CONSTRAINT ck_role CHECK (role IN ('admin', 'monitor', 'user')),
+    UNIQUE (username)
+);
+CREATE UNIQUE INDEX users_email ON users (lower(email));
+CREATE INDEX users_unsettled ON users (id) WHERE generation <> host_generation AND portal_only = 0;
+CREATE UNIQUE INDEX users_uuid ON users (uuid);
+
+CREATE TABLE resource_allocations (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    cpu_limit REAL DEFAULT '1.0' NOT NULL,
+    mem_limit TEXT DEFAULT '2G' NOT NULL,
+    disk_quota TEXT DEFAULT '5G' NOT NULL,
+    gpu_access INTEGER DEFAULT '0' NOT NULL,
+    disk_hard TEXT,
+    tasks_limit INTEGER DEFAULT '512' NOT NULL,
+    UNIQUE (user_id),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+
+CREATE TABLE sessions (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    token_hash BLOB NOT NULL,
+    user_id INTEGER NOT NULL,
+    kind TEXT DEFAULT 'browser' NOT NULL,
+    csrf TEXT DEFAULT '' NOT NULL,
+    created_at INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    address TEXT DEFAULT '' NOT NULL,
+    user_agent TEXT DEFAULT '' NOT NULL,
+    UNIQUE (token_hash),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_sessions_user_id ON sessions (user_id);
+
+CREATE TRIGGER users_status_to_is_active AFTER UPDATE OF status ON users
+WHEN NEW.is_active <> (NEW.status IN ('pending', 'active'))
+BEGIN UPDATE users SET is_active = (NEW.status IN ('pending', 'active')) WHERE id = NEW.id; END;
+CREATE TRIGGER users_is_active_off AFTER UPDATE OF is_active ON users
+WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
+BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END;
+CREATE TRIGGER users_is_active_on AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status = 'inactive'
+BEGIN UPDATE users SET status = 'active' WHERE id = NEW.id; END;
+CREATE TRIGGER users_is_active_not_now AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status IN ('deleted', 'purging', 'purge-error')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END;
+CREATE TRIGGER users_insert_inactive AFTER INSERT ON users
+WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
+BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END;
+CREATE TRIGGER users_insert_not_active AFTER INSERT ON users
+WHEN NEW.is_active AND NEW.status NOT IN ('pending', 'active')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END;
+CREATE TRIGGER users_first_generation AFTER INSERT ON users
+WHEN NEW.generation = 1 AND NEW.host_generation = 0
+BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END;
+CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash ON users
+WHEN (NEW.full_name, NEW.shell) <> (OLD.full_name, OLD.shell)
+  OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
+  OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END;
+CREATE TRIGGER allocations_wish AFTER UPDATE ON resource_allocations
+WHEN (NEW.cpu_limit, NEW.mem_limit, NEW.disk_quota, NEW.gpu_access, NEW.tasks_limit, ifnull(NEW.disk_hard, ''))
+  <> (OLD.cpu_limit, OLD.mem_limit, OLD.disk_quota, OLD.gpu_access, OLD.tasks_limit, ifnull(OLD.disk_hard, ''))
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
+CREATE TRIGGER allocations_wish_added AFTER INSERT ON resource_allocations
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
+CREATE TRIGGER allocations_wish_removed AFTER DELETE ON resource_allocations
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END;

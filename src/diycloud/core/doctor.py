@@ -1,0 +1,227 @@
+"""`diycloud doctor`: everything that must hold, each with what to do if it does not.
+
+Nothing is changed. Whether files are as the installation writes them is found by letting the installation's own steps
+write to a DryRun and looking whether that would change anything.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from diycloud import config
+from diycloud.agent.registry import Registry
+from diycloud.config import Paths
+from diycloud.core import certificates
+from diycloud.core.install_steps import probe_arguments
+from diycloud.core.installation import Installation
+from diycloud.core.options import InstallOptions
+from diycloud.distro.detect import Init
+from diycloud.distro.os_release import Support
+from diycloud.errors import DiyCloudError, PermissionDenied
+from diycloud.host import pam
+from diycloud.system import Local, System
+from diycloud.system.dry_run import DryRun
+
+Severity = Literal["ok", "warn", "fail"]
+_AGAIN = "Run `diycloud install`: it repairs what is missing and keeps what is there."
+_LEAST_FREE = 0.05
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One finding. advice: what to do; empty when all is well."""
+
+    name: str
+    result: Severity
+    detail: str
+    advice: str = ""
+
+
+def examine(paths: Paths, system: System | None = None) -> list[Check]:
+    """Examine the host and the platform on it. Raises PermissionDenied for others than root."""
+    if os.geteuid() != 0:
+        raise PermissionDenied("This needs root.", "Run it with sudo.")
+    here = Installation(system or Local(), InstallOptions(prefix=paths.prefix))
+    found: list[Check] = []
+    for name, look in _CHECKS:
+        try:
+            found.extend(look(here))
+        except DiyCloudError as error:
+            found.append(Check(name, "fail", error.message, error.hint))
+    return found
+
+
+def _settings(here: Installation) -> Iterator[Check]:
+    config.load(here.paths.config)  # raises InvalidInput with file, line and key
+    yield Check("settings", "ok", f"{here.paths.config} is right")
+
+
+def _distribution(here: Installation) -> Iterator[Check]:
+    facts = here.facts
+    detail = f"{facts.distribution.pretty_name}, {facts.arch}, {facts.support}"
+    good = facts.support in (Support.SUPPORTED, Support.NEEDS_PYTHON)
+    yield Check("distribution", "ok" if good else "warn", detail)
+    what = "no init: the platform's own supervisor starts services" if facts.init is Init.NONE else facts.init.value
+    yield Check("init", "ok", f"{what}; virtualization: {facts.virtualization}")
+    graphics = ", ".join(gpu.model or f"{gpu.vendor} {gpu.address}" for gpu in facts.gpus)
+    yield Check("graphics processors", "ok", graphics or "none")
+
+
+def _cgroups(here: Installation) -> Iterator[Check]:
+    cgroups = here.facts.cgroups
+    if cgroups.usable:
+        yield Check("cgroups", "ok", f"{cgroups.version}, with all controllers that limits need")
+        return
+    lacking = ", ".join((*cgroups.missing, *(f"{name} (read-only)" for name in cgroups.read_only)))
+    yield Check(
+        "cgroups",
+        "fail",
+        f"{cgroups.version}, without {lacking}: limits cannot be kept",
+        "Accounts and portal work. For limits the kernel needs these controllers, mounted and writable.",
+    )
+
+
+def _files(here: Installation) -> Iterator[Check]:
+    owner = here.server_owner
+    sound = True
+    for path, mode, uid in (
+        (here.paths.state, 0o700, owner.uid),
+        (here.paths.database, 0o600, owner.uid),
+        (here.paths.agent_state, 0o700, 0),
+        (certificates.Files(here.paths.certificates).server_key, 0o600, 0),
+        (certificates.Files(here.paths.certificates).authority_key, 0o600, 0),
+    ):
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            sound = False
+            yield Check("files", "fail", f"{path} is not there", _AGAIN)
+            continue
+        if stat.S_ISLNK(info.st_mode) or info.st_uid != uid or stat.S_IMODE(info.st_mode) & ~mode:
+            sound = False
+            detail = f"{path} has mode {stat.S_IMODE(info.st_mode):04o} and uid {info.st_uid}"
+            yield Check("files", "fail", detail, f"It must be mode {mode:04o} and uid {uid}, and no link.")
+    if sound:
+        yield Check("files", "ok", "state and keys are their owners' alone")
+
+
+def _accounts(here: Installation) -> Iterator[Check]:
+    agent = here.settings.agent
+    quiet = DryRun(here.system, lambda line: None)
+    registry = Registry(quiet, here.paths.managed, uid_min=agent.uid_min, uid_max=agent.uid_max)
+    if registry.problem:
+        yield Check("accounts", "fail", registry.problem, "Put the file back from a backup, then restart the agent.")
+    else:
+        yield Check("accounts", "ok", f"{len(registry.entries)} managed by the agent")
+
+
+def _services(here: Installation) -> Iterator[Check]:
+    for service in here.platform.states():
+        if not service.active:
+            last = here.platform.last_words(service.name)
+            yield Check("services", "fail", f"{service.name} is down. {last}".rstrip(), "Start it: `diycloud up`.")
+        elif not service.enabled:
+            yield Check("services", "warn", f"{service.name} runs, but does not start by itself", _AGAIN)
+        else:
+            yield Check("services", "ok", f"{service.name} runs")
+
+
+def _answers(here: Installation) -> Iterator[Check]:
+    here.probe(probe_arguments(here, wait=0))
+    yield Check("portal", "ok", f"it answers at {here.address}")
+
+
+def _certificate(here: Installation) -> Iterator[Check]:
+    until = certificates.read_expiry(here.system, here.paths.certificates)
+    if until is None:
+        yield Check("certificate", "fail", "there is none, or it does not fit its key", _AGAIN)
+        return
+    days = (until - datetime.now(UTC)).days
+    result: Severity = "ok" if days > certificates.RENEW_DAYS else "warn" if days > 0 else "fail"
+    yield Check("certificate", result, f"valid for {days} more days", "" if result == "ok" else _AGAIN)
+
+
+def _as_installed(here: Installation) -> Iterator[Check]:
+    """Tell what the installation would write again."""
+    trial = Installation(DryRun(here.system, lambda line: None), here.options)
+    parts: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("Nginx site", lambda: trial.nginx.ensure(trial.site).changed),
+        ("service descriptions", lambda: bool(trial.platform.ensure())),
+        ("sign-in hook", lambda: pam.ensure_pam(trial.system, trial.facts.distribution.family, trial.hook)),
+    )
+    for name, differs in parts:
+        try:
+            changed = differs()
+        except DiyCloudError as error:
+            yield Check("installation", "fail", f"{name}: {error.message}", error.hint)
+            continue
+        if changed:
+            yield Check("installation", "warn", f"{name}: not as the installation writes it", _AGAIN)
+        else:
+            yield Check("installation", "ok", f"{name}: as the installation writes it")
+    for warning in pam.read_warnings(here.system):
+        yield Check("sign-in", "warn", warning)
+
+
+def _nginx(here: Installation) -> Iterator[Check]:
+    layout = here.table.nginx
+    answer = here.system.query([layout.binary, "-t", "-q", "-c", layout.config])
+    if answer.ok:
+        yield Check("nginx", "ok", "its settings are right")
+    else:
+        words = answer.stderr.strip() or "it could not be asked"
+        yield Check("nginx", "fail", words, f"Mend what it names, then test with `{layout.binary} -t`.")
+
+
+def _homes(here: Installation) -> Iterator[Check]:
+    home = here.facts.home
+    said = {"user": "with user quotas", "off": "without quotas, which it could have", "none": "cannot have user quotas"}
+    yield Check("homes", "ok" if home.quota == "user" else "warn", f"{home.file_system}, {said[home.quota]}")
+    for place in (here.settings.agent.home, str(here.paths.state), str(here.paths.logs)):
+        if not Path(place).exists():
+            continue
+        space = os.statvfs(place)
+        share = space.f_bavail / space.f_blocks if space.f_blocks else 1.0
+        if share < _LEAST_FREE:
+            yield Check("disk", "warn", f"{place}: {share:.0%} free", "Remove what is not needed, or add space.")
+
+
+def _barriers(here: Installation) -> Iterator[Check]:
+    facts, port = here.facts, here.settings.server.https_port
+    opening = {
+        "ufw": f"ufw allow {port}/tcp",
+        "firewalld": f"firewall-cmd --permanent --add-port={port}/tcp && firewall-cmd --reload",
+        "nftables": f"add `tcp dport {port} accept` to the input chain in /etc/nftables.conf",
+    }
+    if facts.firewall == "none":
+        yield Check("firewall", "ok", "none is set to run")
+    else:
+        advice = f"If the portal cannot be reached from elsewhere: {opening[facts.firewall]}"
+        yield Check("firewall", "ok", f"{facts.firewall} is set to run", advice)
+    if facts.security_module == "selinux enforcing":
+        advice = "If Nginx answers 503 while the server runs, see `ausearch -m avc -c nginx`."
+        yield Check("security module", "warn", facts.security_module, advice)
+    else:
+        yield Check("security module", "ok", facts.security_module)
+
+
+_CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
+    ("settings", _settings),
+    ("distribution", _distribution),
+    ("cgroups", _cgroups),
+    ("services", _services),
+    ("portal", _answers),
+    ("certificate", _certificate),
+    ("nginx", _nginx),
+    ("files", _files),
+    ("accounts", _accounts),
+    ("installation", _as_installed),
+    ("homes", _homes),
+    ("firewall", _barriers),
+)

@@ -1,0 +1,180 @@
+"""Taking the platform off a host, so that nothing of it is left.
+
+What stays: distribution packages, users' accounts and homes unless asked, logs if asked. Every step is safe to repeat
+and copes with an installation that never got to its end.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from diycloud.agent.registry import Registry
+from diycloud.core.installation import Installation
+from diycloud.core.nginx import Site
+from diycloud.core.options import InstallOptions
+from diycloud.core.steps import Printer, Step, StepFailed, run_steps
+from diycloud.distro.detect import Init
+from diycloud.errors import DiyCloudError, PermissionDenied, Unsupported
+from diycloud.host.accounts import remove_account, stop_processes
+from diycloud.host.homes import STAGING, TRASH, check_home
+from diycloud.host.pam import remove_pam
+from diycloud.host.slices import Slices, detect_slices
+from diycloud.host.systemd_slices import SystemdSlices
+from diycloud.system import System
+from diycloud.system.dry_run import DryRun
+
+COMMAND = Path("/usr/local/bin/diycloud")
+
+
+class UninstallOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """remove_homes: users' accounts and homes go too, with everything they run."""
+
+    dry_run: bool = False
+    keep_logs: bool = False
+    remove_homes: bool = False
+    prefix: str = "/"
+
+
+class _Removal(Installation):
+    """What the steps share. The settings and the list of accounts are read before their files go."""
+
+    def __init__(self, system: System, options: UninstallOptions) -> None:
+        super().__init__(system, InstallOptions(prefix=options.prefix, without_packages=True))
+        self.uninstall = options
+        self.agent = self.settings.agent
+        self.our_site: Site = self.site
+        self.our_hook = self.hook
+        self.registry = Registry(system, self.paths.managed, uid_min=self.agent.uid_min, uid_max=self.agent.uid_max)
+
+    def reload_units(self) -> None:
+        """Have systemd, if it runs, forget drop-ins that are gone."""
+        if self.facts.init is Init.SYSTEMD:
+            self.system.run(["systemctl", "daemon-reload"])
+
+
+def uninstall(system: System, options: UninstallOptions, out: Printer) -> int:
+    """Take everything away. Returns the exit status: 0 done, 1 a step failed. Raises PermissionDenied for others than root."""
+    if os.geteuid() != 0:
+        raise PermissionDenied("Only root can uninstall.", "Run it with sudo.")
+    if options.dry_run:
+        out("Dry run: this is what would be done. Nothing is changed.")
+        system = DryRun(system, lambda line: out(f"         {line}"))
+    removal = _Removal(system, options)
+    try:
+        run_steps(_STEPS, removal, out)
+    except StepFailed as failure:
+        cause = failure.__cause__
+        assert isinstance(cause, DiyCloudError)
+        out(f"\n{str(failure).capitalize()}: {cause}")
+        out("Run the same command again: it continues from there.")
+        return 1
+    for note in removal.notes:
+        out(f"Note: {note}")
+    if not options.dry_run:
+        out("\nDIY Cloud is gone from this host. Packages of the distribution stay: nginx and Python among them.")
+    return 0
+
+
+def _services(removal: _Removal) -> str:
+    removal.platform.remove()
+    return "stopped and removed"
+
+
+def _sign_in_hook(removal: _Removal) -> str:
+    try:
+        there = remove_pam(removal.system, removal.facts.distribution.family, removal.our_hook)
+    except Unsupported:
+        return "there was none"
+    return "removed" if there else "there was none"
+
+
+def _users(removal: _Removal) -> str:
+    """Take the limits of users away, and with remove_homes the users themselves."""
+    slices = detect_slices(removal.system, removal.agent.cgroup)
+    entries = list(removal.registry.entries.values())
+    for entry in entries:
+        if removal.uninstall.remove_homes:
+            _remove_user(removal, entry.name, entry.uid, slices)
+        elif not isinstance(slices, Unsupported):
+            _release(removal, entry.name, entry.uid, slices)
+    if removal.uninstall.remove_homes:
+        removal.system.remove_tree(Path(removal.agent.home) / TRASH)
+        removal.system.remove_tree(Path(removal.agent.home) / STAGING)
+        return f"{len(entries)} removed, with their homes"
+    removal.reload_units()
+    if entries:
+        removal.notes.append(f"{len(entries)} accounts and their homes stay; they have no limits any more.")
+    return f"{len(entries)} released from their limits"
+
+
+def _remove_user(removal: _Removal, name: str, uid: int, slices: Slices | Unsupported) -> None:
+    if not isinstance(slices, Unsupported):
+        slices.stop(name, uid)
+        slices.remove(name, uid)
+    stop_processes(removal.system, uid)
+    remove_account(removal.system, name, uid)
+    if check_home(removal.agent.home, name, uid):
+        removal.system.remove_tree(Path(removal.agent.home) / name)
+
+
+def _release(removal: _Removal, name: str, uid: int, slices: Slices) -> None:
+    """Take a slice away without ending what runs in it: a cgroup with processes cannot go, and systemd would end them."""
+    if not slices.processes(name, uid):
+        slices.remove(name, uid)
+    elif isinstance(slices, SystemdSlices):
+        for unit in (f"user-{uid}.slice", f"user@{uid}.service"):
+            removal.system.remove_tree(f"/etc/systemd/system/{unit}.d")
+    else:
+        removal.notes.append(f"{name} has programs running: their limits hold until they end.")
+
+
+def _nginx(removal: _Removal) -> str:
+    if not removal.nginx.remove(removal.our_site):
+        return "there was none"
+    removal.platform.reload_nginx()
+    return "removed"
+
+
+def _account(removal: _Removal) -> str:
+    name = removal.agent.server_user
+    found = removal.account(name)
+    if found is None:
+        return "there was none"
+    if found.uid == 0 or found.uid >= removal.agent.uid_min:
+        removal.notes.append(f"The account {name} is not a service's and stays.")
+        return "left alone"
+    removal.system.run(["userdel", name])
+    return f"removed {name}"
+
+
+def _folders(removal: _Removal) -> str:
+    paths = removal.paths
+    folders = [paths.config_dir, paths.state.parent, paths.run]
+    if removal.uninstall.keep_logs:
+        removal.notes.append(f"The logs stay in {paths.logs}.")
+    else:
+        folders.append(paths.logs)
+    gone = [str(folder) for folder in folders if removal.system.remove_tree(folder)]
+    return f"removed {', '.join(gone)}" if gone else "there were none"
+
+
+def _program(removal: _Removal) -> str:
+    """The last step: this very program. What it still needs is in memory."""
+    program = removal.paths.program
+    if removal.system.exists(COMMAND) and COMMAND.resolve().is_relative_to(program):
+        removal.system.remove(COMMAND)
+    return f"removed {program}" if removal.system.remove_tree(program) else "there was none"
+
+
+_STEPS: tuple[Step[_Removal], ...] = (
+    Step("Services", _services),
+    Step("Sign-in hook (PAM)", _sign_in_hook),
+    Step("Users", _users),
+    Step("Nginx site", _nginx),
+    Step("Service account", _account),
+    Step("Folders", _folders),
+    Step("Program", _program),
+)

@@ -1,0 +1,278 @@
+"""kill -9 of the agent, the server and the command line at every step of every kind of change, through the real stack.
+
+A step is an effect of System in the agent, a commit in the server, an exchange in the command line. The programs kill
+themselves (tests/killing_process.py); the steps are found by killing at the first, the second … until the work survives.
+After each the same program starts again as it is, and database and host must come to agree by themselves
+(tests/invariants.py): never a user without account or the other way round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import cannot_run
+from tests.invariants import faults, query, rows, settled
+from tests.killing_process import FILE
+from tests.stack import Stack
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-"),
+]
+PASSWORD = "correct horse battery"
+MAX_STEPS = 120
+
+
+class Victims:
+    """A stack of killing programs, and the passwords its users were given."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.passwords: dict[str, str] = {}
+        self._count = 0
+
+    def name(self) -> str:
+        self._count += 1
+        return f"dtk{self._count:03d}"
+
+    def promise(self, name: str) -> str:
+        self.passwords[name] = PASSWORD
+        return name
+
+    def create(self, *names: str) -> None:
+        """Create some users at once."""
+        lines = "".join(f"{self.promise(name)},{PASSWORD}\n" for name in names)
+        self.stack.cli("user", "import", "-", input=f"username,password\n{lines}")
+
+    def arm(self, who: str, step: int) -> None:
+        (self.stack.prefix / FILE).write_text(f"{who} {step}")
+
+    def disarm(self) -> None:
+        (self.stack.prefix / FILE).unlink()
+
+    def start_server(self) -> None:
+        self.stack.start_server("tests.killing_server", "--every", "0.4")
+
+    def run(self, *words: str, input: str | None = None) -> int:
+        return self.stack.cli(*words, input=input, ok=None).returncode
+
+    def forget_purges(self) -> None:
+        """Let the agent forget the purges of this hour: it lets the server do only twenty."""
+        self.stack._remove_trash()
+        self.stack.stop_agent()
+        self.stack.start_agent("tests.killing_agent")
+
+
+@pytest.fixture(scope="module")
+def victims() -> Iterator[Victims]:
+    with Stack(uid_min=53_000, uid_max=54_999, cgroup="dtwide") as stack:
+        stack.stop_agent()
+        stack.stop_server(signal.SIGKILL)
+        stack.start_agent("tests.killing_agent")
+        found = Victims(stack)
+        found.start_server()
+        yield found
+
+
+Act = Callable[[int], object]
+"""The work, told the number of the step it dies at: makes each turn's work different."""
+
+
+def every_agent_step(victims: Victims, act: Act) -> int:
+    """Kill the agent ahead of each of its effects in turn; the server reconciles as soon as it is back."""
+    stack = victims.stack
+    for step in range(MAX_STEPS):
+        victims.arm("agent", step)
+        act(step)
+        assert stack.agent is not None
+        survived = stack.agent.poll() is None
+        victims.disarm()
+        if not survived:
+            stack.agent.wait()
+            stack.start_agent("tests.killing_agent")
+        _agree(victims, f"agent step {step}")
+        if survived:
+            return step
+    raise AssertionError(f"more than {MAX_STEPS} steps")
+
+
+def every_server_step(victims: Victims, act: Act) -> int:
+    """Kill the server ahead of each of its commits in turn. It is started so that it reconciles once, at its start."""
+    stack = victims.stack
+    for step in range(MAX_STEPS):
+        victims.arm("server", step)
+        act(step)
+        assert stack.server is not None
+        survived = stack.server.poll() is None
+        victims.disarm()
+        if not survived:
+            stack.server.wait()
+            stack.start_server("tests.killing_server")
+        _agree(victims, f"server step {step}")
+        if survived:
+            return step
+    raise AssertionError(f"more than {MAX_STEPS} steps")
+
+
+def _agree(victims: Victims, when: str) -> None:
+    try:
+        settled(victims.stack, victims.passwords)
+    except AssertionError as error:
+        killed = [line for name in ("agent", "server") for line in victims.stack.log(name).splitlines() if "KILL" in line]
+        raise AssertionError(f"{when} ({killed[-1:]}): {error}") from None
+
+
+@contextlib.contextmanager
+def quiet_server(victims: Victims) -> Iterator[None]:
+    """A server that commits nothing of its own accord once it is up, so that commits can be counted."""
+    stack = victims.stack
+    stack.stop_server(signal.SIGKILL)
+    stack.start_server("tests.killing_server")
+    settled(stack)
+    yield
+    stack.stop_server(signal.SIGKILL)
+    victims.start_server()
+
+
+def creator(victims: Victims) -> Act:
+    def act(step: int) -> None:
+        name = victims.promise(victims.name())
+        victims.run("user", "create", name, "--password", "-", "--cpu", "0.5", "--memory", "64", input=f"{PASSWORD}\n")
+
+    return act
+
+
+def modifier(victims: Victims) -> tuple[str, Act]:
+    name = victims.name()
+    victims.create(name)
+
+    def act(step: int) -> None:
+        cpu, memory, tasks = 0.1 + (step % 9) / 10, 100 + step, 50 + step
+        words = ("--cpu", f"{cpu:.1f}", "--memory", str(memory), "--tasks", str(tasks), "--full-name", f"Name {step}")
+        victims.run("user", "modify", name, *words)
+
+    return name, act
+
+
+def importer(victims: Victims) -> Act:
+    def act(step: int) -> None:
+        lines = "".join(f"{victims.promise(victims.name())},{PASSWORD},0.25\n" for _ in range(3))
+        victims.run("user", "import", "-", input=f"username,password,cpu\n{lines}")
+
+    return act
+
+
+def remover(victims: Victims, names: list[str]) -> Act:
+    """Delete and purge a fresh user each time."""
+
+    def act(step: int) -> None:
+        if step and step % 12 == 0:
+            victims.stack._remove_trash()
+        name = names[step]
+        victims.run("user", "delete", name)
+        victims.run("user", "purge", name, "--yes")
+
+    return act
+
+
+def test_the_agent_dies_at_every_effect_of_a_create(victims: Victims) -> None:
+    assert every_agent_step(victims, creator(victims)) >= 10
+    assert all(row["status"] == "active" for row in rows(victims.stack)), "everybody who was stored is there in the end"
+
+
+def test_the_agent_dies_at_every_effect_of_a_change(victims: Victims) -> None:
+    name, act = modifier(victims)
+    assert every_agent_step(victims, act) >= 4
+    (row,) = [row for row in rows(victims.stack) if row["username"] == name]
+    assert row["full_name"].startswith("Name ")
+
+
+def test_the_agent_dies_at_every_effect_of_an_import(victims: Victims) -> None:
+    assert every_agent_step(victims, importer(victims)) >= 20
+
+
+def test_the_agent_dies_at_every_effect_of_a_delete_and_purge(victims: Victims) -> None:
+    names = [victims.name() for _ in range(30)]
+    victims.create(*names)
+    steps = every_agent_step(victims, remover(victims, names))
+    assert steps >= 8
+    _purged_names_are_gone(victims, names[: steps + 1])
+
+
+def test_the_server_dies_at_every_commit(victims: Victims) -> None:
+    names = [victims.name() for _ in range(20)]
+    victims.create(*names)
+    with quiet_server(victims):
+        assert every_server_step(victims, creator(victims)) >= 4
+        assert every_server_step(victims, modifier(victims)[1]) >= 4
+        assert every_server_step(victims, importer(victims)) >= 6
+        victims.forget_purges()
+        steps = every_server_step(victims, remover(victims, names))
+        assert steps >= 6
+    crashed = query(victims.stack, "SELECT count(*) FROM audit WHERE outcome = 'crashed'")[0][0]
+    assert crashed >= 10, "the audit tells of what was broken off"
+    assert faults(victims.stack, victims.passwords) == []
+
+
+def _purged_names_are_gone(victims: Victims, names: list[str]) -> None:
+    """A purge that was begun is finished by the next start; one that was not is still deleted, and can be purged."""
+    left = {row["username"]: row["status"] for row in rows(victims.stack)}
+    for name in names:
+        assert left.get(name) in (None, "deleted", "active"), f"{name} is {left[name]}"
+        if name not in left:
+            assert f"\n{name}:" not in Path("/etc/passwd").read_text()
+            assert f"\n{name}:" not in Path("/etc/group").read_text()
+
+
+@pytest.mark.parametrize("server_is_up", [True, False])
+def test_the_command_line_dies_at_every_step(victims: Victims, server_is_up: bool) -> None:
+    """What it began goes on without it: in the server, or in the child that works while the server is down."""
+    stack = victims.stack
+    if not server_is_up:
+        stack.stop_server(signal.SIGKILL)
+    for step in range(MAX_STEPS):
+        name = victims.promise(victims.name())
+        victims.arm("cli", step)
+        status = _killing_cli(stack, "user", "create", name, "--password", "-")
+        victims.disarm()
+        if server_is_up:
+            _agree(victims, f"command line step {step}")
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert step == (4 if server_is_up else 1)
+    if not server_is_up:
+        victims.start_server()
+        _agree(victims, "the server is back")
+
+
+def test_the_child_that_works_while_the_server_is_down_dies_at_every_commit(victims: Victims) -> None:
+    stack = victims.stack
+    stack.stop_server(signal.SIGKILL)
+    for step in range(MAX_STEPS):
+        name = victims.promise(victims.name())
+        victims.arm("server", step)
+        status = _killing_cli(stack, "user", "create", name, "--password", "-")
+        victims.disarm()
+        if status == 0:
+            break
+    assert step >= 4
+    victims.start_server()
+    _agree(victims, "the server is back")
+
+
+def _killing_cli(stack: Stack, *words: str) -> int:
+    import subprocess
+    import sys
+
+    argv = [sys.executable, "-m", "tests.killing_cli", "--prefix", str(stack.prefix), *words]
+    done = subprocess.run(argv, input=f"{PASSWORD}\n", capture_output=True, text=True, check=False, cwd=ROOT)
+    return done.returncode
+
+
+ROOT = Path(__file__).parents[2]
