@@ -84,14 +84,19 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent may do. It reads these itself; no message changes them."""
 
     uid_min: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 20_000
+    """The first UID for users. UIDs are never given twice."""
     uid_max: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 59_999
+    """The last UID for users."""
     server_user: str = "diycloud"
+    """The account the server runs as; besides root only it may talk to the agent."""
     home: str = "/home"
+    """The folder of the homes."""
     cgroup: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z")] = "user"
     """Without systemd: the folder under each controller's root that holds the slices."""
     allowed_groups: tuple[str, ...] = ()
     """Supplementary groups the server may put users in. Never sudo, wheel, docker, disk, shadow, adm, lxd, kvm."""
     trash_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = 24
+    """How long the home of a purged user is kept."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,13 +105,21 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host_name: str = ""
     """The name people type; empty: the host's own."""
     https_port: Port = 443
+    """Where Nginx answers."""
     http_port: Port = 80
+    """Where Nginx sends people on to HTTPS."""
     session_idle_minutes: Annotated[int, msgspec.Meta(ge=1, le=43_200)] = 120
+    """A session that is not used for so long ends."""
     session_max_hours: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 24
+    """A session ends after so long, used or not."""
     audit_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 365
+    """How long the audit is kept."""
     refuse_overcommit: bool = False
+    """Refuse limits that promise more than the factors below allow, instead of warning."""
     overcommit_cpu: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 4.0
+    """How many times the host's cores may be promised."""
     overcommit_memory: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.5
+    """How many times the host's memory may be promised."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,9 +156,21 @@ def parse(text: str, path: Path, environ: Mapping[str, str] = os.environ) -> Set
     for key, value in environ.items():
         if key.startswith("DIYCLOUD_") and "__" in key:
             section, _, name = key.removeprefix("DIYCLOUD_").lower().partition("__")
-            values.setdefault(section, {})[name] = yaml.safe_load(value)
             lines[f"{section}.{name}"] = f"environment variable {key}"
+            if values.get(section) is None:
+                values[section] = {}
+            if isinstance(values[section], dict):  # else _check says what is wrong with it
+                values[section][name] = _variable(key, value)
     return _check(values, lines, path)
+
+
+def _variable(key: str, text: str) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"The environment variable {key} is not YAML: {error}.") from error
 
 
 def _check(values: dict[str, object], lines: dict[str, str], path: Path) -> Settings:

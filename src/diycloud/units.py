@@ -15,7 +15,7 @@ from diycloud.errors import InvalidInput
 Bytes = NewType("Bytes", int)
 Cores = NewType("Cores", float)
 
-_SIZE = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,6})?)\s?(?P<unit>[KMGT]?)(?P<suffix>B|iB|)\Z", re.IGNORECASE)
+_SIZE = re.compile(r"(?P<number>[0-9]{1,19}(?:\.[0-9]{1,6})?)\s?(?P<unit>[KMGT]?)(?P<suffix>B|iB|)\Z", re.IGNORECASE)
 _FACTOR = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 MAX_SIZE = Bytes(1 << 60)
 CPU_PERIOD_US = 100_000
@@ -39,7 +39,7 @@ def parse_size(text: str, *, bare: str | None = None) -> Bytes:
     if value != int(value):
         raise InvalidInput(f"{text!r} is not a whole number of bytes.")
     if not 0 < value <= MAX_SIZE:
-        raise InvalidInput(f"{text!r} is out of range.", "A size is above 0 and at most 1024P.")
+        raise InvalidInput(f"{text!r} is out of range.", "A size is above 0 and at most 1048576T.")
     return Bytes(int(value))
 
 

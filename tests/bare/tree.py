@@ -36,35 +36,39 @@ class Entry(NamedTuple):
     content: str
 
 
-def snapshot(root: str | Path = "/") -> dict[str, Entry]:
-    """Return every path under root (as `/etc/passwd`) with what is there. Other file systems are not entered."""
+def snapshot(root: str | Path = "/", *, largest: int | None = None) -> dict[str, Entry]:
+    """Return every path under root (as `/etc/passwd`) with what is there. Other file systems are not entered.
+
+    largest: bytes; of larger files only the size is taken (for slow machines), None reads all.
+    """
     top = os.fspath(root).rstrip("/") or "/"
     device = os.lstat(top + "/.").st_dev  # the dot: a root given as /proc/PID/root is a link
-    return dict(_walk(top, "", device))
+    return dict(_walk(top, "", device, largest))
 
 
-def _walk(top: str, below: str, device: int) -> Iterator[tuple[str, Entry]]:
+def _walk(top: str, below: str, device: int, largest: int | None) -> Iterator[tuple[str, Entry]]:
     with os.scandir(f"{top}{below}/") as names:
         for name in names:
             path = f"{below}/{name.name}"
             try:
-                entry, inner = _read(name, device)
+                entry, inner = _read(name, device, largest)
                 yield path, entry
                 if inner:
-                    yield from _walk(top, path, device)
+                    yield from _walk(top, path, device, largest)
             except FileNotFoundError:
                 continue  # gone between the listing and the look
 
 
-def _read(name: os.DirEntry[str], device: int) -> tuple[Entry, bool]:
+def _read(name: os.DirEntry[str], device: int, largest: int | None) -> tuple[Entry, bool]:
     """Return what a name is, and whether to go into it."""
     status = name.stat(follow_symlinks=False)
     kind = _TYPES[stat.S_IFMT(status.st_mode)]
     size, content = 0, ""
     if kind == "file":
         size = status.st_size
-        with open(name.path, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        if largest is None or size <= largest:
+            with open(name.path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
     elif kind == "link":
         content = os.readlink(name.path)
     elif kind == "device":

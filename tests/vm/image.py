@@ -1,9 +1,10 @@
 """Disk images of Debian machines with systemd: made at this machine's own speed in a chroot, then kept.
 
 Three disks: / (ext4), /home (ext4 with user, group and project quotas), /data (XFS with user and project quotas).
-Two tags: `base`, a bare server; `ready`, which has what our installation would fetch: its Debian packages and a folder
-of our pinned Python packages that pip is told to use. An emulated machine takes minutes to unpack what a chroot
-unpacks in seconds, so most tests use `ready`; what a really bare machine needs is tested in tests/bare.
+Two tags: `base`, a bare server; `ready`, which has what our installation would fetch and unpack: its Debian packages, a
+folder of our pinned Python packages that pip is told to use, and the program's own environment made of them. An
+emulated machine takes minutes for what a chroot does in seconds, so most tests use `ready`; that the installation
+makes all this by itself is tested in tests/bare.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tests.bare import debian
 IMAGES = debian.TOP / "machines" / "images"
 KEY = debian.TOP / "machines" / "key"
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
+ENVIRONMENT = "/opt/diycloud/venv"
 WHEELS = "/var/cache/testbed-wheels"
 
 PROGRAMS = {
@@ -139,6 +141,18 @@ def _make_ready(root: Path, requirements: Sequence[Path]) -> None:
             root, f"pip download --quiet --no-deps --only-binary :all: --dest {WHEELS} {names}; rm /tmp/*.txt"
         )
         (root / "etc/pip.conf").write_text(debian.render_pip_conf({"no-index": "true", "find-links": WHEELS}))
+        _make_environment(root)
+
+
+def _make_environment(root: Path) -> None:
+    """Make the program's environment as install.sh does; where this is not quite so, it makes it again by itself."""
+    shutil.copy(REQUIREMENTS / "runtime.txt", root / "tmp/runtime.txt")
+    debian.chroot(
+        root,
+        f"python3 -m venv {ENVIRONMENT}; {ENVIRONMENT}/bin/pip install -q --no-cache-dir --require-hashes -r /tmp/runtime.txt;"
+        f'echo "$(sha256sum < /tmp/runtime.txt) $(python3 -c "import sys; print(sys.version)")" > {ENVIRONMENT}/.made-from;'
+        "rm /tmp/runtime.txt",
+    )
 
 
 def _finish(root: Path) -> None:

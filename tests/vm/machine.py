@@ -183,7 +183,7 @@ class Machine:
 
     def down(self) -> None:
         """End the machine as a power cut would. Its disks stay. Fine to repeat."""
-        self._hang_up()
+        self.hang_up()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -201,13 +201,13 @@ class Machine:
         """Reboot in the machine's own orderly way, and wait until root can sign in again."""
         before = self.run(["cat", "/proc/sys/kernel/random/boot_id"]).stdout
         self.run("systemctl reboot", ok=None)
-        self._hang_up()
+        self.hang_up()
         deadline = time.monotonic() + BOOT_SECONDS
         while time.monotonic() < deadline:
             answer = self.run(["cat", "/proc/sys/kernel/random/boot_id"], ok=None, timeout=20)
             if answer.returncode == 0 and answer.stdout != before:
                 return self._wait()
-            self._hang_up()
+            self.hang_up()
             time.sleep(0.5)
         raise MachineError("did not come back after a reboot")
 
@@ -215,12 +215,12 @@ class Machine:
 
     def save(self, name: str) -> None:
         """Keep memory and disks under a name, inside the instance's disk files."""
-        self._hang_up()  # no half-open connection in the snapshot
+        self.hang_up()  # no half-open connection in the snapshot
         self._monitor(f"savevm {name}")
 
     def reset(self, name: str) -> None:
         """Go back to what was saved under a name. The machine may be up or down."""
-        self._hang_up()
+        self.hang_up()
         if self.pid is not None:
             self._monitor(f"loadvm {name}")
             self._wait()
@@ -252,7 +252,8 @@ class Machine:
         words = [word for option in fixed for word in ("-o", option)]
         return ["ssh", "-p", str(self.config.ports["ssh"]), "-i", str(KEY), *words, *options, f"{user}@127.0.0.1"]
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Close root's connection; the next command signs in anew."""
         if (self.folder / "ssh").exists():
             argv = self._ssh("root", "-O", "exit")
             subprocess.run(argv, capture_output=True, check=False, timeout=30)

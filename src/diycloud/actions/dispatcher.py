@@ -84,7 +84,7 @@ def authorise(actor: Actor, action: type[Action[Any]], target: str) -> None:
     """Raise PermissionDenied unless the actor may do this to the target."""
     held = PERMISSIONS[actor.role]
     own = action.own is not None and action.own in held and target == actor.name and actor.user_id is not None
-    if actor.must_change_password and action.action_name != "password.change":
+    if actor.must_change_password and action.action_name not in ("password.change", "session.end"):
         raise PermissionDenied("The password must be changed first.", "Sign in at the portal and choose one.")
     if not own and action.permission not in held:
         raise PermissionDenied(f"{actor.name} may not do this ({action.action_name}).", "Ask an administrator.")

@@ -201,13 +201,17 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class SyncReport(msgspec.Struct, frozen=True):
-    """created, mended: names; orphans: managed accounts without a wish, now locked; stopped: why nothing was locked."""
+    """created, mended: names; orphans: managed accounts without a wish, now locked; stopped: why nothing was locked.
+
+    remade: accounts that were missing on the host, known or new: they have no password until one is set.
+    """
 
     created: list[str] = []
     mended: list[str] = []
     orphans: list[str] = []
     failed: list[Outcome] = []
     stopped: str = ""
+    remade: list[str] = []
 
 
 _NIL = msgspec.Raw(msgspec.msgpack.encode(None))

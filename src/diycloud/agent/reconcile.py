@@ -59,7 +59,9 @@ def reconcile(
     work = _differences(agent, wishes, gathered)
     yield
     missing = {wish.name for wish in work if agent.registry.get(wish.name) is None}
-    created, mended, failed = list[str](), list[str](), list[Outcome]()
+    host = HostAccounts(agent.system)
+    absent = {wish.name for wish in work if _get(host, wish.name) is None}
+    created, mended, remade, failed = list[str](), list[str](), list[str](), list[Outcome]()
     for start in range(0, len(work), MAX_BATCH):
         batch = [wish for wish in work[start : start + MAX_BATCH] if not _overtaken(agent, wish)]
         for outcome in ensure_accounts(agent, caller, [Account(wish, create=True) for wish in batch]):
@@ -67,6 +69,8 @@ def reconcile(
                 failed.append(outcome)
             elif outcome.changed:
                 (created if outcome.name in missing else mended).append(outcome.name)
+                if outcome.name in absent:
+                    remade.append(outcome.name)
         yield
     orphans, stopped = yield from _lock_orphans(agent, caller, {wish.name for wish in wishes}, gathered, failed)
     if created or mended or failed or stopped:
@@ -78,6 +82,7 @@ def reconcile(
         orphans=orphans[:MAX_LISTED],
         failed=failed[: MAX_LISTED // 5],
         stopped=stopped,
+        remade=remade[:MAX_LISTED],
     )
 
 

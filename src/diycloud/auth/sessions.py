@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, insert, update
 
 from diycloud.actions.roles import Role
+from diycloud.db.engine import fetch_one
 from diycloud.db.tables import sessions
 from diycloud.users.models import SIGN_IN
 
@@ -54,7 +55,7 @@ def begin(
 
 def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Session | None:
     """Return the session of a token, None if it does not hold any more or its user may not sign in."""
-    found = connection.exec_driver_sql(_LOOKUP, (token_hash(token),)).first()
+    found = fetch_one(connection, _LOOKUP, (token_hash(token),))
     if found is None:
         return None
     session_id, csrf, last_seen, expires_at, kind, user_id, username, role, status, must_change = found

@@ -8,6 +8,7 @@ Sources: nginx.org, ngx_http_core_module (listen, server_name), ngx_http_v2_modu
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ BODY_SIZE = "16m"
 """Enough for a CSV of tens of thousands of users."""
 _HTTP2_DIRECTIVE = (1, 25, 1)
 
-_FILE_MARK = re.compile(r"^# configuration file (.+):$", re.M)
+_INCLUDE = re.compile(r"\binclude\s+([^;]+?)\s*;")
 _LISTEN = re.compile(r"\blisten\s+([^;]+);")
 
 
@@ -103,10 +104,40 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else (0,)
 
 
-def parse_dump(text: str) -> dict[str, str]:
-    """Return path → text of every file in `nginx -T`'s answer, comments left out."""
-    parts = _FILE_MARK.split(text)
-    return {path: re.sub(r"(?m)#.*$", "", body) for path, body in zip(parts[1::2], parts[2::2], strict=True)}
+def read_settings(system: System, config: Path) -> dict[str, str]:
+    """Return path → text, comments left out, of Nginx's configuration and all it includes.
+
+    `nginx -T` prints the same, but makes folders while it does: a dry run may not.
+    """
+    found: dict[str, str] = {}
+    wanted = [config]
+    while wanted:
+        path = wanted.pop()
+        try:
+            text = system.read(path) if str(path) not in found else None
+        except (OSError, HostError):  # a folder that a pattern matched
+            continue
+        if text is not None:
+            found[str(path)] = re.sub(r"(?m)#.*$", "", text)
+            for match in _INCLUDE.finditer(found[str(path)]):
+                wanted += _glob(system, config.parent / match[1].strip("\"'"))
+    return found
+
+
+def _glob(system: System, pattern: Path) -> list[Path]:
+    """Return the files that an include means: Nginx matches as glob(3) does, and relative to its main file's folder."""
+    folders = [Path(pattern.anchor)]
+    for part in pattern.parts[1:]:
+        if re.search(r"[*?[]", part):
+            folders = [
+                folder / name
+                for folder in folders
+                for name in system.list_dir(folder)
+                if fnmatch.fnmatchcase(name, part) and not name.startswith(".")
+            ]
+        else:
+            folders = [folder / part for folder in folders]
+    return folders
 
 
 def default_servers(files: dict[str, str], ports: Sequence[int]) -> list[str]:
@@ -171,7 +202,9 @@ class Nginx:
                 self.remove(site)
             else:
                 self._system.write(self.file, before)
-            raise HostError(f"Nginx refused the site, which was taken back: {error.message}", _HINT) from error
+            ours = any(str(place) in error.message for place in (self.file, self._link))
+            whose = "our site" if ours else "its settings"
+            raise HostError(f"Nginx refuses {whose}, so nothing was changed: {error.message}", _HINT) from error
         notes += [line for line in tested.stderr.splitlines() if "[warn]" in line]
         return SiteReport(changed, tuple(notes))
 
@@ -189,10 +222,7 @@ class Nginx:
 
     def _may_be_default(self, site: Site, notes: list[str]) -> bool:
         """Tell whether our site may answer for unknown names; the distribution's own default site makes room."""
-        dump = self._system.query([self._layout.binary, "-T", "-q", "-c", self._layout.config])
-        if dump.status not in (0, 127) and SITE not in dump.stderr:  # what is wrong with ours is about to be mended
-            raise HostError(f"Nginx refuses its present settings: {dump.stderr.strip()}", "Mend them, then run again.")
-        files = parse_dump(dump.stdout)
+        files = read_settings(self._system, Path(self._layout.config))
         mine = {str(self.file), str(self._link)}
         others = [path for path in default_servers(files, [site.http_port, site.https_port]) if path not in mine]
         for path in list(others):
@@ -224,4 +254,4 @@ class Nginx:
         return parse_version(answer.stderr + answer.stdout)
 
 
-_HINT = "What it says is above; `nginx -t` shows more. Nothing of the running Nginx was changed."
+_HINT = "Mend what it names (`nginx -t` tells when it is right). What runs goes on with its old settings."

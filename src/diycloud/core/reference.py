@@ -149,12 +149,13 @@ def _allowed(kind: Any) -> str:
 def schema_page() -> str:
     """Return the database's schema as SQL, in the order in which it can be run."""
     parts = [f"-- {re.sub('`', '', _MADE)}", ""]
-    dialect = sqlite.dialect()  # type: ignore[no-untyped-call]
+    dialect = sqlite.dialect()
     for table in metadata.sorted_tables:
         statement = str(CreateTable(table).compile(dialect=dialect))
         parts.append("\n".join(line.rstrip().replace("\t", "    ") for line in statement.strip().splitlines()) + ";")
         parts += [
-            f"{CreateIndex(index).compile(dialect=dialect)};" for index in sorted(table.indexes, key=lambda i: str(i.name))
+            f"{CreateIndex(index).compile(dialect=dialect)};"
+            for index in sorted(table.indexes, key=lambda i: str(i.name))
         ]
         parts.append("")
     parts += [f"{trigger};" for trigger in TRIGGERS]

@@ -170,11 +170,12 @@ class Platform:
         return next(iter(self._manager.log_lines(name, 1)), "")
 
     def remove(self) -> None:
-        """Stop ours and remove their descriptions."""
-        self.down()
+        """Stop ours and remove their descriptions; without init also the supervisor that ran them."""
         supervised = (_SUPERVISED_NGINX,) if self._init is Init.NONE else ()
         for name in (*supervised, SERVER, AGENT):
             self._manager.remove(name)
+        if isinstance(self._manager, Supervisor):
+            self._manager.down()
 
     def _take_over_nginx(self) -> None:
         """Without init: end an Nginx that a package or a person started, as ours could not bind beside it."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -95,12 +93,10 @@ class Supervisor:
         paths: Paths = Paths(),  # noqa: B008  # frozen
         *,
         programs: Path = Path(sys.executable).parent,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._system = system
         self._paths = paths
         self._programs = programs
-        self._sleep = sleep
         self.config = paths.config_dir / "supervisor"
         self.run_dir = paths.run / "supervisor"
 
@@ -147,11 +143,8 @@ class Supervisor:
         if not self.is_up():
             return
         self._control("shutdown", timeout=120)
-        for _ in range(600):
-            if not self._system.exists(self.run_dir / "supervisord.pid"):
-                return
-            self._sleep(0.1)
-        raise HostError("supervisord did not end within 60 s.", f"See {self._paths.logs / 'supervisord.log'}.")
+        ended = 'for turn in $(seq 600); do [ -e "$1" ] || exit 0; sleep 0.1; done; exit 1'
+        self._system.run(["/bin/sh", "-c", ended, "wait", str(self.run_dir / "supervisord.pid")])
 
     def names(self) -> list[str]:
         """Return the services that have a configuration here."""

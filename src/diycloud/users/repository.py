@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, text, update
 
 from diycloud.actions.roles import Role
+from diycloud.db.engine import fetch_one
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.db.tables import sessions, users
 from diycloud.errors import InvalidInput
@@ -27,24 +27,18 @@ _COLUMNS = (
     allocations.c.gpu_access,
 )
 _WIDTH = len(_COLUMNS) - 6
-_ROW: Select[Any] = select(*_COLUMNS).select_from(_JOIN)
-_BY_NAME = str(_ROW.where(users.c.username == text("?")).compile(compile_kwargs={"literal_binds": True}))
+_NAMES = tuple(column.name for column in _COLUMNS)
+_ROLE, _STATUS = _NAMES.index("role"), _NAMES.index("status")
+_FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set"))
+ROW: Select[Any] = select(*_COLUMNS).select_from(_JOIN)
+"""What `to_row` takes: queries of lists add to it."""
+_BY_NAME = str(ROW.where(users.c.username == text("?")).compile(compile_kwargs={"literal_binds": True}))
 _DEFAULTS = Allocation()
 LEAST_MEMORY = 16 << 20
 NOW = func.current_timestamp()
 
-SORT_COLUMNS: dict[str, ColumnElement[Any]] = {
-    "username": users.c.username,
-    "created_at": users.c.created_at,
-    "last_login": func.ifnull(users.c.last_login, ""),
-    "cpu": func.ifnull(allocations.c.cpu_limit, _DEFAULTS.cpu),
-    "memory": func.ifnull(allocations.c.mem_limit, ""),
-    "status": users.c.status,
-    "role": users.c.role,
-    "full_name": users.c.full_name,
-}
 
-
+@lru_cache(maxsize=4096)  # a thousand users share a dozen sizes
 def _size(value: object, default: int, least: int = 1) -> int:
     """Return the bytes of a size column. People may have written anything there; what cannot be means the default."""
     try:
@@ -54,7 +48,7 @@ def _size(value: object, default: int, least: int = 1) -> int:
     return size if size >= least else default
 
 
-def _to_row(values: Sequence[Any]) -> Row:
+def to_row(values: Sequence[Any]) -> Row:
     cpu, memory, disk, hard, tasks, gpu = values[_WIDTH:]
     soft = _size(disk, _DEFAULTS.disk)
     allocation = Allocation(
@@ -65,25 +59,22 @@ def _to_row(values: Sequence[Any]) -> Row:
         tasks=tasks if isinstance(tasks, int) and 16 <= tasks <= 4_000_000 else _DEFAULTS.tasks,
         gpu=bool(gpu),
     )
-    row = dict(zip(_NAMES, values, strict=False))
-    row["role"], row["status"] = Role(row["role"]), Status(row["status"])
-    for flag in ("portal_only", "must_change_password", "shadow_set"):
-        row[flag] = bool(row[flag])
-    return Row(**row, allocation=allocation)
-
-
-_NAMES = tuple(name for name in Row.__struct_fields__ if name != "allocation")
+    head = list(values[:_WIDTH])
+    head[_ROLE], head[_STATUS] = Role(head[_ROLE]), Status(head[_STATUS])
+    for flag in _FLAGS:
+        head[flag] = bool(head[flag])
+    return Row(*head, allocation)
 
 
 def by_name(connection: Connection, username: str) -> Row | None:
     """Return a user. The hottest read: one prepared statement."""
-    found = connection.exec_driver_sql(_BY_NAME, (username,)).first()
-    return _to_row(found) if found else None
+    found = fetch_one(connection, _BY_NAME, (username,))
+    return to_row(found) if found else None
 
 
 def by_id(connection: Connection, user_id: int) -> Row | None:
-    found = connection.execute(_ROW.where(users.c.id == user_id)).first()
-    return _to_row(found) if found else None
+    found = connection.execute(ROW.where(users.c.id == user_id)).first()
+    return to_row(found) if found else None
 
 
 def existing_names(connection: Connection, names: Iterable[str]) -> set[str]:
@@ -191,22 +182,22 @@ def first_admin(connection: Connection) -> str | None:
 
 def unsettled(connection: Connection, limit: int) -> list[Row]:
     """Return users whose wish the host has not confirmed, oldest first."""
-    query = _ROW.where(
+    query = ROW.where(
         users.c.generation != users.c.host_generation,
         users.c.portal_only == 0,
         users.c.status.notin_([Status.PURGING]),
     ).order_by(users.c.id)
-    return [_to_row(row) for row in connection.execute(query.limit(limit))]
+    return [to_row(row) for row in connection.execute(query.limit(limit))]
 
 
 def wishes(connection: Connection) -> list[Row]:
     """Return every user that has, or should have, an account on the host."""
-    query = _ROW.where(users.c.portal_only == 0, users.c.status != Status.PURGING).order_by(users.c.id)
-    return [_to_row(row) for row in connection.execute(query)]
+    query = ROW.where(users.c.portal_only == 0, users.c.status != Status.PURGING).order_by(users.c.id)
+    return [to_row(row) for row in connection.execute(query)]
 
 
 def with_status(connection: Connection, status: Status) -> list[Row]:
-    return [_to_row(row) for row in connection.execute(_ROW.where(users.c.status == status).order_by(users.c.id))]
+    return [to_row(row) for row in connection.execute(ROW.where(users.c.status == status).order_by(users.c.id))]
 
 
 def promised(connection: Connection) -> tuple[float, int]:
@@ -231,90 +222,3 @@ def tidy(connection: Connection) -> int:
         connection.execute(delete(table).where(table.c.user_id.notin_(known))).rowcount
         for table in (allocations, sessions)
     )
-
-
-def _conditions(search: str, status: str | None, role: str | None) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if search:
-        columns = (users.c.username, users.c.full_name, users.c.email)
-        found.append(or_(*(func.instr(func.lower(column), search.lower()) > 0 for column in columns)))
-    if status is None:
-        found.append(users.c.status.notin_([Status.DELETED]))
-    elif status != "all":
-        found.append(users.c.status == status)
-    if role:
-        found.append(users.c.role == role)
-    return found
-
-
-def page(
-    connection: Connection,
-    *,
-    search: str,
-    status: str | None,
-    role: str | None,
-    sort: str,
-    descending: bool,
-    cursor: str,
-    limit: int,
-) -> tuple[list[Row], int, str | None, str | None]:
-    """Return a page of users by keyset: rows, how many match in all, and the cursors of the next and previous page.
-
-    A page costs the same wherever it is in the list. Raises InvalidInput for a cursor that this list did not give.
-    """
-    conditions = _conditions(search, status, role)
-    total = connection.execute(select(func.count()).select_from(users).where(*conditions)).scalar_one()
-    backwards, after = _parse_cursor(cursor, sort, descending)
-    column = SORT_COLUMNS[sort]
-    downwards = descending != backwards
-    query = _ROW.add_columns(column.label("sort_key")).where(*conditions)
-    if after is not None:
-        key, row_id = after
-        beyond = column < key if downwards else column > key
-        same = and_(column == key, users.c.id < row_id if downwards else users.c.id > row_id)
-        query = query.where(or_(beyond, same))
-    order = (column.desc(), users.c.id.desc()) if downwards else (column.asc(), users.c.id.asc())
-    found = list(connection.execute(query.order_by(*order).limit(limit + 1)))
-    more, found = len(found) > limit, found[:limit]
-    if backwards:
-        found.reverse()
-    ends = (
-        [_cursor(side, sort, descending, row.sort_key, row.id) for side, row in (("<", found[0]), (">", found[-1]))]
-        if found
-        else [None, None]
-    )
-    previous = ends[0] if (more if backwards else after is not None) else None
-    following = ends[1] if (after is not None if backwards else more) else None
-    return [_to_row(row[:-1]) for row in found], total, following, previous
-
-
-def _cursor(side: str, sort: str, descending: bool, key: object, row_id: int) -> str:
-    return base64.urlsafe_b64encode(json.dumps([side, sort, descending, key, row_id]).encode()).decode().rstrip("=")
-
-
-def _parse_cursor(cursor: str, sort: str, descending: bool) -> tuple[bool, tuple[Any, int] | None]:
-    """Return whether the page lies before the cursor, and the key and id it starts from."""
-    if not cursor:
-        return False, None
-    try:
-        side, of_sort, of_descending, key, row_id = json.loads(
-            base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        )
-        if side not in ("<", ">") or not _is_id(row_id) or not _is_key(key):
-            raise ValueError
-    except (ValueError, TypeError, RecursionError):
-        raise InvalidInput("cursor: is not one this list gave", "Start from the first page.") from None
-    if (of_sort, of_descending) != (sort, descending):
-        raise InvalidInput("cursor: belongs to another order", "Start from the first page.")
-    return side == "<", (key, row_id)
-
-
-def _is_id(value: object) -> bool:
-    return type(value) is int and abs(value) < 1 << 63
-
-
-def _is_key(value: object) -> bool:
-    """Tell whether SQLite can take a value of a cursor, which may come from anywhere."""
-    if isinstance(value, str):
-        return not any("\ud800" <= c <= "\udfff" for c in value)
-    return isinstance(value, float) or _is_id(value)

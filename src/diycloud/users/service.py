@@ -17,7 +17,7 @@ from diycloud.agent import protocol as wire
 from diycloud.auth import passwords, sessions
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from diycloud.units import format_size, human_size
-from diycloud.users import host, repository
+from diycloud.users import host, listing, repository
 from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
 from diycloud.users.models import SIGN_IN, TRANSITIONS, Allocation, Changed, Created, Page, Row, Status, User
 from diycloud.users.names import RESERVED
@@ -42,9 +42,9 @@ async def list_users(ctx: Context, action: ListUsers) -> Page:
     asked = {name: getattr(action, name) for name in ListUsers.__struct_fields__}
     database = ctx.services.database
     if action.sort == "username" and not action.search and action.limit <= 100:  # one walk along an index
-        rows, total, following, previous = database.read(repository.page, **asked)
+        rows, total, following, previous = database.read(listing.page, **asked)
     else:
-        rows, total, following, previous = await database.read_long(repository.page, **asked)
+        rows, total, following, previous = await database.read_long(listing.page, **asked)
     return Page([host.view(row) for row in rows], total, following, previous)
 
 

@@ -109,11 +109,8 @@ def size(value: int | str | None) -> str:
 
 
 def human(value: float | None) -> str:
-    """Return rounded bytes for reading, `1.4 G`."""
-    if value is None:
-        return "–"
-    text = human_size(value)
-    return f"{text[:-1]} {text[-1]}"
+    """Return rounded bytes for reading, `1.4G`."""
+    return "–" if value is None else human_size(value)
 
 
 def number(value: float) -> str:

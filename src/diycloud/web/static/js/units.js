@@ -17,12 +17,12 @@ export function formatSize(bytes) {
   return `${bytes}B`;
 }
 
-/** Rounded for reading: `1.4 G`. */
+/** Rounded for reading: `1.4G`. */
 export function human(bytes) {
   for (const unit of UNITS) {
-    if (bytes >= FACTOR[unit]) return `${(bytes / FACTOR[unit]).toFixed(1).replace(/\.0$/, "")} ${unit}`;
+    if (bytes >= FACTOR[unit]) return `${(bytes / FACTOR[unit]).toFixed(1).replace(/\.0$/, "")}${unit}`;
   }
-  return `${Math.round(bytes)} B`;
+  return `${Math.round(bytes)}B`;
 }
 
 /** `1`, `0.5`, `0.42`. */

@@ -1,0 +1,229 @@
+"""The installation for real: a bare Debian without init, one command, killed anywhere, and taken away again.
+
+Roots share this machine's network, so Nginx listens on high ports. The package `python3-venv` and `nginx` come from the
+distribution's archive and stay after an uninstallation; comparisons are made with a root that has them already.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bare.bareroot import ALWAYS_IGNORED, BareRoot
+from tests.bare.debian import CannotBuild
+from tests.bare.tree import differences
+
+SOURCE = Path(__file__).resolve().parents[2]
+PROGRAM_PACKAGES = "apt-get -q -y install --no-install-recommends ca-certificates python3 python3-venv nginx"
+# What tools of the distribution note for themselves whenever they run.
+NOTES = ("/var/log/apt", "/var/log/dpkg.log", "/var/lib/dpkg", "/var/cache", "/var/lib/apt")
+BACKUPS = ("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-")
+
+pytestmark = pytest.mark.slow
+
+
+def started(suite: str) -> Iterator[BareRoot]:
+    try:
+        root = BareRoot(suite).start()
+    except CannotBuild as reason:
+        pytest.skip(f"no bare root: {reason}")
+    try:
+        root.push(SOURCE, "/src")
+        yield root
+    finally:
+        root.stop()
+
+
+@pytest.fixture
+def bookworm() -> Iterator[BareRoot]:
+    yield from started("bookworm")
+
+
+@pytest.fixture
+def trixie() -> Iterator[BareRoot]:
+    yield from started("trixie")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Ports:
+    """Two ports of this test's own."""
+
+    def __init__(self) -> None:
+        self.https, self.http = free_port(), free_port()
+        self.options = f"--https-port {self.https} --http-port {self.http}"
+
+
+@pytest.fixture
+def ports() -> Ports:
+    return Ports()
+
+
+def install(root: BareRoot, options: str, **more):
+    return root.run(f"cd /src && ./install.sh {options}", **more)
+
+
+def password_in(output: str) -> str:
+    found = re.search(r"Password\s+(\S+)\s+\(once", output)
+    assert found, output
+    return found[1]
+
+
+def sign_in(root: BareRoot, port: int, password: str) -> int:
+    """Sign in by REST as people's programs do, the certificate checked with the authority. Returns the status."""
+    context = ssl.create_default_context(cadata=root.path("/etc/diycloud/tls/ca.crt").read_text())
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=30)
+    try:
+        body = json.dumps({"username": "admin", "password": password})
+        connection.request("POST", "/api/v1/auth/login", body, {"Content-Type": "application/json"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    before = bookworm.snapshot()
+
+    # A dry run changes nothing, and shows what each step would do.
+    plan = install(bookworm, f"--dry-run {ports.options}").stdout
+    assert differences(before, bookworm.snapshot(), ALWAYS_IGNORED) == {}
+    for part in ("pip install", "useradd", "config.yaml", "ca.key", "pam-auth-update", "supervisord", "first_admin"):
+        assert part in plan, part
+    assert "PRIVATE KEY" not in plan
+
+    # One command.
+    first = install(bookworm, ports.options).stdout
+    password = password_in(first)
+    assert f":{ports.https}/" in first
+    assert sign_in(bookworm, ports.https, "wrong") == 401
+    assert sign_in(bookworm, ports.https, password) == 200
+    log = bookworm.path("/var/log/diycloud/install.log").read_text()
+    assert "useradd" in log and password not in log
+    assert bookworm.run("stat -c '%a %U' /var/log/diycloud/install.log").stdout == "600 root\n"
+
+    # Again: nothing is made anew, everything still runs; so does a dry run of it.
+    settled = bookworm.snapshot()
+    again = install(bookworm, ports.options).stdout
+    assert "made" not in again and "written" not in again, again
+    assert "admin is there" in again
+    assert sign_in(bookworm, ports.https, password) == 200
+    ours = ("/var/lib/diycloud/server", "/var/log", "/opt/diycloud/lib", "/etc/diycloud/supervisor")
+    assert differences(settled, bookworm.snapshot(), (*ALWAYS_IGNORED, *ours)) == {}
+    plan = bookworm.run("diycloud install --dry-run").stdout
+    assert "write " not in plan and "useradd" not in plan, plan
+
+    # Everything goes.
+    bookworm.run("diycloud uninstall --yes")
+    left = differences(before, bookworm.snapshot(), (*ALWAYS_IGNORED, *NOTES, *BACKUPS, "/var/log/nginx"))
+    assert left == {}
+    assert not bookworm.run("pgrep -fa diycloud || true", ok=None).stdout.strip()
+
+
+def test_a_bare_trixie_in_one_command(trixie, ports):
+    """Nothing but a base system: no Python, no certificates."""
+    assert trixie.run("command -v python3", ok=None).returncode != 0
+    before = trixie.snapshot()
+    plan = install(trixie, f"--dry-run {ports.options}").stdout
+    assert "python3-venv (apt)" in plan
+    assert differences(before, trixie.snapshot(), ALWAYS_IGNORED) == {}
+    assert sign_in(trixie, ports.https, password_in(install(trixie, ports.options).stdout)) == 200
+    assert "fail" not in trixie.run("diycloud doctor").stdout.lower()
+
+
+def test_setting_up_killed_at_any_time_is_continued(bookworm, ports):
+    """The shell's part with apt and pip: its whole process group is killed, ever later, then it is left in peace."""
+    for seconds in (2, 4, 7, 10, 14, 19):
+        install(bookworm, f"{ports.options} || true", ok=None) if seconds < 0 else bookworm.run(
+            f"cd /src && timeout -s KILL {seconds} ./install.sh {ports.options}", ok=None
+        )
+    assert sign_in(bookworm, ports.https, password_in(install(bookworm, ports.options).stdout)) == 200
+
+
+KILLED_AT = """
+import os, signal, sys
+from diycloud.core import install as module
+from diycloud.core.options import options_from
+from diycloud.system import Local
+from diycloud.system.recording import Recording
+
+count, limit = 0, int(sys.argv[1])
+def before(effect):
+    global count
+    count += 1
+    if count == limit:
+        sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+given = {"https_port": int(sys.argv[2]), "http_port": int(sys.argv[3])}
+sys.exit(module.install(Recording(Local(), before=before), options_from(given), lambda line: print(line, flush=True)))
+"""
+
+
+def test_installing_killed_before_each_effect_is_continued(bookworm, ports):
+    """Every effect on the host in turn is where the program dies; the next run starts from what that left."""
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    # The environment and the program, then a stop before the first step of `diycloud install`.
+    bookworm.run("sed 's/^exec .*/exit 0/' /src/install.sh > /src/set-up.sh && sh /src/set-up.sh")
+    bookworm.path("/killed.py").write_text(KILLED_AT)
+    killed = 0
+    for number in range(1, 300):
+        done = bookworm.run(
+            f"/opt/diycloud/venv/bin/python -I /killed.py {number} {ports.https} {ports.http}", ok=(0, 1, -9, 137)
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode != 1, done.stdout
+        killed += 1
+    else:
+        pytest.fail("it never got to its end")
+    assert killed > 40, killed
+    # It was killed before the one-time password was shown, and shows it now.
+    assert sign_in(bookworm, ports.https, password_in(done.stdout)) == 200
+    assert "fail" not in bookworm.run("diycloud doctor").stdout.lower()
+
+
+def test_a_step_that_fails_is_named_and_continued(bookworm, ports):
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    # Somebody's site that Nginx refuses.
+    bookworm.run("echo 'server { listen nonsense here; }' > /etc/nginx/sites-enabled/broken")
+    done = install(bookworm, ports.options, ok=(1,))
+    assert "Nginx site" in done.stdout and "FAILED" in done.stdout
+    assert "nonsense" in done.stdout and "Run the same command again" in done.stdout
+    bookworm.run("rm /etc/nginx/sites-enabled/broken")
+    assert sign_in(bookworm, ports.https, password_in(install(bookworm, ports.options).stdout)) == 200
+
+
+def test_unattended(bookworm, ports):
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    environment = {
+        "DIYCLOUD_HTTPS_PORT": str(ports.https),
+        "DIYCLOUD_HTTP_PORT": str(ports.http),
+        "DIYCLOUD_ADMIN_PASSWORD": "a long enough pass phrase",
+        "DIYCLOUD_DOMAIN": "cloud.example.org",
+    }
+    output = install(bookworm, "", env=environment).stdout
+    assert f"https://cloud.example.org:{ports.https}/" in output
+    assert "pass phrase" not in output
+    assert sign_in(bookworm, ports.https, "a long enough pass phrase") == 200
+    assert 'host_name: "cloud.example.org"' in bookworm.path("/etc/diycloud/config.yaml").read_text()
+
+
+def test_a_taken_port_is_refused_before_anything_is_changed(bookworm, ports):
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", ports.https))
+        other.listen()
+        done = install(bookworm, ports.options, ok=(1,))
+    assert f"Port {ports.https} is taken" in done.stdout
+    assert not bookworm.path("/etc/diycloud").exists()

@@ -1,0 +1,240 @@
+"""The one way: authorise, validate, run, audit. On a real database, with handlers of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from diycloud.actions import audit
+from diycloud.actions.action import Action, Audited, Permission, action
+from diycloud.actions.actor import SYSTEM, Actor
+from diycloud.actions.dispatcher import Context, Dispatcher
+from diycloud.actions.fields import Description, Password, Username
+from diycloud.actions.parsing import Source
+from diycloud.actions.roles import Role
+from diycloud.actions.services import Services
+from diycloud.config import Settings
+from diycloud.db.engine import Database
+from diycloud.errors import Conflict, HostError, InvalidInput, NotFound, PermissionDenied
+
+SECRET = "hunter2 hunter2"
+ADMIN = Actor("ada", Role.ADMIN, "rest", user_id=1, address="192.0.2.1", request_id="abc")
+USER = Actor("bob", Role.USER, "rest", user_id=2)
+
+
+@action("test.change", needs=Permission.USERS_CREATE)
+class Change(Action[str], frozen=True):
+    """Change something."""
+
+    username: Username
+    password: Password | msgspec.UnsetType = msgspec.UNSET
+    description: Description | None = None
+
+
+@action("test.read", needs=Permission.USERS_READ, own=Permission.OWN_READ, audited=Audited.NO)
+class Read(Action[str], frozen=True):
+    """Read something."""
+
+    username: Username
+
+
+class Bench:
+    """A dispatcher whose one handler does what a test says, and the audit as it then is."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.act: Callable[[Context, Any], Any] = lambda ctx, action: "done"
+        self.ran: list[Any] = []
+        self.counted: list[tuple[str, str]] = []
+
+        async def handle(ctx: Context, action: Any) -> Any:
+            self.ran.append(action)
+            answer = self.act(ctx, action)
+            return await answer if asyncio.iscoroutine(answer) else answer
+
+        none: Any = None
+        services = Services(database=database, agent=none, hasher=none, settings=Settings())
+        self.dispatcher = Dispatcher({Change: handle, Read: handle}, services)
+        self.dispatcher.monitors.append(lambda actor, name, outcome, seconds: self.counted.append((name, outcome)))
+
+    def submit(self, actor: Actor, cls: type, **raw: Any) -> Any:
+        return asyncio.run(self.dispatcher.submit(actor, cls, raw, Source.JSON))
+
+    def audit(self) -> list[dict[str, Any]]:
+        connection = sqlite3.connect(self.database.path)
+        connection.row_factory = sqlite3.Row
+        try:
+            return [dict(row) for row in connection.execute("SELECT * FROM audit ORDER BY id")]
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def bench(database: Database) -> Bench:
+    return Bench(database)
+
+
+def test_a_change_is_audited_with_who_and_from_where(bench: Bench) -> None:
+    assert bench.submit(ADMIN, Change, username="carl", description="new") == "done"
+    (row,) = bench.audit()
+    shown = {k: row[k] for k in ("actor", "via", "address", "request_id", "action", "target", "outcome", "code")}
+    assert shown == {
+        "actor": "ada", "via": "rest", "address": "192.0.2.1", "request_id": "abc", "action": "test.change",
+        "target": "carl", "outcome": "done", "code": "",
+    }  # fmt: skip
+    assert row["duration_ms"] >= 0 and msgspec.json.decode(row["changes"]) == {"description": "new"}
+    assert bench.counted == [("test.change", "done")]
+
+
+def test_what_really_changed_stands_in_the_audit(bench: Bench) -> None:
+    bench.act = lambda ctx, action: setattr(ctx, "changes", {"cpu": [1, 2]})
+    bench.submit(ADMIN, Change, username="carl")
+    assert msgspec.json.decode(bench.audit()[0]["changes"]) == {"cpu": [1, 2]}
+
+
+def test_reads_are_only_counted(bench: Bench) -> None:
+    bench.submit(ADMIN, Read, username="carl")
+    assert (bench.audit(), bench.counted) == ([], [("test.read", "done")])
+
+
+def test_who_may_not_learns_nothing_of_the_fields(bench: Bench) -> None:
+    with pytest.raises(PermissionDenied):
+        bench.submit(USER, Change, username="NOT A NAME", nonsense=1)
+    assert bench.ran == []
+    (row,) = bench.audit()
+    assert (row["outcome"], row["code"], row["actor"]) == ("refused", "permission-denied", "bob")
+
+
+def test_own_reads_and_those_of_others(bench: Bench) -> None:
+    assert bench.submit(USER, Read, username="bob") == "done"
+    with pytest.raises(PermissionDenied):
+        bench.submit(USER, Read, username="ada")
+    assert [row["outcome"] for row in bench.audit()] == ["refused"], "a refused read is an event"
+
+
+def test_bad_input_runs_nothing_and_is_audited(bench: Bench) -> None:
+    with pytest.raises(InvalidInput):
+        bench.submit(ADMIN, Change, username="Carl", password=SECRET, colour="red")
+    assert bench.ran == []
+    (row,) = bench.audit()
+    assert (row["outcome"], row["code"], row["target"]) == ("refused", "invalid-input", "Carl")
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [(Conflict("no"), "refused", "conflict"), (NotFound("no"), "refused", "not-found"),
+     (HostError("no"), "failed", "host-error"), (ZeroDivisionError("no"), "crashed", "")],
+)  # fmt: skip
+def test_refusals_failures_and_crashes_are_audited(bench: Bench, error: Exception, outcome: str, code: str) -> None:
+    def act(ctx: Context, action: Any) -> None:
+        raise error
+
+    bench.act = act
+    with pytest.raises(type(error)):
+        bench.submit(ADMIN, Change, username="carl")
+    (row,) = bench.audit()
+    assert (row["outcome"], row["code"]) == (outcome, code)
+    assert bench.counted == [("test.change", outcome)]
+
+
+def test_a_read_of_nothing_is_no_event(bench: Bench) -> None:
+    def act(ctx: Context, action: Any) -> None:
+        raise NotFound("no")
+
+    bench.act = act
+    with pytest.raises(NotFound):
+        bench.submit(ADMIN, Read, username="carl")
+    assert bench.audit() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_secrets_are_nowhere(bench: Bench, fails: bool) -> None:
+    def act(ctx: Context, action: Any) -> None:
+        if fails:
+            raise RuntimeError(action.password)
+
+    bench.act = act
+    try:
+        bench.submit(ADMIN, Change, username="carl", password=SECRET)
+    except RuntimeError:
+        assert fails
+    (row,) = bench.audit()
+    assert SECRET not in str(row)
+    assert "(secret)" in row["changes"]
+    assert SECRET.encode() not in b"".join(p.read_bytes() for p in bench.database.path.parent.iterdir())
+
+
+def test_a_cancelled_action_is_closed(bench: Bench) -> None:
+    async def scenario() -> None:
+        entered = asyncio.Event()
+
+        async def act(ctx: Context, action: Any) -> None:
+            await ctx.write(lambda connection: None)
+            entered.set()
+            await asyncio.sleep(60)
+
+        bench.act = act
+        task = asyncio.create_task(bench.dispatcher.submit(ADMIN, Change, {"username": "carl"}, Source.JSON))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert [row["outcome"] for row in bench.audit()] == ["crashed"]
+
+
+def test_no_wish_is_committed_without_its_row_in_the_audit(bench: Bench) -> None:
+    """Whatever commits first in an action, the audit's row is in the same transaction."""
+    seen: list[list[str]] = []
+
+    async def act(ctx: Context, action: Any) -> None:
+        await ctx.write(lambda connection: connection.exec_driver_sql("UPDATE users SET email = NULL"))
+        seen.append([row["outcome"] for row in bench.audit()])
+        await ctx.write(lambda connection: None)
+
+    bench.act = act
+    bench.submit(ADMIN, Change, username="carl")
+    assert seen == [["started"]]
+    assert [row["outcome"] for row in bench.audit()] == ["done"], "one row, however many commits"
+
+
+def test_what_a_crash_left_open_is_closed_at_the_next_start(database: Database) -> None:
+    async def scenario() -> int:
+        await database.write(audit.begin, SYSTEM, "test.change", "carl", {})
+        return await database.write(audit.close_crashed)
+
+    assert asyncio.run(scenario()) == 1
+    entry = database.read(audit.page)[0]
+    assert (entry.outcome, entry.actor) == ("crashed", "system")
+
+
+def test_the_audit_is_read_newest_first_by_any_column(database: Database) -> None:
+    async def scenario() -> None:
+        for number in range(5):
+            row = await database.write(audit.begin, ADMIN, f"test.{number % 2}", f"u{number}", {"n": number})
+            await database.write(audit.end, row, "done", duration_ms=1, changes=None)
+
+    asyncio.run(scenario())
+    first = database.read(audit.page, limit=2)
+    rest = database.read(audit.page, before=first[-1].id)
+    assert [e.target for e in first + rest] == ["u4", "u3", "u2", "u1", "u0"]
+    assert [e.target for e in database.read(audit.page, action="test.1")] == ["u3", "u1"]
+    assert [e.changes for e in database.read(audit.page, target="u2")] == [{"n": 2}]
+    assert database.read(audit.page, actor="bob") == []
+
+
+def test_old_rows_are_forgotten(database: Database) -> None:
+    async def scenario() -> int:
+        await database.write(audit.begin, ADMIN, "test.change", "old", {})
+        await database.write(lambda c: c.exec_driver_sql("UPDATE audit SET at = datetime('now', '-31 days')"))
+        await database.write(audit.begin, ADMIN, "test.change", "new", {})
+        return await database.write(audit.forget, 30)
+
+    assert asyncio.run(scenario()) == 1
+    assert [e.target for e in database.read(audit.page)] == ["new"]
