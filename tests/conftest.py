@@ -6,11 +6,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diycloud.db.engine import Database
 from tests.stack import CONTROLLERS, Stack
+
+
+OWN: dict[str, Any] = {"uid_min": 56_000, "uid_max": 57_999, "cgroup": "dtwide"}
+"""What a stack of these tests has to itself, beside others on the same machine."""
 
 
 def cannot_run() -> str:
@@ -27,7 +32,7 @@ def stack() -> Iterator[Stack]:
     reason = cannot_run()
     if reason:
         pytest.skip(reason)
-    with Stack(uid_min=53_000, uid_max=54_999, cgroup="dtwide") as running:
+    with Stack(**OWN) as running:
         yield running
 
 

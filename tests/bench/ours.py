@@ -134,14 +134,14 @@ class Platform:
         return f"/api/v1/users/{name_of(n)}"
 
     def page_paths(self) -> list[str]:
-        """Return the first twenty pages of fifty, each by the cursor that the one before gave."""
+        """Return every tenth page of fifty, each by the cursor that the one before it gave."""
         found = [f"/api/v1/users?limit={PAGE}"]
-        while len(found) < 20:
+        for _ in range(1, self.users // PAGE):
             page = self.call("GET", found[-1])
             if len(page["users"]) != PAGE:
                 raise RuntimeError(f"a page of {PAGE} has {len(page['users'])} users")
             found.append(f"/api/v1/users?limit={PAGE}&cursor={page['next']}")
-        return found
+        return found[::10]
 
     def _make_folders(self) -> None:
         paths, server = self.paths, self.account.pw_name

@@ -24,14 +24,27 @@ from starlette.staticfiles import StaticFiles
 
 from diycloud.users.models import ImportReport, ImportRow, Page, PurgePlan, Status, User
 from diycloud.web import templating
-from tests.browser.samples import ADA, ADMIN, AUDIT, CAPACITY, COLUMNS, HOST, SAMPLE, USERS, G, make_user, usage
+from tests.browser.samples import (
+    ADA,
+    ADMIN,
+    AUDIT,
+    CAPACITY,
+    COLUMNS,
+    HOST,
+    MONITOR,
+    SAMPLE,
+    USERS,
+    G,
+    make_user,
+    usage,
+)
 
 JINJA = templating.environment()
 
 
 def page(request: Request, name: str, code: int = 200, *, actor: User | None = ADMIN, **context: Any) -> Response:
-    if request.query_params.get("as") == "user" and actor:
-        actor = ADA
+    if actor:
+        actor = {"user": ADA, "monitor": MONITOR}.get(request.query_params.get("as", ""), actor)
     frame = {"host": HOST, "version": "0.1.0", "actor": actor, "csrf": "sample-token"}
     text = JINJA.get_template(name).render(frame | {"flashes": []} | context)
     headers = {
@@ -86,7 +99,7 @@ def home(request: Request) -> Response:
         )
     overview = {"total": 41, "active": 38, "inactive": 2, "pending": 1, "capacity": CAPACITY, "audit": AUDIT[:3]}
     if "empty" in request.query_params:
-        overview |= {"total": 0, "audit": [], "capacity": None}
+        overview |= {"total": 1, "audit": [], "capacity": None}
     return page(
         request, "home.html", usage=None, disk=None, ssh=None, notebooks=None, containers=None, overview=overview
     )

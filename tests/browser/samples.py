@@ -85,6 +85,7 @@ def make_user(i: int, **changes: Any) -> User:
 
 USERS = sorted((make_user(i) for i in range(10_000)), key=lambda user: user.username)
 ADMIN = make_user(2, username="alan", portal_only=True)
+MONITOR = make_user(13)
 ADA = make_user(0, description="Master’s thesis, until March")
 
 

@@ -15,6 +15,9 @@ PAGES = (
     "/?as=user",
     "/?as=user&all=1",
     "/?empty=1",
+    "/?as=monitor",
+    "/users?as=monitor",
+    "/users/ada?as=monitor",
     "/sign-in",
     "/account",
     "/account?forced=1",
@@ -133,6 +136,14 @@ def test_forms_work_without_scripts(plain: Page) -> None:
         error = (control.get_attribute("aria-describedby") or "").split()[-1]
         expect(plain.locator(f"#{error}")).to_be_visible()
     assert plain.get_by_label("CPU", exact=True).input_value() == "64", "what was typed is kept"
+
+
+def test_a_monitor_is_offered_nothing_that_changes(plain: Page) -> None:
+    for path in ("/", "/users", "/users?search=zzz", "/users/ada"):
+        plain.goto(f"{path}?as=monitor" if "?" not in path else f"{path}&as=monitor")
+        main = plain.locator("main")
+        assert main.locator("form[method=post]").count() == 0
+        assert main.get_by_role("link", name=re.compile("New user|Import|Edit")).count() == 0
 
 
 def test_lists_work_without_scripts(plain: Page) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import cannot_run
+from tests.conftest import OWN, cannot_run
 from tests.invariants import faults, query, rows, settled
 from tests.killing_process import FILE
 from tests.stack import Stack
@@ -70,7 +70,7 @@ class Victims:
 
 @pytest.fixture(scope="module")
 def victims() -> Iterator[Victims]:
-    with Stack(uid_min=53_000, uid_max=54_999, cgroup="dtwide") as stack:
+    with Stack(**OWN) as stack:
         stack.stop_agent()
         stack.stop_server(signal.SIGKILL)
         stack.start_agent("tests.killing_agent")

@@ -130,9 +130,9 @@ def _fields(struct) -> dict[str, object]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
 
 
-def test_start_scripts_are_forbidden_without_init_and_allowed_afterwards():
+def test_start_scripts_are_forbidden_and_allowed_afterwards():
     host = Debian()
-    host.apt(starts_services=False).install(["nginx"])
+    host.apt().install(["nginx"])
     assert "exit 101" in (host.policies[0] or "")
     assert not host.fake.exists(POLICY)
 
@@ -140,7 +140,7 @@ def test_start_scripts_are_forbidden_without_init_and_allowed_afterwards():
 def test_the_hosts_own_policy_stays():
     host = Debian()
     host.fake.write(POLICY, "#!/bin/sh\nexit 104\n", mode=0o755)
-    host.apt(starts_services=False).install(["nginx"])
+    host.apt().install(["nginx"])
     assert host.fake.read(POLICY) == "#!/bin/sh\nexit 104\n"
 
 
@@ -148,7 +148,7 @@ def test_the_policy_goes_even_when_the_installation_fails():
     host = Debian()
     host.failures = ["E: no"]
     with pytest.raises(HostError):
-        host.apt(starts_services=False).install(["nginx"])
+        host.apt().install(["nginx"])
     assert not host.fake.exists(POLICY)
 
 

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
@@ -110,6 +110,7 @@ _json_values = st.recursive(
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda a: a.action_name)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_comes_is_an_action_or_refused_by_field(action: type, data: st.DataObject) -> None:
     names = list(fields_of(action))

@@ -108,4 +108,4 @@ Search = Annotated[
 Cursor = Annotated[
     str, Meta(max_length=512, extra={"rule": "the cursor of a page's answer", "help": "where the page starts"})
 ]
-PageSize = Annotated[int, Meta(ge=1, le=10_000, extra={"rule": "a whole number, 1–10000", "help": "rows in a page"})]
+PageSize = Annotated[int, Meta(ge=1, le=1000, extra={"rule": "a whole number, 1–1000", "help": "rows in a page"})]

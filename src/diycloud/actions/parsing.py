@@ -50,7 +50,10 @@ def fields_of(action: type[msgspec.Struct]) -> dict[str, Field]:
     found = {}
     for field in msgspec.structs.fields(action):
         kind = inspect.type_info(field.type)
-        extra = next((part.extra or {} for part in _parts(kind) if isinstance(part, inspect.Metadata)), {})
+        extra: dict[str, Any] = {}
+        for part in _parts(kind):  # from outside in: what is said nearer to the field counts
+            if isinstance(part, inspect.Metadata):
+                extra = {**(part.extra or {}), **extra}
         found[field.name] = Field(
             name=field.name,
             type=field.type,

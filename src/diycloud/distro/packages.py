@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from diycloud.distro.detect import HostFacts, Init
+from diycloud.distro.detect import HostFacts
 from diycloud.distro.tables import Family, family
 from diycloud.errors import HostError, Unsupported
 from diycloud.system import System
@@ -66,8 +66,8 @@ _POLICY_TEXT = f"#!/bin/sh\n{_POLICY_MARK}\nexit 101\n"
 class Apt:
     """apt-get and dpkg.
 
-    starts_services: False on a host without init, where a package's own start script would leave a daemon that
-    nobody watches; a policy-rc.d forbids it during the installation (Debian Policy 9.3.3, invoke-rc.d(8)).
+    No package starts its daemon while it is installed (policy-rc.d; Debian Policy 9.3.3, invoke-rc.d(8)): a web server
+    would show its welcome page to the world before our site is there, and without init nobody would watch it.
     """
 
     kind = "apt"
@@ -77,13 +77,11 @@ class Apt:
         system: System,
         table: Family,
         *,
-        starts_services: bool = True,
         lock_seconds: float = LOCK_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._system = system
         self._table = table
-        self._starts_services = starts_services
         self._lock_seconds = lock_seconds
         self._sleep = sleep
 
@@ -94,7 +92,7 @@ class Apt:
             return []
         if not all(self._has_candidate(package) for package in missing):
             self.refresh()
-        with_policy = not self._starts_services and self._forbid_starts()
+        with_policy = self._forbid_starts()
         try:
             self._install(missing)
         finally:
@@ -192,7 +190,7 @@ def package_manager(facts: HostFacts, system: System) -> PackageManager:
     """Return the host's package manager. Raises Unsupported where there is none that this program can drive."""
     table = family(facts.distribution.family)
     if facts.package_tool == "apt":
-        return Apt(system, table, starts_services=facts.init is not Init.NONE)
+        return Apt(system, table)
     what = facts.package_tool or f"none of {', '.join(table.package_tool)}"
     raise Unsupported(
         f"Packages of {facts.distribution.pretty_name} ({what}) cannot be installed by this version.",

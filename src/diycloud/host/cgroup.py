@@ -5,10 +5,11 @@ Sources: the kernel's cgroup-v1/*.rst and cgroup-v2.rst; proc_pid_mountinfo(5).
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from diycloud.distro.mounts import Mount, parse_mountinfo
@@ -71,10 +72,24 @@ def page_floor(value: int) -> int:
     return value // page * page
 
 
+def read_text(system: System, path: str) -> str | None:
+    """Read a file of a cgroup; None if it is missing, or has no answer.
+
+    ENODEV: the cgroup ended between open and read. EOPNOTSUPP: a threaded cgroup (users may make them in what their own
+    service manager was given), whose processes are in the list of the one above.
+    """
+    try:
+        return system.read(path)
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
 def ensure_value(system: System, path: str, value: int | str) -> bool:
     """Make a kernel file read `value`. True if it had to be written."""
     text = str(value)
-    if (system.read(path) or "").strip() == text:
+    if (read_text(system, path) or "").strip() == text:
         return False
     system.set_value(path, text)
     return True
@@ -82,29 +97,36 @@ def ensure_value(system: System, path: str, value: int | str) -> bool:
 
 def read_int(system: System, path: str) -> int | None:
     """Read a file of one number; None if it is missing or says `max`."""
-    text = (system.read(path) or "").strip()
+    text = (read_text(system, path) or "").strip()
     return int(text) if text.lstrip("-").isdigit() else None
 
 
 def read_keys(system: System, path: str) -> dict[str, int]:
     """Read a file of `key number` lines (cpu.stat, memory.stat, memory.events)."""
-    pairs = (line.split() for line in (system.read(path) or "").splitlines())
+    pairs = (line.split() for line in (read_text(system, path) or "").splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
-def below(system: System, folder: str) -> Iterator[str]:
-    """Yield the cgroups under a folder, the deepest first, and the folder itself last."""
-    for name in system.list_dir(folder):
-        kernels = name in _PLAIN_FILES or name.partition(".")[0] in _PREFIXES
-        if not kernels and system.exists(f"{folder}/{name}/cgroup.procs"):
-            yield from below(system, f"{folder}/{name}")
-    if system.exists(f"{folder}/cgroup.procs"):
-        yield folder
+def below(system: System, folder: str) -> list[str]:
+    """Return the cgroups under a folder by name, each after those below it, and the folder itself last."""
+    found, todo = list[str](), [folder]
+    while todo:
+        group = todo.pop()
+        if not system.exists(f"{group}/cgroup.procs"):
+            continue
+        found.append(group)
+        names = [name for name in system.list_dir(group) if name not in _PLAIN_FILES]
+        todo += [f"{group}/{name}" for name in names if name.partition(".")[0] not in _PREFIXES]
+    return found[::-1]
 
 
 def read_pids(system: System, folder: str) -> list[int]:
     """Return the processes in a cgroup and below."""
-    return [int(pid) for group in below(system, folder) for pid in (system.read(f"{group}/cgroup.procs") or "").split()]
+    return [
+        int(pid)
+        for group in below(system, folder)
+        for pid in (read_text(system, f"{group}/cgroup.procs") or "").split()
+    ]
 
 
 def remove_groups(system: System, folder: str, *, patience_s: float = 2.0) -> bool:
@@ -113,7 +135,7 @@ def remove_groups(system: System, folder: str, *, patience_s: float = 2.0) -> bo
     The last process that was killed holds its cgroup for a moment longer, hence the patience.
     Raises HostError if processes stay.
     """
-    groups = list(below(system, folder))
+    groups = below(system, folder)
     for group in groups:
         end = time.monotonic() + patience_s
         while True:
@@ -213,7 +235,7 @@ def read_limits_v1(system: System, folders: Mapping[str, str]) -> tuple[Cores, B
 
 def read_limits_v2(system: System, folder: str) -> tuple[Cores, Bytes, int] | None:
     """Read CPU, memory and pids.max from a slice's folder. None if there is no slice or one of them has no limit."""
-    quota, _, period = (system.read(f"{folder}/cpu.max") or "").strip().partition(" ")
+    quota, _, period = (read_text(system, f"{folder}/cpu.max") or "").strip().partition(" ")
     memory = read_int(system, f"{folder}/memory.max")
     tasks = read_int(system, f"{folder}/pids.max")
     if not quota.isdigit() or not period.isdigit() or memory is None or tasks is None:

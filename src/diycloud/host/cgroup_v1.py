@@ -71,7 +71,7 @@ class CgroupV1Slices:
 
     def stop(self, name: str, uid: int) -> int:
         ceiling = f"{self._folders(name)['pids']}/pids.max"
-        before = self._system.read(ceiling)
+        before = cgroup.read_text(self._system, ceiling)
         if before is None:
             return 0
         try:

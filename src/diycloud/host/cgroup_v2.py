@@ -73,7 +73,7 @@ class CgroupV2Slices:
 
     def stop(self, name: str, uid: int) -> int:
         ceiling = f"{self._root}/{name}/pids.max"
-        before = self._system.read(ceiling)
+        before = cgroup.read_text(self._system, ceiling)
         if before is None:
             return 0
         try:

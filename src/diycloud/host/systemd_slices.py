@@ -21,6 +21,7 @@ Sources: systemd.resource-control(5), systemd.unit(5), org.freedesktop.systemd1(
 
 from __future__ import annotations
 
+from diycloud.errors import HostError
 from diycloud.host import cgroup
 from diycloud.host.cgroup import Tree, page_floor
 from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
@@ -90,6 +91,8 @@ class SystemdSlices:
             nonlocal forbidden
             self._set(f"user-{uid}.slice", {"TasksMax": 1})
             forbidden = True
+            # Users may nest cgroups below their own service manager deeper than any path reaches; systemd sees all.
+            self._system.query(["systemctl", "kill", "--signal=SIGKILL", f"user-{uid}.slice"])
 
         try:
             return cgroup.end_processes(self._system, lambda: self.processes(name, uid), forbid_forks=forbid_forks)
@@ -98,6 +101,9 @@ class SystemdSlices:
                 self._set(f"user-{uid}.slice", {"TasksMax": before})
 
     def remove(self, name: str, uid: int) -> bool:
+        left = self.processes(name, uid)
+        if left:
+            raise HostError(f"user-{uid}.slice is busy: {name} has {len(left)} processes in it.", "End them first.")
         removed = False
         for unit in (f"user-{uid}.slice", f"user@{uid}.service"):
             removed |= self._system.remove(f"{_UNITS}/{unit}.d/{_DROP_IN}")
@@ -122,7 +128,7 @@ class SystemdSlices:
         folder = self._folders(uid)["pids"]
         for scope in self._system.list_dir(folder):
             ours = scope.startswith(("session-", "diycloud-")) and scope.endswith(".scope")  # not a container's
-            if ours and (self._system.read(f"{folder}/{scope}/pids.max") or "").strip() != str(tasks):
+            if ours and (cgroup.read_text(self._system, f"{folder}/{scope}/pids.max") or "").strip() != str(tasks):
                 self._set(scope, {"TasksMax": tasks})
 
     def _exists(self, uid: int) -> bool:

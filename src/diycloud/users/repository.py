@@ -63,7 +63,7 @@ def to_row(values: Sequence[Any]) -> Row:
     head[_ROLE], head[_STATUS] = Role(head[_ROLE]), Status(head[_STATUS])
     for flag in _FLAGS:
         head[flag] = bool(head[flag])
-    return Row(*head, allocation)
+    return Row(*head, allocation)  # type: ignore[call-arg]  # mypy cannot count a star's values
 
 
 def by_name(connection: Connection, username: str) -> Row | None:

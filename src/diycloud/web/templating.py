@@ -7,7 +7,6 @@ into text here, so that no route formats anything. templates/README.md lists eve
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -152,6 +151,5 @@ def environment() -> jinja2.Environment:
         percent=percent,
         size=size,
         seg=lambda value: quote(str(value), safe=""),
-        compact_json=lambda value: json.dumps(value, separators=(",", ":")),
     )
     return env

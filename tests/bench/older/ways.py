@@ -102,7 +102,7 @@ class Flask:
     def __init__(self, place: Path, *, users: int, index: bool) -> None:
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
-        self.token = TOKEN
+        self.token, self.users = TOKEN, users
         database = place / f"flask-{port}.db"
         make_database(database, users, index=index)
         serve = ["-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "--chdir", str(HERE), "flask_app:app"]
@@ -122,8 +122,8 @@ class Flask:
         return f"/api/users/user{n:05}"
 
     def page_paths(self) -> list[str]:
-        """Return the first twenty pages of fifty."""
-        return [f"/api/users?page={page}&per_page=50" for page in range(1, 21)]
+        """Return every tenth page of fifty."""
+        return [f"/api/users?page={page}&per_page=50" for page in range(1, self.users // 50 + 1, 10)]
 
     def close(self) -> None:
         stop(self.process)
