@@ -14,7 +14,7 @@ from diycloud.db.engine import Database
 from tests.stack import CONTROLLERS, Stack
 
 
-OWN: dict[str, Any] = {"uid_min": 56_000, "uid_max": 57_999, "cgroup": "dtwide"}
+OWN: dict[str, Any] = {"uid_min": 54_000, "uid_max": 55_999, "cgroup": "dtwide"}
 """What a stack of these tests has to itself, beside others on the same machine."""
 
 

@@ -18,7 +18,7 @@ from diycloud.system.local import Local
 from diycloud.web.templating import STATIC
 from tests.stack import ROOT, SERVER_USER, Stack
 
-ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD = "dtpadmin", "one-time-for-dtp", "violet comet marble otter"
+ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD = "admin", "one-time-for-dtp", "violet comet marble otter"
 MAIN = """daemon off; user {user}; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 256; }}
 http {{

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import cannot_run
-from tests.stack import Stack
+from tests.stack import CONTROLLERS, Stack
 
 from .conftest import CHECKS, Watched
 from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, can_run
@@ -164,10 +164,8 @@ def test_a_user_is_made_with_slides_and_held_by_the_kernel(browser: Browser, fro
 @contextmanager
 def busy(front: Front, username: str, uid: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a busy loop as a user, in the user's slice."""
-    tasks = [
-        Path("/sys/fs/cgroup") / c / front.stack.cgroup / username / "cgroup.procs"
-        for c in ("cpu", "cpuacct", "memory", "pids")
-    ]
+    top = Path("/sys/fs/cgroup")
+    tasks = [top / controller / front.stack.cgroup / username / "cgroup.procs" for controller in CONTROLLERS]
 
     def enter() -> None:
         for path in tasks:
@@ -324,3 +322,40 @@ def test_signing_out_ends_the_session(browser: Browser, front: Front, admin: Pag
         page.context.add_cookies(old)  # type: ignore[arg-type]  # what cookies() gives is what it takes
         page.goto("/")
         assert "/sign-in" in page.url, "the cookie itself is dead"
+
+
+def test_the_whole_way_without_scripts(browser: Browser, front: Front, admin: Page) -> None:
+    with visiting(browser, front, java_script_enabled=False) as visit:
+        page = visit.page
+        sign_in(page, ADMIN, ADMIN_PASSWORD)
+        page.goto("/new-user")
+        page.get_by_label("User name").fill("dtpplain")
+        page.get_by_label("CPU", exact=True).fill("0.25")
+        page.get_by_role("button", name="Create user").click()
+        one_time = page.get_by_label("the one-time password", exact=True).inner_text()
+        assert front.cgroup("cpu", "dtpplain", "cpu.cfs_quota_us") == "25000"
+        page.goto("/users/dtpplain/edit")
+        page.get_by_label("CPU", exact=True).fill("0.4")
+        page.get_by_role("button", name="Save").click()
+        assert front.cgroup("cpu", "dtpplain", "cpu.cfs_quota_us") == "40000"
+        page.goto("/users?search=dtpplain")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.get_by_text("admin, your account").click()
+        page.get_by_role("button", name="Sign out").click()
+        sign_in(page, "dtpplain", one_time)
+        choose_password(page, one_time, PASSWORD)
+        expect(page.locator("[data-live-state]")).to_contain_text("Reload")
+        expect(page.get_by_role("meter", name="CPU")).to_be_visible()
+
+
+def test_a_form_from_elsewhere_is_refused(browser: Browser, front: Front, admin: Page) -> None:
+    make_user(front, "dtpcsrf")
+    admin.goto("/users/dtpcsrf")
+    answers = admin.evaluate(
+        """async () => {
+            const send = (body) => fetch('/users/dtpcsrf/disable', {method: 'POST', body: new URLSearchParams(body)});
+            return [(await send({})).status, (await send({csrf: 'x'.repeat(43)})).status];
+        }"""
+    )
+    assert answers == [403, 403]
+    expect(admin.locator(".title-row")).to_contain_text("active")

@@ -50,6 +50,7 @@ class Context:
         self.actor = actor
         self.changes: dict[str, Any] | None = None
         self._row = 0
+        self._last: list[Callable[[Connection], object]] = []
         self._begin = begin
 
     async def write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -62,10 +63,16 @@ class Context:
         self._row, result = await self.services.database.write(job)
         return result
 
+    def at_end(self, fn: Callable[Concatenate[Connection, P], object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have a change written with the audit's end, in one transaction: the host's answer, which reconcile would get again."""
+        self._last.append(lambda connection: fn(connection, *args, **kwargs))
+
     async def finish(self, end: Callable[[Connection, int], None]) -> None:
         """Write how it ended, beginning the audit's row if nothing was written before."""
 
         def job(connection: Connection) -> None:
+            for fn in self._last:
+                fn(connection)
             end(connection, self._row or (self._begin(connection) if self._begin else 0))
 
         await self.services.database.write(job)
@@ -132,7 +139,12 @@ class Dispatcher:
         finally:
             seconds = time.monotonic() - started
             if _leaves_row(cls, outcome, code):
-                values: dict[str, Any] = {"code": code, "message": message, "duration_ms": seconds * 1000, "changes": context.changes}
+                values: dict[str, Any] = {
+                    "code": code,
+                    "message": message,
+                    "duration_ms": seconds * 1000,
+                    "changes": context.changes,
+                }
                 await context.finish(lambda connection, row: audit.end(connection, row, outcome, **values))
             for monitor in self.monitors:
                 monitor(actor, cls.action_name, outcome, seconds)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from diycloud.agent.protocol import Message, SyncReport, Wish
+from diycloud.agent.protocol import Capacity as AskCapacity
+from diycloud.agent.protocol import HostCapacity, Message, SyncReport, Wish
 from diycloud.config import Settings
 from diycloud.db.engine import Database
 
 T = TypeVar("T")
+CAPACITY_S = 60.0
+"""A host gains and loses cores and memory seldom."""
 
 
 class Agent(Protocol):
@@ -40,3 +44,11 @@ class Services:
         self.agent = agent
         self.hasher = hasher
         self.settings = settings
+        self._capacity: tuple[float, HostCapacity] | None = None
+
+    async def capacity(self) -> HostCapacity:
+        """Return what the host has, asked again after a minute. Raises Unavailable if it was never told."""
+        now = time.monotonic()
+        if self._capacity is None or now - self._capacity[0] > CAPACITY_S:
+            self._capacity = (now, await self.agent.call(AskCapacity(), HostCapacity))
+        return self._capacity[1]

@@ -17,7 +17,7 @@ from diycloud.auth import passwords, sessions
 from diycloud.auth.actions import ChangePassword, SignOut
 from diycloud.auth.throttle import Throttle
 from diycloud.errors import Conflict, FieldError, InvalidInput, TooManyRequests, Unauthenticated, Unavailable
-from diycloud.users import repository, service
+from diycloud.users import host, repository, service
 from diycloud.users.models import SIGN_IN, Changed, Row
 
 log = structlog.get_logger()
@@ -49,14 +49,13 @@ class SignIn:
         started, row = time.monotonic(), self._services.database.read(repository.by_name, username[:64])
         try:
             self.throttle.check(username[:64], actor.address, known_address=row.last_login_ip if row else None)
-            if not await self._services.hasher.verify(password[:1024], row.password_hash if row else None):
+            self.throttle.failed(username[:64], actor.address)  # until it is known: guesses sent all at once count too
+            if not await self._verify(username, password, row, actor):
                 raise Unauthenticated(WRONG)
             assert row is not None
             if row.status not in SIGN_IN:
                 raise Unauthenticated(WRONG)
         except (Unauthenticated, TooManyRequests) as error:
-            if isinstance(error, Unauthenticated):
-                self.throttle.failed(username[:64], actor.address)
             await self._audit(actor, row.username if row else "", "refused", error.code, started)
             raise
         self.throttle.succeeded(row.username, actor.address)
@@ -76,6 +75,13 @@ class SignIn:
         await self._audit(actor._replace(name=row.username), row.username, "done", "", started)
         return SignedIn(token, row.username, row.must_change_password, now + max_s)
 
+    async def _verify(self, username: str, password: str, row: Row | None, actor: Actor) -> bool:
+        try:
+            return await self._services.hasher.verify(password[:1024], row.password_hash if row else None)
+        except Unavailable:
+            self.throttle.uncount(username[:64], actor.address)  # nothing was tried
+            raise
+
     async def _give_host_password(self, row: Row, password: str) -> None:
         """Set the host's password to the one just proved: the account came without it (by hand, or while the agent was down)."""
         shadow = await service.shadow_hash(self._services, password)
@@ -83,7 +89,8 @@ class SignIn:
             return
         await self._services.database.write(repository.change, row.id, {"shadow_hash": shadow})
         try:
-            await service.apply(self._services, row.id)
+            fresh = self._services.database.read(repository.by_id, row.id)
+            await host.settle(self._services.database, self._services.agent, [fresh] if fresh else [])
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
 
@@ -117,7 +124,7 @@ async def change_password(ctx: Context, action: ChangePassword) -> Changed:
         raise InvalidInput.of([FieldError("password", "is the one you have")])
     await service.store_password(ctx, row, action.password, must_change=False, keep_session=ctx.actor.session_id)
     ctx.changes = {"password": "(secret)"}
-    return await service.apply(services, row.id)
+    return await service.apply(ctx, row.id)
 
 
 async def sign_out(ctx: Context, action: SignOut) -> None:

@@ -58,8 +58,16 @@ class Throttle:
         while len(self._counts) > MAX_ENTRIES:
             self._counts.popitem(last=False)
 
+    def uncount(self, username: str, address: str) -> None:
+        """Take one counted failure back."""
+        for key, _ in self._keys(username, address, None):
+            old = self._counts.get(key)
+            if old is not None:
+                self._counts[key] = old._replace(failures=max(0, old.failures - 1))
+
     def succeeded(self, username: str, address: str) -> None:
-        """Forget what this account failed from this address."""
+        """Take the failure back that was counted ahead, and forget what this account failed from this address."""
+        self.uncount(username, address)
         self._counts.pop(("pair", f"{username} {_network(address)}"), None)
 
     def clear(self, username: str) -> None:

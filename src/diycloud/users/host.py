@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import get_args
 
+import msgspec
 from sqlalchemy import Connection
 
 from diycloud.actions.services import Agent
@@ -47,27 +48,41 @@ def wish(row: Row) -> wire.Wish:
     )
 
 
-async def settle(database: Database, agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
-    """Make the host equal to some rows and note each answer, in their order. At most wire.MAX_BATCH rows.
+async def ensure(agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
+    """Make the host equal to some rows; returns each answer, in their order. At most wire.MAX_BATCH rows.
 
     A row whose account never was there is created. Raises Unavailable if the agent does not answer; the wishes stay.
     """
     why = [impossible(row) for row in rows]
     accounts = [_account(row) for row, reason in zip(rows, why, strict=True) if not reason]
     answers = iter(await agent.call(wire.EnsureAccounts(accounts), list[wire.Outcome]) if accounts else [])
-    outcomes = [
+    return [
         wire.Outcome(row.username, code=InvalidInput.code, message=reason) if reason else next(answers)
         for row, reason in zip(rows, why, strict=True)
     ]
 
-    def note(connection: Connection) -> None:
-        for row, outcome in zip(rows, outcomes, strict=True):
-            repository.settle(
-                connection, row.id, row.generation, uid=outcome.uid, problem=outcome.message if outcome.code else ""
-            )
 
-    await database.write(note)
+def note(connection: Connection, rows: list[Row], outcomes: list[wire.Outcome]) -> None:
+    """Write down the host's answers."""
+    for row, outcome in zip(rows, outcomes, strict=True):
+        problem = outcome.message if outcome.code else ""
+        repository.settle(connection, row.id, row.generation, uid=outcome.uid, problem=problem)
+
+
+async def settle(database: Database, agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
+    """Ensure some rows and note each answer at once; raises as `ensure`."""
+    outcomes = await ensure(agent, rows)
+    await database.write(note, rows, outcomes)
     return outcomes
+
+
+def settled(row: Row, outcome: wire.Outcome) -> Row:
+    """Return a row as `note` leaves it."""
+    if outcome.code:
+        return msgspec.structs.replace(row, host_problem=outcome.message)
+    status = Status.ACTIVE if row.status is Status.PENDING else row.status
+    uid = row.uid if outcome.uid is None else outcome.uid
+    return msgspec.structs.replace(row, status=status, uid=uid, host_generation=row.generation, host_problem="")
 
 
 def _account(row: Row) -> wire.Account:

@@ -68,7 +68,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
             sessions.end_all(connection, row.id)
 
     await ctx.write(store)
-    return await service.apply(ctx.services, row.id)
+    return await service.apply(ctx, row.id)
 
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:

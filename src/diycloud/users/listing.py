@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, bindparam, func, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, Select, bindparam, func, or_, select, tuple_
 
 from diycloud.db.engine import data_version
 from diycloud.db.tables import resource_allocations as allocations
@@ -109,9 +109,8 @@ def _page(shape: Shape, order: Order) -> Select[Any]:
     if order.after:
         key: BindParameter[Any] = bindparam("key")
         row_id: BindParameter[Any] = bindparam("row_id")
-        beyond = column < key if order.downwards else column > key
-        same = and_(column == key, users.c.id < row_id if order.downwards else users.c.id > row_id)
-        query = query.where(or_(beyond, same))
+        here, there = tuple_(column, users.c.id), tuple_(key, row_id)  # row values: SQLite walks the index from there
+        query = query.where(here < there if order.downwards else here > there)
     ends = (column.desc(), users.c.id.desc()) if order.downwards else (column.asc(), users.c.id.asc())
     return query.order_by(*ends).limit(bindparam("rows"))
 

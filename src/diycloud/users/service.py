@@ -65,15 +65,17 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     user_id = await ctx.write(repository.add, values, allocation)
     row = _by_id(services, user_id)
     try:
-        outcome = (await host.settle(database, services.agent, [row]))[0]
+        outcome = (await host.ensure(services.agent, [row]))[0]
     except Unavailable:
         warnings += (LATER,)
     else:
         if outcome.code:
             await take_back(services, row, outcome)
             raise host.failure(outcome)
+        ctx.at_end(host.note, [row], [outcome])
+        row = host.settled(row, outcome)
         warnings += (outcome.warning,) if outcome.warning else ()
-    return Created(host.view(_by_id(services, user_id)), None if action.password is not UNSET else password, warnings)
+    return Created(host.view(row), None if action.password is not UNSET else password, warnings)
 
 
 async def take_back(services: Services, row: Row, outcome: wire.Outcome) -> None:
@@ -136,7 +138,7 @@ async def check_capacity(services: Services, wanted: Allocation, before: Allocat
     Raises InvalidInput for one user's limit above the host's own size, Conflict if the settings refuse over-promising.
     """
     try:
-        capacity = await services.agent.call(wire.Capacity(), wire.HostCapacity)
+        capacity = await services.capacity()
     except Unavailable:
         return ()
     errors = []
@@ -190,19 +192,21 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
             sessions.end_all(connection, row.id)
 
     await ctx.write(store)
-    return await apply(services, row.id, warnings)
+    return await apply(ctx, row.id, warnings)
 
 
-async def apply(services: Services, user_id: int, warnings: tuple[str, ...] = ()) -> Changed:
+async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = ()) -> Changed:
     """Make the host follow a stored wish; a host that cannot yet is a warning, for reconcile goes on."""
-    row = _by_id(services, user_id)
+    row = _by_id(ctx.services, user_id)
     if not row.portal_only and row.generation != row.host_generation:
         try:
-            outcome = (await host.settle(services.database, services.agent, [row]))[0]
-            warnings += tuple(text for text in (outcome.message if outcome.code else "", outcome.warning) if text)
+            outcome = (await host.ensure(ctx.services.agent, [row]))[0]
         except Unavailable:
-            warnings += (LATER,)
-    return Changed(host.view(_by_id(services, user_id)), warnings=warnings)
+            return Changed(host.view(row), warnings=(*warnings, LATER))
+        ctx.at_end(host.note, [row], [outcome])
+        row = host.settled(row, outcome)
+        warnings += tuple(text for text in (outcome.message if outcome.code else "", outcome.warning) if text)
+    return Changed(host.view(row), warnings=warnings)
 
 
 async def set_password(ctx: Context, action: SetPassword) -> Changed:
@@ -214,7 +218,7 @@ async def set_password(ctx: Context, action: SetPassword) -> Changed:
     must_change = generated if action.must_change_password is UNSET else action.must_change_password
     await store_password(ctx, row, password, must_change=must_change)
     ctx.changes = {"password": "(secret)"}
-    changed = await apply(services, row.id, warnings)
+    changed = await apply(ctx, row.id, warnings)
     return Changed(changed.user, password if generated else None, changed.warnings)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from diycloud.actions.dispatcher import authorise
 from diycloud.auth.actions import ListAudit
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.units import format_size
@@ -48,6 +49,7 @@ async def list_users(page: Page) -> Response:
 
 
 async def show_new_user(page: Page) -> Response:
+    authorise(page.visitor.actor, CreateUser, "")
     usual = Allocation()
     values = {
         "cpu": f"{usual.cpu:g}",
@@ -105,6 +107,7 @@ async def _user(page: Page, status: int, errors: dict[str, str]) -> Response:
 
 
 async def show_edit(page: Page) -> Response:
+    authorise(page.visitor.actor, ModifyUser, page.path["username"])
     user = await page.run(ShowUser, {"username": page.path["username"]})
     values = {name: getattr(user, name) or "" for name in ("full_name", "email", "role", "description")}
     limits = user.limits

@@ -83,6 +83,7 @@ class Page:
         """Answer with a page."""
         text = self.portal.templates.get_template(template).render(
             host=self.portal.host,
+            address=self.portal.address,
             version=__version__,
             actor=self._person(),
             csrf=self.visitor.csrf,
@@ -139,7 +140,9 @@ class Portal:
         self.sign_in = sign_in
         self.gauges = gauges
         self.templates = environment()
-        self.host = dispatcher.services.settings.server.host_name or socket.gethostname()
+        server = dispatcher.services.settings.server
+        self.host = server.host_name or socket.gethostname()
+        self.address = f"https://{self.host}{'' if server.https_port == 443 else f':{server.https_port}'}/"
         self._static = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
 
     def routes(self) -> list[BaseRoute]:
