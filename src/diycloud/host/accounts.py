@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,12 +70,13 @@ class HostAccounts:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._passwd = _by_name(system.read("/etc/passwd"))
-        self._group = _by_name(system.read("/etc/group"))
+        self._passwd = _by_name(system.read("/etc/passwd") or "")
+        self._group_text = system.read("/etc/group") or ""
+        self._group = _by_name(self._group_text)
 
     @cached_property
-    def _shadow(self) -> dict[str, str]:
-        return _by_name(self._system.read("/etc/shadow"))
+    def _shadow(self) -> Mapping[str, str]:
+        return _by_name(self._system.read("/etc/shadow") or "")
 
     def get(self, name: str) -> PosixAccount | None:
         """Return an account, None if the host has none of that name. Raises HostError for a line that is broken."""
@@ -107,15 +108,9 @@ class HostAccounts:
         thirds = (line.split(":", 3)[2:3] for lines in (self._passwd, self._group) for line in lines.values())
         return frozenset(int(third[0]) for third in thirds if third and third[0].isdecimal())
 
-    @cached_property
-    def _members(self) -> list[tuple[str, frozenset[str]]]:
-        # Private groups, nearly all of the file, end in `:` because nobody is a member by list.
-        found = ((line.split(":")) for line in self._group.values() if not line.endswith(":"))
-        return [(fields[0], frozenset(fields[3].split(","))) for fields in found if len(fields) > 3]
-
     def groups_of(self, account: PosixAccount) -> list[str]:
         """Return the groups an account is in beside its own of the same name."""
-        found = [group for group, members in self._members if account.name in members]
+        found = [group for group, members in _shared_groups(self._group_text) if account.name in members]
         if account.gid != self.group_id(account.name):
             found.append(self._group_of(account.gid))
         return found
@@ -151,8 +146,17 @@ class HostAccounts:
         return frozenset(line.strip() for line in lines if line.startswith("/"))
 
 
-def _by_name(text: str | None) -> dict[str, str]:
-    return {line.partition(":")[0]: line for line in (text or "").splitlines()}
+# By content, not by time stamp: between two changes of one account the files of ten thousand are mostly the same text.
+@lru_cache(maxsize=8)
+def _by_name(text: str) -> Mapping[str, str]:
+    return {line.partition(":")[0]: line for line in text.splitlines()}
+
+
+@lru_cache(maxsize=2)
+def _shared_groups(text: str) -> Sequence[tuple[str, frozenset[str]]]:
+    """Return the groups with members by list; private ones, nearly all of the file, end in `:`."""
+    found = (line.split(":") for line in text.splitlines() if not line.endswith(":"))
+    return [(fields[0], frozenset(fields[3].split(","))) for fields in found if len(fields) > 3]
 
 
 def check_ordinary(host: HostAccounts, account: PosixAccount, *, allowed_groups: Collection[str]) -> None:

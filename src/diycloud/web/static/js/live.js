@@ -3,7 +3,7 @@ import { amount } from "./units.js";
 
 const TRACE = 60;  // readings a trace holds
 const HIGH = 80;
-const FULL = 97;
+const FULL = 95;
 
 export function start(areas) {
   for (const area of areas) watch(area);
