@@ -13,7 +13,6 @@ import pytest
 from diycloud.db.engine import Database
 from tests.stack import CONTROLLERS, Stack
 
-
 OWN: dict[str, Any] = {"uid_min": 54_000, "uid_max": 55_999, "cgroup": "dtwide"}
 """What a stack of these tests has to itself, beside others on the same machine."""
 

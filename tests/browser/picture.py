@@ -33,23 +33,24 @@ PEOPLE = {
     "dturner": "Denise Turner",
 }
 WORK = """
-import math, time
-kept = bytearray(1_100_000_000)
+import math, sys, time
+kept = bytearray(int(sys.argv[1]))
 for i in range(0, len(kept), 4096):
     kept[i] = 1
-start = time.monotonic()
 while True:
-    share = 0.38 + 0.2 * math.sin((time.monotonic() - start) / 6) + 0.08 * math.sin((time.monotonic() - start) / 2)
-    end = time.monotonic() + 0.1 * share * 1.5
-    while time.monotonic() < end:
+    now = time.monotonic()
+    share = 0.42 + 0.24 * math.sin(now / 7) + 0.1 * math.sin(now / 2.3)
+    spent, end = time.process_time(), now + 0.1
+    while time.process_time() - spent < 0.1 * share and time.monotonic() < end:
         pass
-    time.sleep(0.15 * (1 - share))
+    time.sleep(max(0.0, end - time.monotonic()))
 """
 FRAME = """<!doctype html><style>
-body {{ margin: 0; width: 1440px; height: 1010px; background: linear-gradient(160deg, #dfe7f5, #c9d6ee); position: relative; overflow: hidden }}
+body {{ margin: 0; width: 1440px; height: 960px; position: relative; overflow: hidden }}
+html {{ background: linear-gradient(160deg, #dfe7f5, #c9d6ee) }}
 img {{ position: absolute; box-shadow: 0 18px 60px rgb(16 32 70 / 28%) }}
-.desk {{ left: 56px; top: 56px; width: 1180px; border-radius: 12px }}
-.phone {{ right: 64px; bottom: 48px; width: 300px; border-radius: 28px; border: 8px solid #0b111c }}
+.desk {{ left: 56px; top: 52px; width: 1120px; border-radius: 12px }}
+.phone {{ right: 56px; bottom: 44px; width: 292px; border-radius: 28px; border: 8px solid #0b111c }}
 </style><img class=desk src="{desk}"><img class=phone src="{phone}">"""
 
 
@@ -65,7 +66,9 @@ def at_work(stack: Stack, username: str) -> Iterator[None]:
             )
         os.setuid(account.pw_uid)
 
-    programs = [[sys.executable, "-c", WORK], *[["sleep", "600"]] * 22]
+    programs = [[sys.executable, "-c", WORK, size] for size in ("1_100_000_000", "90_000_000")] + [
+        ["sleep", "600"]
+    ] * 21
     running = [subprocess.Popen(program, preexec_fn=enter) for program in programs]
     try:
         yield
@@ -120,7 +123,7 @@ def main() -> None:
             phone.goto("/")
             phone.wait_for_timeout(80_000)
             pictures = {"desk": shot(desk), "phone": shot(phone)}
-        frame = browser.new_page(viewport={"width": 1440, "height": 1010})
+        frame = browser.new_page(viewport={"width": 1440, "height": 960})
         frame.set_content(FRAME.format(**pictures))
         frame.wait_for_timeout(500)
         TARGET.parent.mkdir(parents=True, exist_ok=True)

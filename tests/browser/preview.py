@@ -31,6 +31,7 @@ from tests.browser.samples import (
     CAPACITY,
     COLUMNS,
     HOST,
+    LONG,
     MONITOR,
     SAMPLE,
     USERS,
@@ -153,7 +154,9 @@ async def new_user(request: Request) -> Response:
 
 def user(request: Request) -> Response:
     name = request.path_params["name"]
-    shown = {"gone": make_user(0, username="gone", status=Status.DELETED), "alan": ADMIN}.get(name, ADA)
+    shown = {"gone": make_user(0, username="gone", status=Status.DELETED), "alan": ADMIN, LONG.username: LONG}.get(
+        name, ADA
+    )
     if name == "stuck":
         shown = make_user(
             0, status=Status.PENDING, settled=False, host_problem="useradd: cannot lock /etc/passwd; try again later."

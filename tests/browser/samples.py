@@ -83,7 +83,15 @@ def make_user(i: int, **changes: Any) -> User:
     return User(**(values | changes))
 
 
-USERS = sorted((make_user(i) for i in range(10_000)), key=lambda user: user.username)
+LONG = make_user(
+    5,
+    username="l" * 32,
+    full_name="W" * 100,
+    email=f"{'w' * 64}@{'w' * 60}.example.org",
+    description="m" * 500,
+    host_problem="useradd: " + "x" * 300,
+)
+USERS = sorted((LONG, *(make_user(i) for i in range(9_999))), key=lambda user: user.username)
 ADMIN = make_user(2, username="alan", portal_only=True)
 MONITOR = make_user(13)
 ADA = make_user(0, description="Master’s thesis, until March")

@@ -23,6 +23,8 @@ PAGES = (
     "/account?forced=1",
     "/users",
     "/users?search=zzz",
+    "/users?search=lll",
+    f"/users/{'l' * 32}",
     "/new-user",
     "/users/ada",
     "/users/gone",

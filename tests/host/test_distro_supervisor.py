@@ -147,6 +147,28 @@ def test_enabled_services_come_back_with_the_supervisor(supervisor):
     assert supervisor.is_active("dtk-sleeper")
 
 
+def test_after_the_supervisor_was_killed_nothing_runs_twice(supervisor):
+    seconds = f"600.{os.getpid()}"
+    supervisor.ensure(sleeper(command=("/bin/sleep", seconds), user="daemon", group="daemon"))
+    supervisor.enable("dtk-sleeper")
+    supervisor.start("dtk-sleeper")
+    orphan = pid_of(supervisor)
+    os.kill(int(supervisor._answer("pid").stdout), 9)
+    assert alive(orphan)
+    supervisor.start("dtk-sleeper")
+    assert not alive(orphan)
+    argv = f"/bin/sleep\0{seconds}\0".encode()
+    running = [path for path in Path("/proc").glob("[0-9]*/cmdline") if read_bytes(path) == argv]
+    assert [int(path.parent.name) for path in running] == [pid_of(supervisor)]
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def test_disable_leaves_it_running(supervisor):
     supervisor.ensure(sleeper())
     supervisor.enable("dtk-sleeper")

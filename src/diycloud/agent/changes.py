@@ -43,13 +43,14 @@ def ensure_accounts(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> 
     agent.registry.require_sound()
     if len({account.wish.name for account in wanted}) != len(wanted):
         raise InvalidInput("accounts: a name is there twice.")
-    steps, refused = _plan(agent, caller, wanted)
+    host = HostAccounts(agent.system)
+    steps, refused = _plan(agent, caller, wanted, host)
     agent.registry.store(step.entry for step in steps)
     for step in steps:
         step.changed = step.entry != step.before
     # Limits come before the account, so that no process of the user's ever runs without them.
     _limit(agent, steps)
-    _each(steps, lambda step: _ensure_account(agent, step))
+    _each(steps, lambda step: _ensure_account(agent, host, step))
     _set_passwords(agent, steps)
     _each(steps, lambda step: _ensure_state(agent, step))
     _take_back(agent, [step for step in steps if step.error is not None and step.before is None])
@@ -63,9 +64,10 @@ def ensure_accounts(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> 
     return [outcomes[account.wish.name] for account in wanted]
 
 
-def _plan(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> tuple[list[_Step], dict[str, Outcome]]:
+def _plan(
+    agent: Agent, caller: Caller, wanted: Sequence[Account], host: HostAccounts
+) -> tuple[list[_Step], dict[str, Outcome]]:
     """Check every account against the agent's file and the live host; give new ones a UID."""
-    host = HostAccounts(agent.system)
     steps: list[_Step] = []
     refused: dict[str, Outcome] = {}
     for account in wanted:
@@ -146,13 +148,13 @@ def _limit_one(agent: Agent, step: _Step) -> bool:
         return False
 
 
-def _ensure_account(agent: Agent, step: _Step) -> bool:
+def _ensure_account(agent: Agent, host: HostAccounts, step: _Step) -> bool:
     wish, uid = step.wanted.wish, step.entry.uid
     made = step.host is None
     if step.host is None:
         accounts.add_account(
-            agent.system, step.name, uid, full_name=wish.full_name, shell=wish.shell, home=agent.home(step.name),
-            locked=wish.state is State.LOCKED,
+            agent.system, host, step.name, uid, full_name=wish.full_name, shell=wish.shell,
+            home=agent.home(step.name), locked=wish.state is State.LOCKED,
         )  # fmt: skip
         step.host = PosixAccount(
             step.name, uid, uid, wish.full_name, agent.home(step.name), wish.shell,

@@ -10,9 +10,12 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from diycloud import __version__
-from diycloud.errors import DiyCloudError
+
+if TYPE_CHECKING:
+    from diycloud.errors import DiyCloudError
 
 EXIT = {
     "invalid-input": 2,
@@ -90,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {**NOUNS, **PLATFORM}
     wanted = next((word for word in words if word in known), None)
     arguments = build_parser(wanted).parse_args(words)
+    from diycloud.errors import DiyCloudError  # its parts take longer to load than the help takes to print
+
     try:
         return int(arguments.run(arguments) or 0)
     except DiyCloudError as error:

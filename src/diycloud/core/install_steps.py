@@ -203,7 +203,7 @@ def make_password() -> str:
 def check(run: Installation) -> str:
     """Ask the server by its socket and through Nginx until both answer."""
     try:
-        run.probe(probe_arguments(run, wait=60))
+        run.probe(probe_arguments(run, wait=180))
     except HostError as error:
         raise HostError(
             f"The platform does not answer: {error.message}", "`diycloud doctor` says what to do."

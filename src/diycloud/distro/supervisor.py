@@ -8,6 +8,8 @@ equivalent here; Service.after is kept by starting services one by one.
 from __future__ import annotations
 
 import re
+import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +33,8 @@ echo "$state" >&2
 exit 1
 """
 """Waits up to 15 s for `supervisorctl status` to say RUNNING, which is its exit status 0."""
+_END = 'for turn in $(seq 100); do [ -e "/proc/$1" ] || exit 0; sleep 0.1; done; kill -KILL "$1"'
+_SETPRIV = "/usr/bin/setpriv"
 
 
 def quote(word: str) -> str:
@@ -75,8 +79,15 @@ def _value(text: str) -> str:
 def _privileges(service: Service) -> list[str]:
     identity = [f"--reuid={service.user}", f"--regid={service.group}", "--init-groups"]
     if service.hardening is Hardening.STRICT:
-        return ["/usr/bin/setpriv", *identity, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"]
-    return [] if (service.user, service.group) == ("root", "root") else ["/usr/bin/setpriv", *identity, "--"]
+        return [_SETPRIV, *identity, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"]
+    return [] if (service.user, service.group) == ("root", "root") else [_SETPRIV, *identity, "--"]
+
+
+def _read_command_line(system: System, pid: str) -> str:
+    try:
+        return system.read(f"/proc/{pid}/cmdline") or ""
+    except OSError:  # it ended meanwhile
+        return ""
 
 
 class Supervisor:
@@ -135,6 +146,7 @@ class Supervisor:
             self._system.make_dir(self._paths.run)
         self._system.make_dir(self.run_dir, mode=0o700)
         for name in self.names():
+            self._end_orphan(name)
             self._make_folders(name)
         self._system.run([str(self._programs / "supervisord"), "-c", str(self._main)])
 
@@ -214,6 +226,15 @@ class Supervisor:
         for folder in msgspec.json.decode(text, type=tuple[Folder, ...]):
             owner = ["-o", folder.user, "-g", folder.group, "-m", f"{folder.mode:04o}"]
             self._system.run(["install", "-d", *owner, "--", folder.path])
+
+    def _end_orphan(self, name: str) -> None:
+        """End what a supervisord that was killed has left behind: beside it, the service would run twice."""
+        line = re.search(r"(?m)^command = (.*)$", self._system.read(self._program(name)) or "")
+        argv = shlex.split(line[1].replace("%%", "%")) if line else []
+        wanted = "\0".join(argv[argv.index("--") + 1 :] if argv[:1] == [_SETPRIV] else argv) + "\0"
+        for pid in filter(str.isdigit, self._system.list_dir("/proc")):
+            if argv and _read_command_line(self._system, pid) == wanted and self._system.kill(int(pid), signal.SIGTERM):
+                self._system.run(["/bin/sh", "-c", _END, "end", pid])
 
     def _set_autostart(self, name: str, value: str) -> None:
         path = self._program(name)

@@ -52,6 +52,8 @@ async def sign_in(page: Page) -> Response:
         return page.render(
             "sign_in.html", 401 if isinstance(error, Unauthenticated) else 503, error=str(error), **shown
         )
+    if page.visitor.csrf:  # signed in before, in this browser: that session ends with the new one
+        await page.run(SignOut, {})
     target = "/account" if done.must_change_password else safe_next(sent["next"])
     max_age = page.portal.dispatcher.services.settings.server.session_max_hours * 3600
     return page.set_session(page.redirect(target), done.token, max_age)

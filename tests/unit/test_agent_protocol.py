@@ -1,0 +1,114 @@
+"""Frames, values, the table of who may ask what, and the parts of a wish list."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from diycloud.agent import protocol
+from diycloud.agent.client import _parts
+from diycloud.agent.handlers import TABLE, handler_for
+from diycloud.agent.protocol import (
+    MAX_BATCH,
+    MAX_FRAME,
+    MAX_READ,
+    Account,
+    AnyMessage,
+    EnsureAccounts,
+    Limits,
+    Message,
+    Outcome,
+    Ping,
+    Reply,
+    Request,
+    Sync,
+    SyncReport,
+    Usage,
+    Wish,
+    pack,
+)
+from diycloud.agent.reconcile import MAX_LISTED
+from diycloud.agent.server import _decode
+from diycloud.agent.state import Caller, Role
+from diycloud.errors import InvalidInput, PermissionDenied
+
+LONGEST = "x" * 32
+BIG = Wish(LONGEST, 2**53, Limits(4096.0, 1 << 60, 4_000_000), full_name="\U0001f600" * 100, shell="/" + "x" * 100)
+
+
+def test_every_message_is_in_the_table_and_in_the_union() -> None:
+    messages = set(Message.__subclasses__())
+    assert set(TABLE) == messages == set(AnyMessage.__args__)
+    assert all(handler.callers for handler in TABLE.values())
+
+
+def test_who_is_not_in_the_table_may_not_ask() -> None:
+    for message in TABLE:
+        asked = message.__new__(message)
+        assert handler_for(asked, Caller(0, 1, Role.ROOT))
+        with pytest.raises(PermissionDenied):
+            handler_for(asked, Caller(7, 1, "hub"))  # type: ignore[arg-type]
+
+
+def test_a_request_survives_the_way() -> None:
+    request = Request(7, EnsureAccounts([Account(BIG, create=True)]), deadline=1.5)
+    frame = pack(request)
+    assert protocol.frame_length(frame[:4]) == len(frame) - 4
+    assert _decode(frame[4:]) == request
+
+
+def test_lengths_out_of_range_are_refused() -> None:
+    for length in (0, MAX_FRAME + 1, 2**32 - 1):
+        with pytest.raises(ValueError, match="not 1"):
+            protocol.frame_length(length.to_bytes(4, "big"))
+    with pytest.raises(ValueError, match="over"):
+        pack(Reply(1, message="x" * MAX_FRAME))
+
+
+def test_a_key_twice_is_refused() -> None:
+    twice = b"\x83\xa2id\x01\xa2id\x02\xa4body\x81\xa7message\xa4ping"
+    with pytest.raises(InvalidInput, match="twice"):
+        _decode(twice)
+
+
+def test_no_nesting_ends_the_agent() -> None:
+    for data in (b"\x91" * 60_000, b"\x81\xa1a" * 20_000, b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
+        with pytest.raises(InvalidInput):
+            _decode(data)
+
+
+@pytest.mark.parametrize("name", ["root\n", "-x", "x" * 33, "", "Alice", "a b", "rооt", "a\0", "1a", "é"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    wish = msgspec.to_builtins(BIG) | {"name": name}
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(wish, Wish)
+
+
+def test_the_parts_of_a_wish_list_fit_frames_and_lose_nothing() -> None:
+    wishes = [msgspec.structs.replace(BIG, generation=number) for number in range(1000)]
+    parts = list(_parts(wishes))
+    assert [wish for part in parts for wish in part] == wishes
+    for part in parts:
+        assert len(pack(Request(1, Sync(part, True, True)))) <= MAX_FRAME + 4
+    assert list(_parts([])) == [[]], "an empty list is a wish list too"
+    small = Wish("a", 1, Limits(1.0, 64 << 20, 50))
+    assert [len(part) for part in _parts([small] * 401)] == [200, 200, 1]
+
+
+def test_the_largest_answers_fit_a_frame() -> None:
+    name, long = LONGEST, "x" * 300
+    names = [name] * MAX_LISTED
+    worst = (
+        [Usage(name, 1.5, 2**53, 2**53, 2**31, 2**31, 2**53)] * MAX_READ,
+        [Outcome(name, 2**31, True, "permission-denied", long, long)] * MAX_BATCH,
+        SyncReport(names, names, names, [Outcome(name, 1, False, "x", long)] * 60, long),
+        ["$y$" + "x" * 256] * MAX_BATCH,
+    )
+    for answer in worst:
+        assert len(pack(Reply(1, msgspec.Raw(msgspec.msgpack.encode(answer))))) <= MAX_FRAME + 4
+
+
+def test_an_error_has_no_answer() -> None:
+    reply = msgspec.msgpack.decode(pack(Reply(3, code="conflict", message="m", hint="h"))[4:], type=Reply)
+    assert (reply.id, reply.code, msgspec.msgpack.decode(reply.ok)) == (3, "conflict", None)
+    assert _decode(pack(Request(1, Ping()))[4:]).deadline == 60.0
