@@ -70,7 +70,7 @@ apt() {
         apt-get -q -y -o "DPkg::Lock::Timeout=$LOCK_SECONDS" "$@" > "$LOG.apt" 2>&1; do
         cat "$LOG.apt"
         # apt waits for dpkg's lock by itself, but not for those of its lists and archives.
-        if ! grep -q 'Could not get lock' "$LOG.apt" || [ "$waited" -ge "$LOCK_SECONDS" ]; then
+        if ! grep -Eq 'lock /var/(lib/apt/lists|cache/apt/archives)/lock' "$LOG.apt" || [ "$waited" -ge "$LOCK_SECONDS" ]; then
             rm -f "$LOG.apt"
             return 1
         fi

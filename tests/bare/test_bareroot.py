@@ -33,7 +33,9 @@ def test_a_fresh_one_is_quick(bare_root: BareRoot) -> None:
     began = time.monotonic()
     with BareRoot(bare_root.suite) as second:
         second.run(["true"])
-        assert time.monotonic() - began < 2
+        seconds = time.monotonic() - began
+        print(f"a fresh root: {seconds:.2f} s")
+        assert seconds < 10  # well under one on an idle machine; copying the tree would take longer than this
         assert second.pid != bare_root.pid
 
 

@@ -56,13 +56,15 @@ class AgentProcess:
         return self.paths.agent_socket
 
     def start(self) -> AgentProcess:
+        restored = self._log.read_text().count("limits restored") if self._log.exists() else 0
         with self._log.open("ab") as log:
             argv = [sys.executable, "-m", "diycloud.agent.main", "--prefix", str(self.prefix)]
             self.process = subprocess.Popen(argv, stderr=log, stdout=log)
         for _ in range(200):
             with contextlib.suppress(Unavailable):
                 self.call(Ping(), Pong)
-                return self
+                if self._log.read_text().count("limits restored") > restored:
+                    return self
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)

@@ -8,6 +8,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,8 +169,20 @@ def stacks() -> dict[str, bytes]:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
+def world() -> Iterator[World]:
     """Make the bed, and take every part of it away again. The PAM stacks are byte for byte what they were."""
+    # Not pytest's own folder: sshd reads keys as the user, and any other pytest that starts makes that one 0700 again.
+    folder = Path(tempfile.mkdtemp(prefix="dtsl-"))
+    folder.chmod(0o711)
+    try:
+        with _bed_in(folder) as bed:
+            yield bed
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _bed_in(folder: Path) -> Iterator[World]:
     before = stacks()
     assert b"diycloud" not in b"".join(before.values()), "a hook is installed on this machine already"
     lib = folder / "opt" / "lib"
@@ -177,9 +190,6 @@ def world(folder: Path) -> Iterator[World]:
     managed = folder / "agent" / "managed"
     managed.parent.mkdir(mode=0o700)
     hook = Hook(lib / "pam-session", managed, f"dtsl{os.getpid()}", UID_MIN, UID_MAX, FALLBACK)
-    for part in [folder, *folder.parents]:
-        if part.stat().st_mode & 0o001 == 0:
-            part.chmod(part.stat().st_mode | 0o111)  # pytest's own folders; sshd reads keys as the user
     bed = World(folder, hook.parent, _free_port(), hook)
     try:
         for name, uid in UIDS.items():

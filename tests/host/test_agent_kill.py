@@ -24,7 +24,10 @@ from diycloud.system import Local, System
 from tests.host.agent_process import CGROUP, PREFIX, SETTINGS, UID_MAX, UID_MIN, clean_up, wish
 from tests.killing import Step, every_step
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="accounts can be made by root only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.getuid() != 0, reason="accounts can be made by root only"),
+]
 SERVER = Caller(57_990, 1, Role.SERVER)
 HASH = "$6$abcdefgh$" + "x" * 86
 OLD_HASH = "$6$abcdefgh$" + "y" * 86
@@ -44,7 +47,8 @@ def fresh_agent(system: System, state: Path) -> Agent:
     assert registry.problem == ""
     slices = detect_slices(system, CGROUP)
     agent = Agent(system, SETTINGS, registry, None if isinstance(slices, Unsupported) else slices, grace_s=0)
-    reconcile.restore_limits(agent)
+    for _ in reconcile.restore_limits(agent):
+        pass
     return agent
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pwd
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ from diycloud.users.actions import ImportUsers, ModifyUser
 from tests.invariants import limits_of, query
 from tests.stack import Stack
 
-ADA = "dtbada"
+ADA, FREE = "dtbada", "dtbfree"
+"""A user that nothing may change, and one whose notes are free."""
 POISON = "no_such_field"
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 TEXTS = (
@@ -48,6 +50,7 @@ IDS = {"argvalues": ROUTES, "ids": [route.action.action_name for route in ROUTES
 
 @pytest.fixture(scope="module", autouse=True)
 def ada(stack: Stack) -> str:
+    stack.cli("user", "create", FREE)
     stack.cli("user", "create", ADA, "--cpu", "0.5", "--memory", "64", "--email", "ada@example.org")
     return ADA
 
@@ -64,12 +67,13 @@ def nothing_changes(stack: Stack, ada: str) -> Iterator[None]:
 def state(stack: Stack) -> dict[str, Any]:
     """Return what no bad input may change: the database (less the audit), the accounts, the limits."""
     tables = {t: query(stack, f"SELECT * FROM {t} ORDER BY 1") for t in ("users", "resource_allocations", "sessions")}
+    tables["users"] = [row for row in tables["users"] if row[1] != FREE]
     names = [row[1] for row in tables["users"]]
     ours = [
         line
         for file in ("passwd", "shadow", "group")
         for line in Path("/etc", file).read_text().splitlines()
-        if line.split(":")[0] in names or line.startswith("dtb")
+        if line.startswith("dtb") and not line.startswith(FREE)
     ]
     return tables | {"accounts": ours, "limits": [limits_of(stack, name) for name in names]}
 
@@ -83,6 +87,9 @@ def base(route: Route) -> dict[str, Any]:
 def send(stack: Stack, route: Route, values: dict[str, Any]) -> tuple[int, dict[str, str]]:
     """Send an action's fields where they belong; return the status and what is said of each field."""
     left = dict(values)
+    for name, value in left.items():
+        if isinstance(value, str) and (route.method == "GET" or f"{{{name}}}" in route.path):
+            left[name] = value[:5_000]  # a longer address is refused before it is anybody's field
     path = PREFIX + re.sub(r"{(\w+)}", lambda match: quote(str(left.pop(match[1])), safe=""), route.path)
     if route.method == "GET":
         target = f"{path}?{urlencode(left)}" if left else path
@@ -169,36 +176,28 @@ def test_reads_answer_whatever_is_asked(stack: Stack, route: Route) -> None:
         for value in TEXTS:
             if not in_path(route, field):
                 status, said = send(stack, route, {**base(route), field.name: value})
-                assert status == 200 or (status == 422 and field.name in str(said) + "cursor"), (field.name, value[:60])
+                assert status == 200 or (status == 422 and list(said) == [field.name]), (field.name, value[:60])
 
 
-def test_free_text_is_kept_as_it_was_written(stack: Stack, ada: str) -> None:
+def test_free_text_is_kept_as_it_was_written(stack: Stack) -> None:
     """SQL, shell and markup are no commands here: what may stand in a note stands there, letter by letter."""
     kept = 0
     for name in ("description", "full_name", "email"):
-        before = query(stack, f"SELECT {name} FROM users WHERE username = ?", ADA)[0][0]
         for value in TEXTS:
             try:
-                parse_action(ModifyUser, {"username": ADA, name: value}, Source.JSON)
+                parse_action(ModifyUser, {"username": FREE, name: value}, Source.JSON)
             except InvalidInput:
                 continue
-            status, _, answer = stack.http("PATCH", f"/api/v1/users/{ADA}", {name: value})
+            status, _, answer = stack.http("PATCH", f"/api/v1/users/{FREE}", {name: value})
             assert status == 200
             assert answer["user"][name] == value
-            assert query(stack, f"SELECT {name} FROM users WHERE username = ?", ADA) == [(value,)]
+            assert query(stack, f"SELECT {name} FROM users WHERE username = ?", FREE) == [(value,)]
             kept += 1
-        stack.http("PATCH", f"/api/v1/users/{ADA}", {name: before or None})
     assert kept > 20
-    audit = stack.json("audit", "list", "--user", ADA, "--limit", "200")
-    assert any("DROP TABLE" in json.dumps(e["changes"]) for e in audit["entries"])
-    _put_back(stack)
-
-
-def _put_back(stack: Stack) -> None:
-    """Let the row be as before: its generation and times may have grown."""
-    columns = {"updated_at": "2026-01-01 00:00:00"}
-    for column, value in columns.items():
-        query(stack, f"UPDATE users SET {column} = ?", value)
+    audit = stack.json("audit", "list", "--user", FREE, "--limit", "200")
+    assert any("DROP TABLE" in json.dumps(entry["changes"]) for entry in audit["entries"])
+    gecos = pwd.getpwnam(FREE).pw_gecos
+    assert gecos and not set(gecos) & set(":,\n")
 
 
 @pytest.mark.parametrize("route", **IDS)

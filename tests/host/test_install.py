@@ -225,3 +225,38 @@ def test_a_taken_port_is_refused_before_anything_is_changed(bookworm, ports):
         done = install(bookworm, ports.options, ok=(1,))
     assert f"Port {ports.https} is taken" in done.stdout
     assert not bookworm.path("/etc/diycloud").exists()
+
+
+def test_users_stay_with_their_homes_unless_asked(bookworm, ports):
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    install(bookworm, ports.options)
+    for name in ("dtkanna", "dtkbert"):
+        bookworm.run(f"diycloud user create {name} --password - --cpu 0.5 --memory 256M", input="a long pass phrase\n")
+    uid = int(bookworm.run("id -u dtkanna").stdout)
+    bookworm.run("su dtkanna -s /bin/sh -c 'echo precious > ~/file; nohup sleep 600 > /dev/null 2>&1 &'")
+    slices = [path for path in cgroups(bookworm) if path.endswith("/dtkanna")]
+    assert slices, "the session was in no slice"
+
+    said = bookworm.run("diycloud uninstall --yes").stdout
+    assert "2 accounts and their homes stay" in said
+    assert "dtkanna has programs running" in said and "dtkbert has programs" not in said
+    assert bookworm.run("cat /home/dtkanna/file").stdout == "precious\n"
+    assert bookworm.run("su dtkbert -c id").returncode == 0
+    assert not bookworm.path("/etc/diycloud").exists() and not bookworm.path("/opt/diycloud").exists()
+    bookworm.run(
+        f"pkill -u {uid} || for f in /proc/[0-9]*; do [ $(stat -c %u $f) = {uid} ] && kill ${{f#/proc/}}; done", ok=None
+    )
+
+    # Again, and this time they go with it. Accounts that nobody manages any more are nobody's to remove.
+    install(bookworm, ports.options)
+    bookworm.run("diycloud user create dtkcleo --password -", input="a long pass phrase\n")
+    bookworm.run("su dtkcleo -s /bin/sh -c 'nohup sleep 600 > /dev/null 2>&1 &'")
+    assert "1 removed" in bookworm.run("diycloud uninstall --yes --remove-homes").stdout
+    assert bookworm.run("id dtkcleo", ok=None).returncode != 0
+    assert not bookworm.path("/home/dtkcleo").exists()
+    assert not [path for path in cgroups(bookworm) if "dtkcleo" in path]
+    assert bookworm.path("/home/dtkanna/file").exists()
+
+
+def cgroups(root: BareRoot) -> list[str]:
+    return root.run("find /sys/fs/cgroup -mindepth 3 -type d -name 'dtk*'", ok=(0, 1)).stdout.split()

@@ -208,14 +208,14 @@ def test_the_server_dies_at_every_commit(victims: Victims) -> None:
     names = [victims.name() for _ in range(20)]
     victims.create(*names)
     with quiet_server(victims):
-        assert every_server_step(victims, creator(victims)) >= 4
-        assert every_server_step(victims, modifier(victims)[1]) >= 4
-        assert every_server_step(victims, importer(victims)) >= 6
+        assert every_server_step(victims, creator(victims)) >= 2
+        assert every_server_step(victims, modifier(victims)[1]) >= 2
+        assert every_server_step(victims, importer(victims)) >= 4
         victims.forget_purges()
         steps = every_server_step(victims, remover(victims, names))
-        assert steps >= 6
+        assert steps >= 4
     crashed = query(victims.stack, "SELECT count(*) FROM audit WHERE outcome = 'crashed'")[0][0]
-    assert crashed >= 10, "the audit tells of what was broken off"
+    assert crashed >= 4, "the audit tells of what was broken off"
     assert faults(victims.stack, victims.passwords) == []
 
 
@@ -261,7 +261,7 @@ def test_the_child_that_works_while_the_server_is_down_dies_at_every_commit(vict
         victims.disarm()
         if status == 0:
             break
-    assert step >= 4
+    assert step >= 2
     victims.start_server()
     _agree(victims, "the server is back")
 

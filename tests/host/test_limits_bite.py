@@ -39,8 +39,8 @@ HOG = f'{sys.executable} -c "x = bytearray(700 << 20); print(len(x))"'
 
 
 @pytest.fixture(scope="module")
-def the_world(tmp_path_factory):
-    with world(tmp_path_factory.mktemp("limits")) as bed:
+def the_world():
+    with world() as bed:
         yield bed
 
 

@@ -58,6 +58,12 @@ class Bed(NamedTuple):
         """Run a command in a session that root opens by su."""
         return self.machine.run(["su", "-", who.name, "-c", command], **options)  # type: ignore[arg-type]
 
+    def portal_login(self, name: str, password: str = PASSWORD) -> int:
+        """Sign in at the REST API through Nginx, from inside; return the HTTP status."""
+        ask = "curl --silent --insecure --output /dev/null --write-out '%{http_code}' --json @- https://localhost/api/v1/auth/login"
+        given = json.dumps({"username": name, "password": password})
+        return int(self.machine.run(ask, input=given, timeout=120).stdout)
+
     def value(self, who: Person, file: str) -> str:
         """Read a file of the person's cgroup."""
         return self.machine.run(["cat", f"{who.slice}/{file}"]).stdout.strip()

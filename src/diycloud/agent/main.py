@@ -44,22 +44,23 @@ def make_agent(system: Local, paths: Paths, settings: AgentSettings) -> Agent:
 
 
 async def serve(agent: Agent, paths: Paths) -> None:
-    """Put limits in force, then answer until SIGTERM or SIGINT; empty the trash every hour."""
+    """Answer until SIGTERM or SIGINT; first put limits in force, then empty the trash every hour."""
     system = agent.system
-    log.info("limits restored", changed=restore_limits(agent), accounts=len(agent.registry.entries))
     listener, server_uid = listen(system, paths.agent_socket, agent.settings.server_user)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = Server(agent, server_uid=server_uid)
-    cleaning = asyncio.create_task(_clean(agent, server))
+    own_work = asyncio.create_task(_work(agent, server))
     log.info("agent started", pid=os.getpid(), socket=str(paths.agent_socket),)
     await server.serve(listener, stop)
-    cleaning.cancel()
+    own_work.cancel()
     log.info("agent stopped")
 
 
-async def _clean(agent: Agent, server: Server) -> None:
+async def _work(agent: Agent, server: Server) -> None:
+    changed = await server.in_turn(restore_limits(agent))
+    log.info("limits restored", changed=changed, accounts=len(agent.registry.entries))
     while True:
         try:
             await server.in_background(lambda: empty_trash(agent))
@@ -69,30 +70,31 @@ async def _clean(agent: Agent, server: Server) -> None:
 
 
 class Flood:
-    """A structlog processor: what a caller can cause without end is logged a few times a second, and then counted.
+    """A structlog processor: what a caller can cause without end is logged BURST times, then A_SECOND, and counted.
 
     Changes of accounts are always logged. `unsaid` on a line: how many of its kind were dropped before it.
     """
 
     REFUSALS = frozenset({"refused", "account refused", "message refused", "connection refused", "connection lost"})
-    A_SECOND = 20
+    BURST, A_SECOND = 200, 5
 
     def __init__(self) -> None:
-        self._second = 0
-        self._said: Counter[str] = Counter()
+        self._last: dict[str, float] = {}
+        self._left: dict[str, float] = {}
         self._unsaid: Counter[str] = Counter()
 
     def __call__(self, logger: object, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         event = str(line.get("event"))
         if event not in self.REFUSALS:
             return line
-        if (now := int(time.monotonic())) != self._second:
-            self._second = now
-            self._said.clear()
-        self._said[event] += 1
-        if self._said[event] > self.A_SECOND:
+        now = time.monotonic()
+        earned = (now - self._last.get(event, now)) * self.A_SECOND
+        self._last[event] = now
+        self._left[event] = min(self.BURST, self._left.get(event, self.BURST) + earned)
+        if self._left[event] < 1:
             self._unsaid[event] += 1
             raise structlog.DropEvent
+        self._left[event] -= 1
         if unsaid := self._unsaid.pop(event, 0):
             line["unsaid"] = unsaid
         return line

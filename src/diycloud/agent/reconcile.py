@@ -23,24 +23,39 @@ MAX_PAGE = 65_536
 MAX_LOCKED_SHARE, MAX_LOCKED = 0.10, 3
 
 
-def restore_limits(agent: Agent) -> int:
-    """Put every managed account's limits in force, before the server is up. Creates and removes no account.
+def restore_limits(agent: Agent) -> Generator[None, None, int]:
+    """Put every managed account's limits in force again after a boot. Creates and removes no account.
 
-    A broken file: every account in the UID range gets the default limits. Returns the number of slices changed.
+    In steps, so that 10,000 slices keep nobody waiting; who signs in meanwhile is put into theirs by the PAM hook. A
+    broken file: every account in the UID range gets the default limits. Returns the number of slices changed.
     """
-    if agent.slices is None:
-        return 0
-    users = [(entry.name, entry.uid, entry.limits) for entry in agent.registry.entries.values()]
+    changed = 0
+    users = [(entry.name, entry.uid) for entry in agent.registry.entries.values()]
     if agent.registry.problem:
         log.error("registry broken", reason=agent.registry.problem)
         found = HostAccounts(agent.system).in_range(agent.settings.uid_min, agent.settings.uid_max)
-        users = [(account.name, account.uid, DEFAULT_LIMITS) for account in found]
+        users = [(account.name, account.uid) for account in found]
+    for start in range(0, len(users), MAX_BATCH):
+        changed += _restore(agent, users[start : start + MAX_BATCH])
+        yield
+    return changed
+
+
+def _restore(agent: Agent, users: list[tuple[str, int]]) -> int:
+    """Restore one batch, by the file as it is by now: a change or purge may have come in between."""
+    if agent.slices is None:
+        return 0
+    entries = agent.registry.entries
+    if agent.registry.problem:
+        wanted = [(name, uid, DEFAULT_LIMITS) for name, uid in users]
+    else:
+        wanted = [(name, uid, entries[name].limits) for name, uid in users if name in entries]
     try:
-        return sum(agent.slices.ensure_many(users))
-    except DiyCloudError as error:
-        log.error("limits not restored at once", reason=str(error))
+        return sum(agent.slices.ensure_many(wanted))
+    except DiyCloudError:
+        pass  # the batch does not say whose fault it is
     changed = 0
-    for name, uid, limits in users:
+    for name, uid, limits in wanted:
         try:
             changed += agent.slices.ensure(name, uid, limits)
         except DiyCloudError as error:

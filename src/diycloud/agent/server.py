@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -103,6 +103,13 @@ class Server:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
         for pool in (self._changes, self._reads, self._hashes):
             await asyncio.to_thread(pool.close)
+
+    async def in_turn(self, steps: Generator[None, None, _T]) -> _T:
+        """Run a generator's steps among the changes, others between them. Returns what it returns."""
+        while True:
+            done, answer = await self._changes.run(lambda: _step(steps))
+            if done:
+                return cast(_T, answer)
 
     async def in_background(self, work: Callable[[], _T]) -> _T:
         """Run work of the agent's own beside the reads."""
@@ -204,11 +211,7 @@ class Server:
             return [part[0] for part in hashed if isinstance(part, list)]
         answer = await pool.run(lambda: handler.act(self._agent, session, message))
         if handler.kind is Kind.STEPS and isinstance(answer, Generator):
-            steps = answer
-            while True:
-                done, answer = await pool.run(lambda: _step(steps))
-                if done:
-                    return answer
+            return await self.in_turn(answer)
         return answer
 
     async def _hash(self, handler: Handler, session: Session, job: protocol.HashPasswords) -> object:
@@ -222,7 +225,7 @@ def _this_task() -> asyncio.Task[None]:
     return task
 
 
-def _step(steps: Generator[None, None, object]) -> tuple[bool, object]:
+def _step(steps: Generator[None, None, _T]) -> tuple[bool, _T | None]:
     try:
         next(steps)
     except StopIteration as end:

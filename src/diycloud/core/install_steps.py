@@ -29,8 +29,10 @@ def look(run: Installation) -> str:
         raise Unsupported(f"{pretty} is too old.", "docs/reference/distributions.md lists what is supported.")
     if facts.init in (Init.OPENRC, Init.SYSV):
         raise Unsupported(f"Services under {facts.init} cannot be managed yet.", "systemd, or no init at all, works.")
-    if facts.support is not Support.SUPPORTED:
-        run.notes.append(f"{pretty} is {facts.support}: it is treated as {facts.distribution.family}.")
+    if facts.support is Support.EXPERIMENTAL:
+        run.notes.append(f"Support of {pretty} is experimental.")
+    if facts.support is Support.DERIVED:
+        run.notes.append(f"{pretty} is not known by itself: it is treated as one of the {facts.distribution.family} family.")
     if not facts.cgroups.usable:
         lacking = ", ".join(facts.cgroups.missing) or ", ".join(f"{name} read-only" for name in facts.cgroups.read_only)
         run.notes.append(f"cgroup controllers are missing ({lacking}): accounts and portal work, limits do not.")

@@ -15,6 +15,7 @@ from diycloud.system import System
 
 AGENT = "diycloud-agent"
 SERVER = "diycloud-server"
+RENEWAL = "diycloud-renewal"
 _SUPERVISED_NGINX = "nginx"
 
 
@@ -76,6 +77,25 @@ def nginx_service(table: Family) -> Service:
     )
 
 
+_ONCE_A_DAY = """
+trap 'kill $child; exit 0' TERM
+while :; do sleep 86400 & child=$!; wait $child; "$@"; done
+""".strip().replace("\n", "; ", 1)
+"""Waits in a shell: an interpreter that sleeps all day would hold ten times the memory."""
+
+
+def renewal_service(paths: Paths) -> Service:
+    """Return the description of what renews the certificate (renewal.py)."""
+    return Service(
+        name=RENEWAL,
+        description="DIY Cloud: renews the certificate",
+        command=("/bin/sh", "-c", _ONCE_A_DAY, "once-a-day", *_python("diycloud.core.renewal", paths)),
+        environment=_ENVIRONMENT,
+        hardening=Hardening.HOST,
+        umask=0o022,
+    )
+
+
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8"}
 
 
@@ -105,13 +125,14 @@ class Platform:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (AGENT, SERVER, self.nginx)
+        return (AGENT, SERVER, self.nginx, RENEWAL)
 
     def ensure(self) -> list[str]:
         """Write and enable the services. Returns those whose description changed."""
         services = [
             agent_service(self._paths, self._settings),
             server_service(self._paths, self._settings, self._table.nginx.group),
+            renewal_service(self._paths),
         ]
         if self._init is Init.NONE:
             services.append(nginx_service(self._table))
@@ -133,7 +154,7 @@ class Platform:
         for name in self.names:
             if fresh or not self._manager.is_active(name):
                 self._manager.start(name)
-            elif restart and name != self.nginx:
+            elif restart and name in (AGENT, SERVER):
                 self._manager.restart(name)
             else:
                 continue
@@ -172,7 +193,7 @@ class Platform:
     def remove(self) -> None:
         """Stop ours and remove their descriptions; without init also the supervisor that ran them."""
         supervised = (_SUPERVISED_NGINX,) if self._init is Init.NONE else ()
-        for name in (*supervised, SERVER, AGENT):
+        for name in (RENEWAL, *supervised, SERVER, AGENT):
             self._manager.remove(name)
         if isinstance(self._manager, Supervisor):
             self._manager.down()

@@ -54,7 +54,7 @@ _UNATTENDED = {
     "APT_LISTCHANGES_FRONTEND": "none",
 }
 _KEEP_SETTINGS = ("--force-confdef", "--force-confold")
-_LOCKED = ("Could not get lock", "Unable to acquire the dpkg frontend lock", "Unable to lock directory")
+_LOCKED = ("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock", "Unable to lock directory")
 _STALE_INDEX = ("404", "Unable to locate package", "has no installation candidate", "Hash Sum mismatch")
 _INTERRUPTED = ("dpkg --configure -a", "Unmet dependencies")
 

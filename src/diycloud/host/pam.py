@@ -155,9 +155,7 @@ def _has_lines(system: System, hook: Hook) -> bool:
     test = f"pam_succeed_if.so quiet uid ge {hook.uid_min} uid le {hook.uid_max}"
     call = f"type=open_session {hook.script}"
     stacks = [(system.read(f"/etc/pam.d/{name}") or "").splitlines() for name in STACKS]
-    return all(
-        any(test in line and call in after for line, after in pairwise(lines)) for lines in stacks
-    )
+    return all(any(test in line and call in after for line, after in pairwise(lines)) for lines in stacks)
 
 
 _RECIPES: Mapping[str, _Recipe] = {"debian": _Recipe(_ensure_debian, _remove_debian)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import Callable
+from collections import Counter
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +21,7 @@ from diycloud.agent import protocol as wire
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
 from diycloud.users import host, repository, service
 from diycloud.users.actions import CreateUser, ImportUsers
-from diycloud.users.models import Allocation, ImportReport, ImportRow, Row
+from diycloud.users.models import ImportReport, ImportRow, Row
 from diycloud.users.names import RESERVED
 
 BATCH = wire.MAX_BATCH
@@ -75,12 +75,14 @@ def read_table(text: str) -> Table:
                 rows[start] = cells
             start = reader.line_num + 1
             if len(rows) > MAX_ROWS:
-                raise InvalidInput(f"csv: more than {MAX_ROWS} rows.", "Split the file.")
+                raise _no_table(f"more than {MAX_ROWS} rows", "Split the file.")
     except csv.Error as error:
-        raise InvalidInput(
-            f"csv: line {reader.line_num}: {error}.", "Put double quotes around text with commas."
-        ) from None
+        raise _no_table(f"line {reader.line_num}: {error}", "Put double quotes around text with commas.") from None
     return Table(heading, rows)
+
+
+def _no_table(message: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"csv: {message}.", hint, errors=[FieldError("csv", message)])
 
 
 def parse_csv(text: str) -> list[Candidate]:
@@ -121,49 +123,51 @@ def _candidate(line: int, cells: list[str], heading: list[str]) -> Candidate:
         return Candidate(line, username, None, error.errors)
 
 
-def check_rows(ctx: Context, found: list[Candidate]) -> list[Candidate]:
-    """Return the rows with a password each, and with what is wrong among them and beside what exists."""
-    database = ctx.services.database
+class _Others(NamedTuple):
+    """What a row is checked beside: the database, the lines before it, the host."""
+
+    names: set[str]
+    emails: set[str]
+    lines: dict[str, int]
+    email_lines: dict[str, int]
+    capacity: wire.HostCapacity | None
+
+
+async def check_rows(ctx: Context, found: list[Candidate]) -> list[Candidate]:
+    """Return the rows with a password each, and with what is wrong in them, among them and beside what exists."""
+    read = ctx.services.database.read
     names = [c.username for c in found if c.action]
     emails = [c.action.email.lower() for c in found if c.action and c.action.email]
-    taken, taken_emails = (
-        database.read(repository.existing_names, names),
-        database.read(repository.existing_emails, emails),
-    )
-    seen: dict[str, int] = {}
-    seen_emails: dict[str, int] = {}
-    return [_checked(ctx, c, taken, taken_emails, seen, seen_emails) for c in found]
+    try:
+        capacity = await ctx.services.capacity()
+    except Unavailable:
+        capacity = None
+    taken, taken_emails = read(repository.existing_names, names), read(repository.existing_emails, emails)
+    others = _Others(taken, taken_emails, {}, {}, capacity)
+    return [_checked(ctx, c, others) if c.action else c for c in found]
 
 
-def _checked(
-    ctx: Context,
-    c: Candidate,
-    taken: set[str],
-    taken_emails: set[str],
-    seen: dict[str, int],
-    seen_emails: dict[str, int],
-) -> Candidate:
-    if c.action is None:
-        return c
-    errors, email = [], (c.action.email or "").lower()
+def _checked(ctx: Context, c: Candidate, others: _Others) -> Candidate:
+    a, email = c.wanted, (c.wanted.email or "").lower()
+    errors = service.beyond_host(others.capacity, service.allocation_of(a)) if others.capacity else []
     if c.username in RESERVED:
         errors.append(FieldError("username", "is a name of the system's"))
-    elif c.username in taken:
+    elif c.username in others.names:
         errors.append(FieldError("username", "there is such a user already"))
-    elif c.username in seen:
-        errors.append(FieldError("username", f"is on line {seen[c.username]} too"))
-    if email in taken_emails:
+    elif c.username in others.lines:
+        errors.append(FieldError("username", f"is on line {others.lines[c.username]} too"))
+    if email in others.emails:
         errors.append(FieldError("email", "another user has this address"))
-    elif email in seen_emails:
-        errors.append(FieldError("email", f"is on line {seen_emails[email]} too"))
-    seen.setdefault(c.username, c.line)
+    elif email in others.email_lines:
+        errors.append(FieldError("email", f"is on line {others.email_lines[email]} too"))
+    others.lines.setdefault(c.username, c.line)
     if email:
-        seen_emails.setdefault(email, c.line)
+        others.email_lines.setdefault(email, c.line)
     password = ""
     warnings: tuple[str, ...] = ()
     try:
-        own = (c.username, c.action.full_name or "", c.action.email or "")
-        password, warnings = service.choose_password(ctx, c.action.password, own)
+        own = (c.username, a.full_name or "", a.email or "")
+        password, warnings = service.choose_password(ctx, a.password, own)
     except InvalidInput as error:
         errors.extend(error.errors)
     return c._replace(errors=tuple(errors), password=password, warnings=warnings)
@@ -175,23 +179,22 @@ async def import_users(ctx: Context, action: ImportUsers) -> ImportReport:
     With any row at fault nothing is created. A crash leaves whole users: reconcile completes those that were committed,
     and importing the rest again says which rows exist.
     """
-    found = check_rows(ctx, await asyncio.to_thread(parse_csv, action.csv))
-    largest = max((c for c in found if c.action), key=lambda c: c.action.cpu if c.action else 0, default=None)
-    if largest and largest.action:
-        allocation = Allocation(largest.action.cpu, max(c.action.memory for c in found if c.action))
-        await service.check_capacity(ctx.services, allocation)
-    refused = sum(bool(c.errors) for c in found)
+    found = await check_rows(ctx, await asyncio.to_thread(parse_csv, action.csv))
+    good = [service.allocation_of(c.wanted) for c in found if not c.errors]
+    warnings = await service.over_promised(ctx.services, sum(a.cpu for a in good), sum(a.memory for a in good))
+    refused = len(found) - len(good)
     ctx.changes = {"rows": len(found), "refused": refused}
     if refused or action.dry_run:
         rows = [c.row("refused" if c.errors else "new") for c in found]
         if refused and not action.dry_run:
             raise ImportRefused(ImportReport(False, rows, 0, refused))
-        return ImportReport(action.dry_run, rows, 0, refused)
+        return ImportReport(action.dry_run, rows, 0, refused, warnings=warnings)
     rows = await _create_all(ctx, found)
-    outcomes = [row.outcome for row in rows]
-    report = ImportReport(False, rows, outcomes.count("created"), outcomes.count("refused"), outcomes.count("pending"))
+    by_outcome = Counter(row.outcome for row in rows)
     ctx.changes = {"created": [r.username for r in rows if r.outcome != "refused"][:1000]}
-    return report
+    return ImportReport(
+        False, rows, by_outcome["created"], by_outcome["refused"], by_outcome["pending"], warnings=warnings
+    )
 
 
 class ImportRefused(InvalidInput):
@@ -205,9 +208,7 @@ class ImportRefused(InvalidInput):
         self.report = report
 
 
-async def _create_all(
-    ctx: Context, found: list[Candidate], progress: Callable[[int], None] | None = None
-) -> list[ImportRow]:
+async def _create_all(ctx: Context, found: list[Candidate]) -> list[ImportRow]:
     batches = [found[i : i + BATCH] for i in range(0, len(found), BATCH)]
     rows: list[ImportRow] = []
     hashing = asyncio.create_task(_hash(ctx, batches[0])) if batches else None
@@ -216,8 +217,6 @@ async def _create_all(
         hashes = await hashing
         hashing = asyncio.create_task(_hash(ctx, batches[number + 1])) if number + 1 < len(batches) else None
         rows += await _create_batch(ctx, batch, hashes)
-        if progress:
-            progress(len(rows))
     return rows
 
 
@@ -244,9 +243,7 @@ async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple
             a = c.wanted
             generated = a.password is msgspec.UNSET
             columns = service.new_columns(a, hashed, shadow, generated=generated)
-            ids.append(
-                repository.add(connection, columns, Allocation(a.cpu, a.memory, a.disk, 2 * a.disk, a.tasks, a.gpu))
-            )
+            ids.append(repository.add(connection, columns, service.allocation_of(a)))
         return [row for user_id in ids if (row := repository.by_id(connection, user_id))]
 
     try:

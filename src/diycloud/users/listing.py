@@ -15,7 +15,7 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Select, bindpar
 from diycloud.db.engine import data_version
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.db.tables import users
-from diycloud.errors import InvalidInput
+from diycloud.errors import FieldError, InvalidInput
 from diycloud.users.models import Allocation, Row, Status
 from diycloud.users.repository import ROW, to_row
 
@@ -154,10 +154,14 @@ def _parse_cursor(cursor: str, sort: str, descending: bool) -> tuple[bool, tuple
         if side not in ("<", ">") or not _is_id(row_id) or not _is_key(key):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
-        raise InvalidInput("cursor: is not one this list gave", "Start from the first page.") from None
+        raise _bad_cursor("is not one this list gave") from None
     if (of_sort, of_descending) != (sort, descending):
-        raise InvalidInput("cursor: belongs to another order", "Start from the first page.")
+        raise _bad_cursor("belongs to another order")
     return side == "<", (key, row_id)
+
+
+def _bad_cursor(message: str) -> InvalidInput:
+    return InvalidInput(f"cursor: {message}", "Start from the first page.", errors=[FieldError("cursor", message)])
 
 
 def _is_id(value: object) -> bool:

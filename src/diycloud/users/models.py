@@ -173,6 +173,7 @@ class ImportReport(msgspec.Struct, frozen=True):
     created: int
     refused: int
     pending: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class Reading(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     password, warnings = choose_password(
         ctx, action.password, (action.username, action.full_name or "", action.email or "")
     )
-    allocation = Allocation(action.cpu, action.memory, action.disk, 2 * action.disk, action.tasks, action.gpu)
+    allocation = allocation_of(action)
     warnings += await check_capacity(services, allocation)
     hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
     values = new_columns(action, hashed, shadow, generated=action.password is UNSET)
@@ -83,6 +83,11 @@ async def take_back(services: Services, row: Row, outcome: wire.Outcome) -> None
     if outcome.code != Conflict.code:  # a name that is taken on the host was never ours to remove
         await services.agent.call(wire.PurgeAccount(row.username, row.generation), wire.Outcome)
     await services.database.write(repository.remove, row.id)
+
+
+def allocation_of(action: CreateUser) -> Allocation:
+    """Return the limits that a new user is to have; the hard disk limit is twice the soft one."""
+    return Allocation(action.cpu, action.memory, action.disk, 2 * action.disk, action.tasks, action.gpu)
 
 
 def new_columns(action: CreateUser, hashed: str, shadow: str | None, *, generated: bool) -> dict[str, Any]:
@@ -132,34 +137,50 @@ def check_email(services: Services, email: str | None, *, mine: str | None = Non
         raise Conflict("email: another user has this address.", "Each address belongs to one user.")
 
 
-async def check_capacity(services: Services, wanted: Allocation, before: Allocation | None = None) -> tuple[str, ...]:
-    """Return warnings about promising more than the host has.
-
-    Raises InvalidInput for one user's limit above the host's own size, Conflict if the settings refuse over-promising.
-    """
-    try:
-        capacity = await services.capacity()
-    except Unavailable:
-        return ()
+def beyond_host(capacity: wire.HostCapacity, wanted: Allocation) -> list[FieldError]:
+    """Return what one user's limits ask for above the host's own size."""
     errors = []
     if wanted.cpu > capacity.cores:
         errors.append(FieldError("cpu", f"the host has {capacity.cores} cores"))
     if wanted.memory > capacity.memory:
         errors.append(FieldError("memory", f"the host has {human_size(capacity.memory)}"))
-    if errors:
-        raise InvalidInput.of(errors)
-    cores, memory = await services.database.read_long(repository.promised)
+    return errors
+
+
+async def over_promised(services: Services, more_cores: float, more_memory: int) -> tuple[str, ...]:
+    """Return warnings if promising this much more is more than the settings' part of the host.
+
+    Nothing more is no reason for a warning. Raises Conflict where the settings refuse it.
+    """
+    if more_cores <= 0 and more_memory <= 0:
+        return ()
+    try:
+        capacity = await services.capacity()
+    except Unavailable:
+        return ()
     settings = services.settings.server
-    cores += wanted.cpu - (before.cpu if before else 0)
-    memory += wanted.memory - (before.memory if before else 0)
+    cores, memory = await services.database.read_long(repository.promised)
+    cores, memory = cores + more_cores, memory + more_memory
     found = []
-    if cores > capacity.cores * settings.overcommit_cpu and (before is None or wanted.cpu > before.cpu):
+    if more_cores > 0 and cores > capacity.cores * settings.overcommit_cpu:
         found.append(f"CPU: {cores:g} cores promised on a host of {capacity.cores}.")
-    if memory > capacity.memory * settings.overcommit_memory and (before is None or wanted.memory > before.memory):
+    if more_memory > 0 and memory > capacity.memory * settings.overcommit_memory:
         found.append(f"Memory: {human_size(memory)} promised on a host of {human_size(capacity.memory)}.")
     if found and settings.refuse_overcommit:
         raise Conflict(" ".join(found), "Lower other limits, or set server.refuse_overcommit to false.")
     return tuple(found)
+
+
+async def check_capacity(services: Services, wanted: Allocation, before: Allocation | None = None) -> tuple[str, ...]:
+    """Return warnings about promising more than the host has. Raises InvalidInput for limits above the host's own size."""
+    try:
+        errors = beyond_host(await services.capacity(), wanted)
+    except Unavailable:
+        return ()
+    if errors:
+        raise InvalidInput.of(errors)
+    cores = wanted.cpu - (before.cpu if before else 0)
+    return await over_promised(services, cores, wanted.memory - (before.memory if before else 0))
 
 
 async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:

@@ -79,4 +79,6 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
             return problems.problem(500, "error", "Something broke; it is in the server's log.", request_id=reference)
         return portal.plain_error(request, 500)
 
-    return Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: http_error, Exception: crash})
+    app = Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: http_error, Exception: crash})
+    app.router.redirect_slashes = False  # a redirect would name this socket's host, and repeat a change elsewhere
+    return app

@@ -63,7 +63,7 @@ def _report(page: Page, status: int, stage: str, report: ImportReport, text: str
     context: dict[str, Any] = {"stage": stage, "report": report, "table": _table(text), "csv": text}
     if stage == "result":
         context["passwords_csv"] = passwords_csv(report)
-    return page.render("import.html", status, section="users", **context)
+    return page.render("import.html", status, section="users", notes=report.warnings, **context)
 
 
 def _table(text: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import mimetypes
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -79,15 +79,15 @@ class Page:
         """Submit an action as the one who looks."""
         return await self.portal.dispatcher.submit(self.visitor.actor, action, raw, Source.TEXT)
 
-    def render(self, template: str, status: int = 200, **context: Any) -> Response:
-        """Answer with a page."""
+    def render(self, template: str, status: int = 200, *, notes: Sequence[str] = (), **context: Any) -> Response:
+        """Answer with a page. notes: warnings shown above it."""
         text = self.portal.templates.get_template(template).render(
             host=self.portal.host,
             address=self.portal.address,
             version=__version__,
             actor=self._person(),
             csrf=self.visitor.csrf,
-            flashes=_read_flashes(self.request),
+            flashes=[*_read_flashes(self.request), *({"kind": "warn", "text": text} for text in notes)],
             **{"status": status, **context},
         )
         response = Response(text, status, HEADERS, "text/html; charset=utf-8")
