@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from diycloud.errors import InvalidInput
 from diycloud.host.slices import RESERVED_TASKS
 from diycloud.units import cpu_quota_us, parse_size
 from tests.stack import Stack
@@ -127,7 +128,7 @@ def _faults_of(
     home = Path(account.pw_dir)
     if not home.is_dir() or home.stat().st_uid != account.pw_uid or home.stat().st_mode & 0o777 != 0o750:
         found.append(f"{name}: no good home")
-    wanted = (cpu_quota_us(row["cpu_limit"]), parse_size(row["mem_limit"], bare="M"), row["tasks_limit"])
+    wanted = _wanted(row)
     if limits_of(stack, name) != wanted:
         found.append(f"{name}: limits {limits_of(stack, name)}, wished {wanted}")
     if (field.expires == "1") != (status != "active"):
@@ -137,6 +138,15 @@ def _faults_of(
     if row["shadow_set"] and not field.password.startswith("$" if status == "active" else "!$"):
         found.append(f"{name} has {field.password[:4]!r} for a password, said to be set")
     return found
+
+
+def _wanted(row: sqlite3.Row) -> tuple[int, int, int]:
+    """Return the limits that a row asks for; what is missing or cannot be means the default."""
+    cpu, memory = row["cpu_limit"], 2 << 30
+    with contextlib.suppress(InvalidInput):
+        memory = parse_size(str(row["mem_limit"]), bare="M")
+    good = isinstance(cpu, float) and 0.01 <= cpu <= 4096
+    return cpu_quota_us(cpu if good else 1.0), memory if memory >= 16 << 20 else 2 << 30, row["tasks_limit"] or 512
 
 
 def settled(stack: Stack, passwords: dict[str, str] | None = None, *, within_s: float = 15.0) -> None:

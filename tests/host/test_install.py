@@ -92,6 +92,15 @@ def sign_in(root: BareRoot, port: int, password: str) -> int:
         connection.close()
 
 
+def served_names(root: BareRoot, port: int) -> list[str]:
+    context = ssl.create_default_context(cadata=root.path("/etc/diycloud/tls/ca.crt").read_text())
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        return [str(value) for _, value in tls.getpeercert()["subjectAltName"]]
+
+
 def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
     bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
     before = bookworm.snapshot()
@@ -124,11 +133,19 @@ def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
     plan = bookworm.run("diycloud install --dry-run").stdout
     assert "write " not in plan and "useradd" not in plan, plan
 
+    # Another name: the daily renewal makes certificate and site follow, and Nginx takes them up.
+    bookworm.run("diycloud config set server.host_name cloud.example.org")
+    renew = "/opt/diycloud/venv/bin/python -I -m diycloud.core.renewal"
+    assert bookworm.run(renew).stdout == "renewed: server, site\n"
+    assert bookworm.run(renew).stdout == ""
+    assert "cloud.example.org" in served_names(bookworm, ports.https)
+
     # Everything goes.
     bookworm.run("diycloud uninstall --yes")
     nginx_own = ("/var/log/nginx", "/var/lib/nginx")
     assert differences(before, bookworm.snapshot(), (*ALWAYS_IGNORED, *NOTES, *BACKUPS, *nginx_own)) == {}
-    assert "/opt/diycloud" not in bookworm.run("cat /proc/[0-9]*/cmdline").stdout
+    running = bookworm.run("cat /proc/[0-9]*/cmdline").stdout
+    assert "/opt/diycloud" not in running and "86400" not in running
 
 
 def test_a_bare_trixie_in_one_command(trixie, ports):

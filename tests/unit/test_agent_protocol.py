@@ -102,7 +102,7 @@ def test_the_largest_answers_fit_a_frame() -> None:
     worst = (
         [Usage(name, 1.5, 2**53, 2**53, 2**31, 2**31, 2**53)] * MAX_READ,
         [Outcome(name, 2**31, True, "permission-denied", long, long)] * MAX_BATCH,
-        SyncReport(names, names, names, [Outcome(name, 1, False, "x", long)] * 60, long),
+        SyncReport(names, names, names, [Outcome(name, 1, False, "x", long)] * 60, long, names),
         ["$y$" + "x" * 256] * MAX_BATCH,
     )
     for answer in worst:

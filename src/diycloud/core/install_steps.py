@@ -32,7 +32,9 @@ def look(run: Installation) -> str:
     if facts.support is Support.EXPERIMENTAL:
         run.notes.append(f"Support of {pretty} is experimental.")
     if facts.support is Support.DERIVED:
-        run.notes.append(f"{pretty} is not known by itself: it is treated as one of the {facts.distribution.family} family.")
+        run.notes.append(
+            f"{pretty} is not known by itself: it is treated as one of the {facts.distribution.family} family."
+        )
     if not facts.cgroups.usable:
         lacking = ", ".join(facts.cgroups.missing) or ", ".join(f"{name} read-only" for name in facts.cgroups.read_only)
         run.notes.append(f"cgroup controllers are missing ({lacking}): accounts and portal work, limits do not.")

@@ -77,10 +77,7 @@ def nginx_service(table: Family) -> Service:
     )
 
 
-_ONCE_A_DAY = """
-trap 'kill $child; exit 0' TERM
-while :; do sleep 86400 & child=$!; wait $child; "$@"; done
-""".strip().replace("\n", "; ", 1)
+_ONCE_A_DAY = """trap 'kill $child; exit 0' TERM; while :; do sleep 86400 & child=$!; wait $child; "$@"; done"""
 """Waits in a shell: an interpreter that sleeps all day would hold ten times the memory."""
 
 
@@ -91,7 +88,7 @@ def renewal_service(paths: Paths) -> Service:
         description="DIY Cloud: renews the certificate",
         command=("/bin/sh", "-c", _ONCE_A_DAY, "once-a-day", *_python("diycloud.core.renewal", paths)),
         environment=_ENVIRONMENT,
-        hardening=Hardening.HOST,
+        hardening=Hardening.NONE,  # `nginx -t` opens its listening sockets
         umask=0o022,
     )
 
