@@ -130,7 +130,6 @@ copy_program() {
     mkdir -p "$PROGRAM/lib.new" "$PROGRAM/bin"
     cp -R "$SOURCE/src/diycloud" "$PROGRAM/lib.new/diycloud"
     find "$PROGRAM/lib.new" -name __pycache__ -type d -prune -exec rm -rf {} +
-    chown -R 0:0 "$PROGRAM/lib.new"
     chmod -R u=rwX,go=rX "$PROGRAM/lib.new"
     "$PROGRAM/venv/bin/python" -m compileall -q "$PROGRAM/lib.new" -s "$PROGRAM/lib.new" -p "$PROGRAM/lib"
     if [ -e "$PROGRAM/lib" ]; then mv "$PROGRAM/lib" "$PROGRAM/lib.old"; fi

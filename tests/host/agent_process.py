@@ -131,7 +131,9 @@ def make_server_account() -> None:
 def account_files() -> list[str]:
     """The lines of the account files, without those of test accounts that another run on this host may make."""
     lines = [
-        line for name in ("passwd", "shadow", "group", "gshadow") for line in Path("/etc", name).read_text().splitlines()
+        line
+        for name in ("passwd", "shadow", "group", "gshadow")
+        for line in Path("/etc", name).read_text().splitlines()
     ]
     return [line for line in lines if not re.match(rf"dt(?!{PREFIX[2:]})", line)]
 

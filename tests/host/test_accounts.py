@@ -90,7 +90,9 @@ def test_the_interpreter_is_free_while_libcrypt_works() -> None:
 def test_the_hosts_own_program_agrees() -> None:
     """The host's own program agrees: mkpasswd or openssl where there is one."""
     salt = "abcdefgh"
-    told = subprocess.run(["openssl", "passwd", "-6", "-salt", salt, "phrase"], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        ["openssl", "passwd", "-6", "-salt", salt, "phrase"], capture_output=True, text=True, check=False
+    )
     if told.returncode:
         pytest.skip("no openssl here")
     assert _crypt("phrase", told.stdout.strip()) == told.stdout.strip()

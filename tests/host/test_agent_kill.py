@@ -96,6 +96,7 @@ def assert_nothing(step: Step, state: Path) -> None:
 
 def walk(act: Callable[[Agent], object], prepare: Callable[[Agent], object] | None, state: Path) -> Iterator[Step]:
     """Kill act before each of its effects; give each step with the host prepared anew."""
+
     def ready() -> None:
         reset(state)
         if prepare is not None:

@@ -116,7 +116,7 @@ def may_be(field: Field, value: Any) -> bool:
             return False
         if field.name == "csv":
             return True
-        return not CONTROL.search(value) and len(value) <= 600 or field.name == "cursor"
+        return (not CONTROL.search(value) and len(value) <= 600) or field.name == "cursor"
     if field.kind == "flag":
         return isinstance(value, bool)
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -240,7 +240,9 @@ def test_bodies_that_are_none(stack: Stack, route: Route) -> None:
         assert answer["detail"] and answer["request_id"], name
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x", "application/xml"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x", "application/xml"]
+)
 def test_bodies_of_another_kind(stack: Stack, kind: str) -> None:
     status, _, answer = stack.http("POST", "/api/v1/users", b'{"username": "dtbx"}', headers={"Content-Type": kind})
     assert (status, answer["code"]) == (422, "invalid-input")
@@ -299,7 +301,9 @@ def test_tables_with_a_fault_create_nobody(stack: Stack, text: str) -> None:
         assert said or dry_run
     status, _, answer = stack.http("POST", "/api/v1/users/import", text.encode(), headers={"Content-Type": "text/csv"})
     assert status == 422 and answer["errors"]
-    status, _, _ = stack.http("POST", "/api/v1/users/import", b"\xff" + text.encode(), headers={"Content-Type": "text/csv"})
+    status, _, _ = stack.http(
+        "POST", "/api/v1/users/import", b"\xff" + text.encode(), headers={"Content-Type": "text/csv"}
+    )
     assert status == 422
 
 

@@ -147,7 +147,7 @@ def test_enabled_services_come_back_with_the_supervisor(supervisor):
     assert supervisor.is_active("dtk-sleeper")
 
 
-def test_after_the_supervisor_was_killed_nothing_runs_twice(supervisor):
+def test_after_the_supervisor_was_killed_nothing_runs_twice(supervisor, paths):
     seconds = f"600.{os.getpid()}"
     supervisor.ensure(sleeper(command=("/bin/sleep", seconds), user="daemon", group="daemon"))
     supervisor.enable("dtk-sleeper")
@@ -155,7 +155,7 @@ def test_after_the_supervisor_was_killed_nothing_runs_twice(supervisor):
     orphan = pid_of(supervisor)
     os.kill(int(supervisor._answer("pid").stdout), 9)
     assert alive(orphan)
-    supervisor.start("dtk-sleeper")
+    Supervisor(Local(), paths).start("dtk-sleeper")
     assert not alive(orphan)
     argv = f"/bin/sleep\0{seconds}\0".encode()
     running = [path for path in Path("/proc").glob("[0-9]*/cmdline") if read_bytes(path) == argv]

@@ -30,7 +30,9 @@ def stack() -> Iterator[Stack]:
 
 def sqlite(stack: Stack, statement: str, *, ok: bool = True) -> str:
     """Run a statement in the sqlite3 program, as an administrator would."""
-    done = subprocess.run(["sqlite3", "-bail", str(stack.database()), statement], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sqlite3", "-bail", str(stack.database()), statement], capture_output=True, text=True, check=False
+    )
     assert (done.returncode == 0) == ok, done.stderr
     return done.stdout if ok else done.stderr
 
@@ -62,7 +64,9 @@ def status(stack: Stack, name: str) -> dict:
 
 
 def test_a_row_becomes_an_account(stack: Stack) -> None:
-    sqlite(stack, "INSERT INTO users (username, password_hash, email) VALUES ('dthone', 'PLACEHOLDER', 'one@example.org')")
+    sqlite(
+        stack, "INSERT INTO users (username, password_hash, email) VALUES ('dthone', 'PLACEHOLDER', 'one@example.org')"
+    )
     sqlite(stack, "INSERT INTO resource_allocations (user_id, cpu_limit, mem_limit) SELECT id, 0.25, '256M' FROM users")
     reconciled(stack)
     settled(stack)
@@ -72,7 +76,10 @@ def test_a_row_becomes_an_account(stack: Stack) -> None:
     assert shadow_of("dthone").password == "!", "nobody knows a password yet"
     for guess in ("PLACEHOLDER", "", "dthone"):
         code, _, _ = stack.http(
-            "POST", "/api/v1/auth/login", {"username": "dthone", "password": guess}, headers={"X-Forwarded-For": "192.0.2.50"}
+            "POST",
+            "/api/v1/auth/login",
+            {"username": "dthone", "password": guess},
+            headers={"X-Forwarded-For": "192.0.2.50"},
         )
         assert code in (401, 422)
 
@@ -87,7 +94,10 @@ def test_is_active_locks_and_opens(stack: Stack) -> None:
     sqlite(stack, "UPDATE users SET is_active = 0 WHERE username = 'dthone'")
     assert sqlite(stack, "SELECT status FROM users WHERE username = 'dthone'") == "inactive\n"
     code, _, _ = stack.http(
-        "POST", "/api/v1/auth/login", {"username": "dthone", "password": PASSWORD}, headers={"X-Forwarded-For": "192.0.2.52"}
+        "POST",
+        "/api/v1/auth/login",
+        {"username": "dthone", "password": PASSWORD},
+        headers={"X-Forwarded-For": "192.0.2.52"},
     )
     assert code == 401, "at once in the portal"
     reconciled(stack)
@@ -143,12 +153,17 @@ def test_an_allocation_that_is_gone_means_the_defaults(stack: Stack) -> None:
 def test_names_that_can_have_no_account_hold_nobody_up(stack: Stack) -> None:
     for name in ("daemon", "Bad Name", "x" * 40, "dt:h"):
         sqlite(stack, f"INSERT INTO users (username, password_hash) VALUES ('{name}', 'x')")
-    sqlite(stack, "INSERT INTO users (username, password_hash, full_name) VALUES ('dththree', 'x', 'Th''ree: 3' || char(10))")
+    sqlite(
+        stack,
+        "INSERT INTO users (username, password_hash, full_name) VALUES ('dththree', 'x', 'Th''ree: 3' || char(10))",
+    )
     passwd = [line for line in Path("/etc/passwd").read_text().splitlines() if line.startswith(("daemon:", "root:"))]
     reconciled(stack)
     until(lambda: is_there("dththree"))
     users = {user["username"]: user for user in stack.json("user", "list")["users"]}
-    assert all(users[name]["host_problem"] and users[name]["uid"] is None for name in ("daemon", "Bad Name", "x" * 40, "dt:h"))
+    assert all(
+        users[name]["host_problem"] and users[name]["uid"] is None for name in ("daemon", "Bad Name", "x" * 40, "dt:h")
+    )
     assert pwd.getpwnam("dththree").pw_gecos == "Th'ree  3 "
     now = [line for line in Path("/etc/passwd").read_text().splitlines() if line.startswith(("daemon:", "root:"))]
     assert now == passwd

@@ -123,7 +123,9 @@ def _agree(victims: Victims, when: str) -> None:
     try:
         settled(victims.stack, victims.passwords)
     except AssertionError as error:
-        killed = [line for name in ("agent", "server") for line in victims.stack.log(name).splitlines() if "KILL" in line]
+        killed = [
+            line for name in ("agent", "server") for line in victims.stack.log(name).splitlines() if "KILL" in line
+        ]
         raise AssertionError(f"{when} ({killed[-1:]}): {error}") from None
 
 

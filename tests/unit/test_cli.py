@@ -54,7 +54,10 @@ def run(*words: str, stdin: str = "", monkeypatch: pytest.MonkeyPatch | None = N
 
 
 def test_only_what_was_given_is_sent(server: Server) -> None:
-    assert run("user", "create", "ada", "--cpu", "0.5", "--memory", "512", "--disk", "1.5G", "--gpu", "--role", "monitor") == 0
+    assert (
+        run("user", "create", "ada", "--cpu", "0.5", "--memory", "512", "--disk", "1.5G", "--gpu", "--role", "monitor")
+        == 0
+    )
     assert server.sent == [
         ("POST", "/api/v1/users", {},
          {"username": "ada", "cpu": 0.5, "memory": "512M", "disk": "1536M", "gpu": True, "role": "monitor"}),
@@ -81,7 +84,8 @@ def test_reads_are_queries(server: Server) -> None:
 
 
 @pytest.mark.parametrize("words", [
-    ["user", "create", "ada", "--username", "bob"], ["user", "create"], ["user", "create", "-rf"], ["user", "create", "a", "--cpu", "x"],
+    ["user", "create", "ada", "--username", "bob"], ["user", "create"], ["user", "create", "-rf"],
+    ["user", "create", "a", "--cpu", "x"],
     ["user", "create", "ada", "--memory", "lots"], ["limits", "set", "ada", "--tasks", "1"], ["user", "list", "--sort", "shoe"],
     ["user", "create", "ada", "--password", "x", "--password-file", "y"], ["user", "import", "/does/not/exist"],
     ["user", "import", "/proc/self/exe"], ["audit", "list", "--limit", "0"], ["user", "show", "Ada"],
@@ -109,14 +113,17 @@ def test_passwords_from_a_pipe_and_a_file(server: Server, tmp_path: Path, monkey
     run("user", "set-password", "ada")
     assert [body for *_, body in server.sent] == [{"password": " pass word "}, {"password": "from a file"}, {}]
     assert run("user", "set-password", "ada", "--password", "-", stdin="\n", monkeypatch=monkeypatch) == 2
-    assert run("user", "set-password", "ada", "--password", stdin="", monkeypatch=monkeypatch) == 2, "no terminal to ask at"
+    assert run("user", "set-password", "ada", "--password", stdin="", monkeypatch=monkeypatch) == 2, (
+        "no terminal to ask at"
+    )
     assert run("user", "set-password", "ada", "--password-file", str(tmp_path / "none")) == 2
     assert len(server.sent) == 3
 
 
 def test_a_purge_asks_before(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     server.answer = Answer(
-        200, {"username": "ada", "status": "deleted", "uid": 1, "home": "/home/ada", "home_size": "1G", "home_files": 2, "processes": 0}
+        200, {"username": "ada", "status": "deleted", "uid": 1, "home": "/home/ada", "home_size": "1G", "home_files": 2,
+              "processes": 0}
     )  # fmt: skip
     assert run("user", "purge", "ada", stdin="ada\n", monkeypatch=monkeypatch) == 2
     assert [method for method, *_ in server.sent] == ["GET"]
@@ -139,7 +146,9 @@ def test_answers_that_are_none_of_ours(capsys: Any) -> None:
         with pytest.raises(DiyCloudError):
             transport.checked(answer)
     with pytest.raises(InvalidInput) as caught:
-        transport.checked(Answer(422, {"code": "invalid-input", "detail": "d", "errors": [{"field": "cpu", "message": "m"}]}))
+        transport.checked(
+            Answer(422, {"code": "invalid-input", "detail": "d", "errors": [{"field": "cpu", "message": "m"}]})
+        )
     assert [(e.field, e.message) for e in caught.value.errors] == [("cpu", "m")]
 
 
@@ -155,7 +164,13 @@ def test_tables_line_up_in_every_script() -> None:
     assert table(("NAME", "N"), [("日本", 5), ("a\u0301b", 12), ("", None)], right=("N",)).splitlines() == [
         "NAME   N", "日本   5", "a\u0301b    12", "–      –",
     ]  # fmt: skip
-    assert (width("日本"), width("e\u0301"), printable(True), printable(1.0), printable(None)) == (4, 1, "yes", "1", "–")
+    assert (width("日本"), width("e\u0301"), printable(True), printable(1.0), printable(None)) == (
+        4,
+        1,
+        "yes",
+        "1",
+        "–",
+    )
     assert facts([("a", 1), ("long", "x")]) == "a     1\nlong  x"
 
 
@@ -181,12 +196,27 @@ def test_the_first_page_of_help_names_everything(capsys: Any) -> None:
 
 
 def imported(code: str) -> set[str]:
-    argv = [sys.executable, "-c", f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nsys.stderr.write(' '.join(sys.modules))"]
+    argv = [
+        sys.executable,
+        "-c",
+        f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nsys.stderr.write(' '.join(sys.modules))",
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     return set(done.stderr.split())
 
 
-HEAVY = {"sqlalchemy", "alembic", "starlette", "uvicorn", "structlog", "jinja2", "cryptography", "argon2", "asyncio", "yaml"}
+HEAVY = {
+    "sqlalchemy",
+    "alembic",
+    "starlette",
+    "uvicorn",
+    "structlog",
+    "jinja2",
+    "cryptography",
+    "argon2",
+    "asyncio",
+    "yaml",
+}
 
 
 def test_help_imports_almost_nothing() -> None:

@@ -24,7 +24,9 @@ def test_no_file_and_an_empty_one_mean_the_defaults(tmp_path: Path) -> None:
 
 def test_what_is_set_is_taken(tmp_path: Path) -> None:
     found = load(tmp_path, "server:\n  https_port: 8443\nagent:\n  uid_min: 30000\n  allowed_groups: [video, render]\n")
-    assert found == Settings(AgentSettings(uid_min=30000, allowed_groups=("video", "render")), ServerSettings(https_port=8443))
+    assert found == Settings(
+        AgentSettings(uid_min=30000, allowed_groups=("video", "render")), ServerSettings(https_port=8443)
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ def test_what_is_set_is_taken(tmp_path: Path) -> None:
         ("server:\n  https_port: true\n", ["line 2"]),
         ("agent:\n  uid_min: 999\n", ["line 2", "1000"]),
         ("agent:\n  cgroup: ../x\n", ["line 2", "agent.cgroup"]),
-        ("agent:\n  cgroup: \"user\\n\"\n", ["agent.cgroup"]),
+        ('agent:\n  cgroup: "user\\n"\n', ["agent.cgroup"]),
         ("server: 5\n", ["line 1", "server"]),
         ("serve:\n  https_port: 1\n", ["line 1", "serve", "agent, server"]),
         ("- server\n", ["mapping"]),

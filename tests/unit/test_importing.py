@@ -64,7 +64,9 @@ def test_too_many_and_too_few_cells() -> None:
 
 
 def test_passwords_keep_their_blanks() -> None:
-    assert parse_csv("username,password\n ada , correct horse battery \n")[0].wanted.password == " correct horse battery "
+    assert (
+        parse_csv("username,password\n ada , correct horse battery \n")[0].wanted.password == " correct horse battery "
+    )
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,14 @@ def test_what_is_read_is_what_was_written_last(database: Database) -> None:
         found = []
         for number in range(3):
             await database.write(
-                lambda c, n=number: c.exec_driver_sql(f"INSERT INTO users (username, password_hash) VALUES ('u{n}', 'x')")
+                lambda c, n=number: c.exec_driver_sql(
+                    f"INSERT INTO users (username, password_hash) VALUES ('u{n}', 'x')"
+                )
             )
             found.append(database.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one()))
-            found.append(await database.read_long(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one()))
+            found.append(
+                await database.read_long(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one())
+            )
         return found
 
     assert asyncio.run(scenario()) == [1, 1, 2, 2, 3, 3]

@@ -30,7 +30,9 @@ def test_argon2id_with_the_parameters_that_owasp_names(hasher: Hasher) -> None:
     assert not asyncio.run(hasher.verify("correct horse batterY", hashed))
 
 
-@pytest.mark.parametrize("stored", [None, "", "PLACEHOLDER", "5e884898da28047151d0e56f8dc6292773603d0d", "$argon2id$broken"])
+@pytest.mark.parametrize(
+    "stored", [None, "", "PLACEHOLDER", "5e884898da28047151d0e56f8dc6292773603d0d", "$argon2id$broken"]
+)
 def test_what_is_no_hash_matches_nothing(hasher: Hasher, stored: str | None) -> None:
     for password in ("password", stored or ""):
         assert not asyncio.run(hasher.verify(password, stored))
@@ -73,7 +75,9 @@ def test_weak_passwords(password: str, said: str) -> None:
         passwords.check_password(password, own=("lovelace", "Ada", "ada@example.org"))
 
 
-@pytest.mark.parametrize("password", ["correct horse battery", "Tr0ub4dor&3xyz", "日本語の長いパスワードです", "lovelace likes engines"])
+@pytest.mark.parametrize(
+    "password", ["correct horse battery", "Tr0ub4dor&3xyz", "日本語の長いパスワードです", "lovelace likes engines"]
+)
 def test_good_passwords(password: str) -> None:
     assert weakness(password, own=("lovelace", "")) is None
 

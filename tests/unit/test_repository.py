@@ -128,7 +128,15 @@ def test_filters(connection: Connection) -> None:
     add(connection, "carl", role="admin", description="100%")
 
     def names(**asked: Any) -> list[str]:
-        given = {"search": "", "status": None, "role": None, "sort": "username", "descending": False, "cursor": "", "limit": 9}
+        given = {
+            "search": "",
+            "status": None,
+            "role": None,
+            "sort": "username",
+            "descending": False,
+            "cursor": "",
+            "limit": 9,
+        }
         rows, total, *_ = listing.page(connection, **given | asked)
         assert total == len(rows)
         return [row.username for row in rows]
@@ -158,9 +166,7 @@ _hostile = st.one_of(
 @given(cursor=_hostile, sort=st.sampled_from(SORTS), descending=st.booleans())
 def test_a_hostile_cursor_is_a_page_or_refused(filled: Connection, cursor: str, sort: str, descending: bool) -> None:
     try:
-        rows, total, *_ = listing.page(
-            filled, **NO_FILTER, sort=sort, descending=descending, cursor=cursor, limit=5
-        )
+        rows, total, *_ = listing.page(filled, **NO_FILTER, sort=sort, descending=descending, cursor=cursor, limit=5)
     except InvalidInput as error:
         assert "cursor" in error.message
     else:
@@ -177,7 +183,9 @@ def test_a_cursor_that_sqlite_cannot_take_is_refused(filled: Connection, key: ob
 # -- rows that people write
 
 
-@pytest.mark.parametrize("garbage", ["", "lots", "-1", "0", None, 3.5, b"\x00\xff", "2G; DROP TABLE users", 10**30, "1B", "1K"])
+@pytest.mark.parametrize(
+    "garbage", ["", "lots", "-1", "0", None, 3.5, b"\x00\xff", "2G; DROP TABLE users", 10**30, "1B", "1K"]
+)
 @pytest.mark.parametrize("column", ["cpu_limit", "mem_limit", "disk_quota", "gpu_access", "tasks_limit", "disk_hard"])
 def test_garbage_in_an_allocation_means_the_default(connection: Connection, column: str, garbage: object) -> None:
     user_id = add(connection, "ada", status="active")
@@ -206,10 +214,16 @@ def test_no_allocation_means_the_defaults(connection: Connection) -> None:
 
 def test_old_scripts_sizes_are_understood(connection: Connection) -> None:
     user_id = add(connection, "ada")
-    by_hand(connection, "UPDATE resource_allocations SET mem_limit = '2048M', disk_quota = '1024' WHERE user_id = ?", user_id)
+    by_hand(
+        connection,
+        "UPDATE resource_allocations SET mem_limit = '2048M', disk_quota = '1024' WHERE user_id = ?",
+        user_id,
+    )
     allocation = get(connection, user_id).allocation
     assert (allocation.memory, allocation.disk, allocation.disk_hard) == (2 << 30, 1 << 30, 2 << 30)
-    assert by_hand(connection, "SELECT mem_limit FROM resource_allocations").scalar_one() == "2048M", "kept as it was given"
+    assert by_hand(connection, "SELECT mem_limit FROM resource_allocations").scalar_one() == "2048M", (
+        "kept as it was given"
+    )
 
 
 def test_a_row_in_another_encoding_does_not_stop_the_reading(connection: Connection) -> None:
@@ -230,7 +244,9 @@ def test_a_name_that_can_have_no_account_is_told_apart(connection: Connection, n
 
 def test_what_the_host_cannot_take_gives_way(connection: Connection) -> None:
     user_id = add(connection, "ada")
-    by_hand(connection, "UPDATE users SET full_name = ?, shell = 'rm -rf' WHERE id = ?", "A:B,C\nD" + "x" * 200, user_id)
+    by_hand(
+        connection, "UPDATE users SET full_name = ?, shell = 'rm -rf' WHERE id = ?", "A:B,C\nD" + "x" * 200, user_id
+    )
     wish = host.wish(get(connection, user_id))
     assert (wish.full_name[:7], len(wish.full_name), wish.shell) == ("A B C D", 100, "/bin/bash")
     by_hand(connection, "UPDATE users SET generation = 'new' WHERE id = ?", user_id)
@@ -258,7 +274,9 @@ def test_status_follows_is_active(connection: Connection) -> None:
 
 
 _touch = st.one_of(
-    st.tuples(st.just("status"), st.sampled_from(["pending", "active", "inactive", "deleted", "purging", "purge-error"])),
+    st.tuples(
+        st.just("status"), st.sampled_from(["pending", "active", "inactive", "deleted", "purging", "purge-error"])
+    ),
     st.tuples(st.just("is_active"), st.sampled_from([0, 1])),
 )
 
@@ -343,7 +361,10 @@ def test_orphans_are_tidied(connection: Connection) -> None:
     by_hand(connection, "PRAGMA defer_foreign_keys = ON")
     kept = by_hand(connection, "SELECT count(*) FROM resource_allocations").scalar_one()
     by_hand(connection, "INSERT INTO resource_allocations (user_id) VALUES (999)")
-    by_hand(connection, "INSERT INTO sessions (user_id, token_hash, created_at, last_seen, expires_at) VALUES (999, x'00', 1, 1, 1)")
+    by_hand(
+        connection,
+        "INSERT INTO sessions (user_id, token_hash, created_at, last_seen, expires_at) VALUES (999, x'00', 1, 1, 1)",
+    )
     assert repository.tidy(connection) == 2
     assert repository.tidy(connection) == 0
     assert by_hand(connection, "SELECT count(*) FROM resource_allocations").scalar_one() == kept
@@ -376,7 +397,10 @@ def test_removing_leaves_the_audit_only(connection: Connection) -> None:
     user_id = add(connection, "ada")
     by_hand(connection, "INSERT INTO audit (actor, action, target) VALUES ('root', 'user.create', 'ada')")
     repository.remove(connection, user_id)
-    left = {t: by_hand(connection, f"SELECT count(*) FROM {t}").scalar_one() for t in ("users", "resource_allocations", "audit")}
+    left = {
+        t: by_hand(connection, f"SELECT count(*) FROM {t}").scalar_one()
+        for t in ("users", "resource_allocations", "audit")
+    }
     assert left == {"users": 0, "resource_allocations": 0, "audit": 1}
 
 

@@ -12,12 +12,39 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 MAX_LINES = 400
-TEXT = {".py", ".md", ".txt", ".toml", ".yaml", ".yml", ".sh", ".html", ".css", ".js", ".sql", ".conf", ".csv", ".svg", ""}
+TEXT = {
+    ".py",
+    ".md",
+    ".txt",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".sh",
+    ".html",
+    ".css",
+    ".js",
+    ".sql",
+    ".conf",
+    ".csv",
+    ".svg",
+    "",
+}
 
 
 def tracked() -> list[Path]:
     """Return the project's own text files: what git knows, or all but what is built where there is no git."""
-    argv = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    argv = [
+        "git",
+        "-c",
+        f"safe.directory={ROOT}",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         files = [ROOT / name for name in done.stdout.split("\0") if name]
@@ -53,19 +80,25 @@ def test_only_the_seam_starts_processes() -> None:
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:
     here = re.compile(rf"{re.escape(str(ROOT))}(?![A-Za-z0-9_-])")
-    found = [str(p.relative_to(ROOT)) for p in tracked() if Path("/") != ROOT and here.search(p.read_text(errors="replace"))]
+    found = [
+        str(p.relative_to(ROOT)) for p in tracked() if Path("/") != ROOT and here.search(p.read_text(errors="replace"))
+    ]
     assert found == []
 
 
 def test_requirements_name_versions_and_hashes_and_no_host() -> None:
     for path in (ROOT / "requirements").glob("*.txt"):
         text = path.read_text()
-        assert "://" not in text and not re.search(r"^\s*(-i|-f|--(extra-)?index-url|--find-links|--trusted-host)\b", text, re.M)
+        assert "://" not in text and not re.search(
+            r"^\s*(-i|-f|--(extra-)?index-url|--find-links|--trusted-host)\b", text, re.M
+        )
         lines = text.replace("\\\n", " ").splitlines()
         wanted = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         assert len(wanted) > 10
         for line in wanted:
-            assert re.match(r"[A-Za-z0-9._-]+(\[[\w,-]+\])?==[^\s]+( *;[^-]*)?\s+--hash=sha256:[0-9a-f]{64}", line), line
+            assert re.match(r"[A-Za-z0-9._-]+(\[[\w,-]+\])?==[^\s]+( *;[^-]*)?\s+--hash=sha256:[0-9a-f]{64}", line), (
+                line
+            )
 
 
 def test_few_direct_dependencies() -> None:
@@ -73,14 +106,20 @@ def test_few_direct_dependencies() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert len(project["dependencies"]) <= 25
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "requirements/runtime.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "requirements/runtime.txt").read_text().splitlines()
+        if "==" in line
+    }
     wanted = {re.split(r"[<>=\[ ]", name)[0].lower() for name in project["dependencies"]}
     assert wanted <= pinned
 
 
 def test_no_test_is_without_an_assertion() -> None:
     """A test asserts something itself, or uses what does (raises, a helper whose name says that it checks)."""
-    checks = re.compile(r"\bassert\b|pytest\.(raises|fail|warns)|\b(check|assert|settled|refused|expect|contract|agree)\w*\(")
+    checks = re.compile(
+        r"\bassert\b|pytest\.(raises|fail|warns)|\b(check|assert|settled|refused|expect|contract|agree)\w*\("
+    )
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         text = path.read_text()
         lines = text.splitlines()

@@ -41,7 +41,12 @@ def find(connection: Connection, token: str, now: int = NOW) -> sessions.Session
 def test_a_session_holds_and_knows_its_user(connection: Connection) -> None:
     found = find(connection, begin(connection))
     assert found is not None
-    assert (found.username, found.role, found.must_change_password, found.expires_at) == ("ada", Role.USER, False, NOW + MAX_S)
+    assert (found.username, found.role, found.must_change_password, found.expires_at) == (
+        "ada",
+        Role.USER,
+        False,
+        NOW + MAX_S,
+    )
     assert len(found.csrf) >= 24
 
 

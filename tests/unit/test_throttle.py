@@ -67,7 +67,9 @@ def test_success_forgets_the_mistypings(gate: Throttle) -> None:
 def test_what_is_taken_back_was_never_counted(gate: Throttle) -> None:
     for number in range(200):
         fail(gate, f"user{number % 3}", "192.0.2.1")
-        gate.succeeded(f"user{number % 3}", "192.0.2.1") if number % 2 else gate.uncount(f"user{number % 3}", "192.0.2.1")
+        gate.succeeded(f"user{number % 3}", "192.0.2.1") if number % 2 else gate.uncount(
+            f"user{number % 3}", "192.0.2.1"
+        )
     assert wait(gate, "user0", "192.0.2.1") == 0
 
 

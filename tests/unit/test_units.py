@@ -75,7 +75,11 @@ def test_sizes_for_the_eye() -> None:
 
 
 def test_cores_as_the_kernel_takes_them() -> None:
-    assert (cpu_max(0.5), cpu_max(2.5), cpu_max(1, period_us=50_000)) == ("50000 100000", "250000 100000", "50000 50000")
+    assert (cpu_max(0.5), cpu_max(2.5), cpu_max(1, period_us=50_000)) == (
+        "50000 100000",
+        "250000 100000",
+        "50000 50000",
+    )
     assert cpu_quota_us(0.01) == 1000
     with pytest.raises(InvalidInput, match="too little"):
         cpu_quota_us(0.009)

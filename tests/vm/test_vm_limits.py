@@ -69,12 +69,13 @@ def test_four_busy_loops_share_half_a_core_and_a_raise_acts_at_once(bed: Bed, ba
     assert bed.cpu_use(bed.alice, 5) < 0.35
 
 
-def test_a_memory_hog_dies_and_a_neighbour_lives(bed: Bed, background) -> None:
+@pytest.mark.parametrize("entry", ["login", "su"])
+def test_a_memory_hog_dies_and_a_neighbour_lives(bed: Bed, background, entry: str) -> None:
     background("i=0; while :; do i=$((i+1)); echo $i > /tmp/neighbour; sleep 0.2; done", bed.bob)
     wait_until("bob's program runs", lambda: bed.machine.run("test -s /tmp/neighbour", ok=None).returncode == 0)
     began = time.monotonic()
-    hog = bed.login(bed.alice, "tail /dev/zero; echo $?", timeout=180)
-    print(f"memory hog: dead after {time.monotonic() - began:.0f} s")
+    hog = getattr(bed, entry)(bed.alice, "tail /dev/zero; echo $?", ok=None, timeout=180)
+    print(f"memory hog ({entry}): dead after {time.monotonic() - began:.0f} s")
     assert hog.stdout == "137\n"  # SIGKILL; the session it was started from goes on
     killed = bed.machine.run("journalctl --quiet --dmesg --grep 'Memory cgroup out of memory: Killed process'").stdout
     assert "(tail)" in killed

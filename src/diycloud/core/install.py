@@ -60,7 +60,7 @@ def install(system: System, options: InstallOptions, out: Printer) -> int:
 
 def _run(context: Installation, out: Printer, *, log: InstallLog | None, summary: Printer | None = None) -> int:
     try:
-        run_steps(STEPS, context, out)
+        run_steps(STEPS, context, out, plan=context.dry)
     except StepFailed as failure:
         cause = failure.__cause__
         assert isinstance(cause, DiyCloudError)

@@ -30,7 +30,7 @@ from diycloud.system import Owner, System
 from diycloud.system.dry_run import DryRun
 
 _NOT_YET = Owner(65534, 65534)
-"""Stands for an account that a dry run did not make."""
+_STANDS_FOR = "uid 65534 stands for the service account, which is not there yet."
 
 
 class FirstAdministrator(msgspec.Struct, frozen=True):
@@ -143,6 +143,8 @@ class Installation:
         found = self.account(self.server_user)
         if found is None and not self.dry:
             raise HostError(f"There is no account {self.server_user}.", "Run the installation from its beginning.")
+        if found is None and _STANDS_FOR not in self.notes:
+            self.notes.append(_STANDS_FOR)
         return found or _NOT_YET
 
     def child(self, module: str, *arguments: str, user: Owner, input: str | None = None) -> str:

@@ -31,15 +31,21 @@ class StepFailed(Exception):
         super().__init__(f"step {number} of {count} ({title}) failed")
 
 
-def run_steps(steps: Sequence[Step[Context]], context: Context, out: Printer) -> None:
-    """Run the steps, printing each with its outcome and time. Raises StepFailed from the error of the first that fails."""
+def run_steps(steps: Sequence[Step[Context]], context: Context, out: Printer, *, plan: bool = False) -> None:
+    """Run the steps, printing each with its time and outcome. Raises StepFailed from the error of the first that fails.
+
+    plan: what is printed is the plan of a dry run: each title stands above what its step would do.
+    """
     width = max(len(step.title) for step in steps)
     for number, step in enumerate(steps, 1):
         begun = time.monotonic()
         label = f"[{number:2}/{len(steps)}] {step.title:<{width}}"
+        if plan:
+            out(label.rstrip())
         try:
             outcome = step.run(context)
         except DiyCloudError as error:
             out(f"{label}  FAILED  {time.monotonic() - begun:5.1f} s")
             raise StepFailed(number, len(steps), step.title) from error
-        out(f"{label}  {time.monotonic() - begun:5.1f} s  {outcome}")
+        if not plan:
+            out(f"{label}  {time.monotonic() - begun:5.1f} s  {outcome}")

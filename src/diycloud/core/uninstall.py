@@ -64,7 +64,7 @@ def uninstall(system: System, options: UninstallOptions, out: Printer) -> int:
         system = DryRun(system, lambda line: out(f"         {line}"))
     removal = _Removal(system, options)
     try:
-        run_steps(_STEPS, removal, out)
+        run_steps(_STEPS, removal, out, plan=options.dry_run)
     except StepFailed as failure:
         cause = failure.__cause__
         assert isinstance(cause, DiyCloudError)

@@ -23,15 +23,10 @@ from diycloud.system import Result, System
 
 _RESTART = {Restart.ALWAYS: "true", Restart.ON_FAILURE: "unexpected", Restart.NEVER: "false"}
 _COMMENT = re.compile(r"\s[;#]")
-_WAIT = """
-for turn in $(seq 75); do
-    state=$("$@" 2>&1) && exit 0
-    case $state in *FATAL*) break ;; esac
-    sleep 0.2
-done
-echo "$state" >&2
-exit 1
-"""
+_WAIT = (
+    'for turn in $(seq 75); do state=$("$@" 2>&1) && exit 0; case $state in *FATAL*) break ;; esac; sleep 0.2; done; '
+    'echo "$state" >&2; exit 1'
+)
 """Waits up to 15 s for `supervisorctl status` to say RUNNING, which is its exit status 0."""
 _END = 'for turn in $(seq 100); do [ -e "/proc/$1" ] || exit 0; sleep 0.1; done; kill -KILL "$1"'
 _SETPRIV = "/usr/bin/setpriv"
@@ -108,6 +103,7 @@ class Supervisor:
         self._system = system
         self._paths = paths
         self._programs = programs
+        self._was_started = False
         self.config = paths.config_dir / "supervisor"
         self.run_dir = paths.run / "supervisor"
 
@@ -149,12 +145,14 @@ class Supervisor:
             self._end_orphan(name)
             self._make_folders(name)
         self._system.run([str(self._programs / "supervisord"), "-c", str(self._main)])
+        self._was_started = True
 
     def down(self) -> None:
         """Stop all services and supervisord itself; what they started for users goes on."""
         if not self.is_up():
             return
         self._control("shutdown", timeout=120)
+        self._was_started = False
         ended = 'for turn in $(seq 600); do [ -e "$1" ] || exit 0; sleep 0.1; done; exit 1'
         self._system.run(["/bin/sh", "-c", ended, "wait", str(self.run_dir / "supervisord.pid")])
 
@@ -165,11 +163,13 @@ class Supervisor:
 
     def is_up(self) -> bool:
         """Tell whether supervisord answers."""
-        return self._system.exists(self.run_dir / "supervisor.sock") and self._answer("pid").ok
+        return self._was_started or (self._system.exists(self.run_dir / "supervisor.sock") and self._answer("pid").ok)
 
     def start(self, name: str) -> None:
-        self._make_folders(name)
-        self.up()
+        if self.is_up():
+            self._make_folders(name)
+        else:
+            self.up()
         try:
             self._control("update", name)
             if self._state(name) not in ("STARTING", "RUNNING", "BACKOFF"):

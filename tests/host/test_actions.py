@@ -1,0 +1,476 @@
+"""Every action by command line and by REST, through real agent, server, database, accounts and cgroups."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diycloud.core.routes import PREFIX, ROUTES
+from tests.conftest import OWN, cannot_run
+from tests.invariants import CGROUPS, limits_of, query, rows, settled, shadow_of, verifies
+from tests.stack import SERVER_USER, Stack
+
+pytestmark = pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-")
+PASSWORD, OTHER = "correct horse battery", "another good phrase"
+ADA = "dtaada"
+
+
+class Recorded(Stack):
+    """A stack that remembers which verbs and which routes were used."""
+
+    def __init__(self) -> None:
+        super().__init__(**OWN)
+        self.used: set[str] = set()
+
+    def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        self.used.add(" ".join(words[:2]))
+        return super().cli(*words, **options)
+
+    def http(self, method: str, path: str, *rest: Any, **options: Any) -> tuple[int, dict, dict]:
+        for route in ROUTES:
+            if method == route.method and re.fullmatch(
+                re.sub(r"{\w+}", "[a-z0-9]+", PREFIX + route.path), path.split("?", maxsplit=1)[0]
+            ):
+                self.used.add(route.action.action_name)
+        return super().http(method, path, *rest, **options)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Recorded]:
+    with Recorded() as running:
+        yield running
+
+
+def signs_in(name: str, password: str) -> bool:
+    """Sign in on the host with a password, by `su` from an account that has no rights, on a terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os.chdir("/")
+        os.execv("/usr/bin/su", ["su", name, "-c", "echo in-$((40 + 2))"])
+    said, sent = b"", False
+    while True:
+        try:
+            part = os.read(terminal, 1024)
+        except OSError:
+            break
+        if not part:
+            break
+        said += part
+        if not sent and b"assword" in said:
+            os.write(terminal, password.encode() + b"\n")
+            sent = True
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return b"in-42" in said
+
+
+def account_is_open(name: str) -> bool:
+    """Ask PAM's account check, which keys, cron and root's su go through."""
+    done = subprocess.run(["su", name, "-s", "/bin/sh", "-c", "true"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def run_as(stack: Stack, name: str, code: str = "import time; time.sleep(600)") -> subprocess.Popen[bytes]:
+    """Start a program as a user, in the user's slice."""
+    account = pwd.getpwnam(name)
+    parts = {"cpu": "main/", "pids": "main/", "cpuacct": "", "memory": ""}
+    files = [f"{CGROUPS}/{controller}/{stack.cgroup}/{name}/{part}cgroup.procs" for controller, part in parts.items()]
+    enter = "".join(f"echo $$ > {file} && " for file in files)
+    become = f"exec setpriv --reuid={account.pw_uid} --regid={account.pw_gid} --clear-groups -- "
+    argv = ["sh", "-c", f'{enter}{become} {sys.executable} -S -c "$1"', "sh", f"print('ready', flush=True)\n{code}"]
+    process = subprocess.Popen(argv, cwd="/", stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a program that was ended, or end it; returns how it ended."""
+    assert process.stdout is not None
+    process.stdout.close()
+    if process.poll() is None:
+        process.kill()
+    return process.wait(10)
+
+
+def create(stack: Stack, name: str, *words: str) -> dict:
+    return stack.json("user", "create", name, "--password", "-", *words, input=f"{PASSWORD}\n")
+
+
+# -- create, show, list
+
+
+def test_create_by_command_line(stack: Recorded) -> None:
+    made = create(
+        stack, ADA, "--cpu", "0.5", "--memory", "512", "--disk", "1024", "--tasks", "100", "--gpu",
+        "--full-name", "Ada Lovelace", "--email", "ada@example.org", "--description", "first",
+    )  # fmt: skip
+    user = made["user"]
+    assert (user["status"], user["settled"], user["role"], made["password"]) == ("active", True, "user", None)
+    assert user["limits"] == {"cpu": 0.5, "memory": "512M", "disk": "1G", "disk_hard": "2G", "tasks": 100, "gpu": True}
+    account = pwd.getpwnam(ADA)
+    assert (account.pw_uid, account.pw_gecos, account.pw_dir) == (user["uid"], "Ada Lovelace", f"/home/{ADA}")
+    for folder in ("", "notebooks", "data"):
+        found = Path("/home", ADA, folder).stat()
+        assert (found.st_uid, found.st_mode & 0o777) == (user["uid"], 0o750)
+    assert limits_of(stack, ADA) == (50_000, 512 << 20, 100)
+    assert verifies(ADA, PASSWORD) and signs_in(ADA, PASSWORD) and not signs_in(ADA, "wrong")
+    assert stack.token(ADA, PASSWORD)
+    settled(stack, {ADA: PASSWORD})
+
+
+def test_create_by_rest(stack: Recorded) -> None:
+    status, headers, made = stack.http("POST", "/api/v1/users", {"username": "dtabob", "cpu": 0.25, "memory": "256M"})
+    assert (status, headers["location"]) == (201, "/api/v1/users/dtabob")
+    assert len(made["password"]) == 16 and made["user"]["must_change_password"], "generated ones are for once"
+    assert verifies("dtabob", made["password"])
+    assert stack.http("GET", headers["location"])[2]["uid"] == pwd.getpwnam("dtabob").pw_uid
+    assert made["password"] not in stack.log("server") + stack.log("agent")
+    assert made["password"] not in json.dumps(stack.json("audit", "list", "--user", "dtabob"))
+
+
+def test_both_show_the_same(stack: Recorded) -> None:
+    assert stack.json("user", "show", ADA) == stack.http("GET", f"/api/v1/users/{ADA}")[2]
+    text = stack.cli("user", "show", ADA).stdout
+    assert "Ada Lovelace" in text and "0.5 cores" in text and "512M" in text
+    assert stack.cli("user", "show", "dtanobody", ok=5).stderr
+    assert stack.http("GET", "/api/v1/users/dtanobody")[0] == 404
+
+
+def test_names_that_are_taken(stack: Recorded) -> None:
+    assert "already" in stack.cli("user", "create", ADA, ok=6).stderr
+    assert stack.http("POST", "/api/v1/users", {"username": "dtax", "email": "ADA@example.org"})[0] == 409
+    before = Path("/etc/passwd").read_text()
+    assert stack.http("POST", "/api/v1/users", {"username": "games"})[0] in (409, 422)
+    assert "\ngames:x:5:" in before and "\ngames:x:5:" in Path("/etc/passwd").read_text()
+
+
+def test_lists_go_page_by_page(stack: Recorded) -> None:
+    first = stack.json("user", "list", "--limit", "1", "--sort", "username")
+    assert [u["username"] for u in first["users"]] == [ADA] and first["total"] == 2
+    second = stack.json("user", "list", "--limit", "1", "--cursor", first["next"])
+    assert [u["username"] for u in second["users"]] == ["dtabob"] and second["next"] is None
+    status, headers, answer = stack.http("GET", "/api/v1/users?limit=1&sort=cpu&descending=true")
+    assert (status, [u["username"] for u in answer["users"]]) == (200, [ADA])
+    link = re.search(r'<([^>]+)>; rel="next"', headers["link"])
+    assert link and [u["username"] for u in stack.http("GET", link[1])[2]["users"]] == ["dtabob"]
+    assert [u["username"] for u in stack.json("user", "list", "--search", "lovelace")["users"]] == [ADA]
+    assert "Ada Lovelace" in stack.cli("user", "list").stdout
+
+
+# -- change
+
+
+def test_modify_has_three_states(stack: Recorded) -> None:
+    changed = stack.json("user", "modify", ADA, "--full-name", "Ada King", "--cpu", "0.75")["user"]
+    assert (changed["full_name"], changed["email"], changed["description"]) == ("Ada King", "ada@example.org", "first")
+    assert pwd.getpwnam(ADA).pw_gecos == "Ada King"
+    _, _, answer = stack.http("PATCH", f"/api/v1/users/{ADA}", {"email": None, "description": None, "role": "monitor"})
+    assert [answer["user"][k] for k in ("email", "description", "role", "full_name")] == [
+        None,
+        "",
+        "monitor",
+        "Ada King",
+    ]
+    stack.json("user", "modify", ADA, "--full-name", "", "--role", "user")
+    assert pwd.getpwnam(ADA).pw_gecos == ""
+    version = stack.json("user", "show", ADA)["version"]
+    assert stack.http("PATCH", f"/api/v1/users/{ADA}", {"cpu": 0.75})[2]["user"]["version"] == version, (
+        "no change, no wish"
+    )
+    audit = stack.json("audit", "list", "--user", ADA, "--action", "user.modify")["entries"]
+    assert audit[2]["changes"] == {
+        "email": ["ada@example.org", None],
+        "description": ["first", ""],
+        "role": ["user", "monitor"],
+    }
+    settled(stack, {ADA: PASSWORD})
+
+
+def test_limits_hold_what_already_runs(stack: Recorded) -> None:
+    process = run_as(stack, ADA, "x = bytearray(100 << 20); print('big', flush=True); import time; time.sleep(600)")
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"big\n"
+        stack.json("limits", "set", ADA, "--cpu", "0.3", "--memory", "300M", "--tasks", "60")
+        assert limits_of(stack, ADA) == (30_000, 300 << 20, 60)
+        status, _, answer = stack.http("PATCH", f"/api/v1/users/{ADA}/limits", {"memory": "64M"})
+        assert (status, answer["code"]) == (409, "conflict") and "uses" in answer["detail"]
+        assert limits_of(stack, ADA)[1] == 300 << 20 and stack.json("user", "show", ADA)["limits"]["memory"] == "300M"
+        assert stack.http("PATCH", f"/api/v1/users/{ADA}/limits", {"cpu": 0.6})[2]["user"]["limits"]["cpu"] == 0.6
+        assert limits_of(stack, ADA)[0] == 60_000
+        assert process.poll() is None
+        usage = stack.json("usage", "show", ADA)
+        assert 100 << 20 <= usage["memory"]["used"] <= usage["memory"]["limit"] == 300 << 20
+        assert usage["tasks"]["used"] >= 1
+        assert stack.http("GET", f"/api/v1/users/{ADA}/usage")[2]["cpu"]["limit"] == 0.6
+        assert "memory" in stack.cli("usage", "show", ADA).stdout
+    finally:
+        end(process)
+
+
+def test_more_than_the_host_has_is_refused(stack: Recorded) -> None:
+    host = stack.json("host", "show")
+    assert host["cores"] == len(os.sched_getaffinity(0)) and host["slices"] == "cgroup v1"
+    assert stack.http("GET", "/api/v1/host")[2]["memory"] == host["memory"]
+    assert "cores" in stack.cli("limits", "set", ADA, "--cpu", str(host["cores"] + 1), ok=2).stderr
+    assert stack.json("user", "show", ADA)["limits"]["cpu"] == 0.6
+
+
+# -- life
+
+
+def test_disable_shuts_out_and_ends_what_runs(stack: Recorded) -> None:
+    process, token = run_as(stack, ADA), stack.token(ADA, PASSWORD)
+    bearer = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "192.0.2.7"}
+    assert stack.http("GET", f"/api/v1/users/{ADA}", headers=bearer)[0] == 200
+    assert stack.json("user", "disable", ADA)["user"]["status"] == "inactive"
+    assert process.wait(10) in (-signal.SIGKILL, -signal.SIGTERM)
+    end(process)
+    assert stack.http("GET", f"/api/v1/users/{ADA}", headers=bearer)[0] == 401
+    assert not account_is_open(ADA), "keys and cron are shut out too"
+    assert not signs_in(ADA, PASSWORD)
+    assert stack.cli("user", "disable", ADA, ok=6).stderr
+    settled(stack)
+    assert stack.http("POST", f"/api/v1/users/{ADA}/enable")[2]["user"]["status"] == "active"
+    assert account_is_open(ADA) and signs_in(ADA, PASSWORD)
+    settled(stack, {ADA: PASSWORD})
+
+
+def test_disable_can_keep_what_runs(stack: Recorded) -> None:
+    process = run_as(stack, ADA)
+    try:
+        assert stack.http("POST", f"/api/v1/users/{ADA}/disable", {"keep_running": True})[0] == 200
+        time.sleep(0.2)
+        assert process.poll() is None and not account_is_open(ADA)
+        assert stack.json("user", "enable", ADA)["user"]["status"] == "active"
+    finally:
+        end(process)
+
+
+def test_delete_keeps_everything_and_restore_undoes_it(stack: Recorded) -> None:
+    before = stack.json("user", "show", ADA)
+    Path("/home", ADA, "thesis").write_text("precious")
+    assert stack.json("user", "delete", ADA)["user"]["status"] == "deleted"
+    assert ADA not in stack.cli("user", "list").stdout
+    assert ADA in stack.cli("user", "list", "--status", "all").stdout
+    assert not account_is_open(ADA) and Path("/home", ADA, "thesis").exists()
+    assert stack.http("POST", "/api/v1/users", {"username": ADA})[0] == 409, "the name is not free"
+    assert stack.http("POST", f"/api/v1/users/{ADA}/enable")[0] == 409, "only restore brings it back"
+    after = stack.json("user", "restore", ADA)["user"]
+    same = ("uid", "uuid", "limits", "email", "created_at", "full_name")
+    assert {k: after[k] for k in same} == {k: before[k] for k in same} and after["status"] == "active"
+    assert signs_in(ADA, PASSWORD)
+    assert stack.http("DELETE", "/api/v1/users/dtabob")[2]["user"]["status"] == "deleted"
+    assert stack.http("POST", "/api/v1/users/dtabob/restore")[2]["user"]["status"] == "active"
+    settled(stack, {ADA: PASSWORD})
+
+
+def test_purge_leaves_nothing_and_frees_the_name(stack: Recorded) -> None:
+    for name in ("dtapurge", "dtapurget"):
+        create(stack, name)
+    assert stack.cli("user", "purge", "dtapurge", "--yes", ok=6).stderr, "only what was deleted"
+    Path("/home/dtapurge/big").write_bytes(b"x" * 3_000_000)
+    uid = pwd.getpwnam("dtapurge").pw_uid
+    for name in ("dtapurge", "dtapurget"):
+        stack.json("user", "delete", name)
+    plan = stack.json("user", "purge-preview", "dtapurge")
+    assert (plan["uid"], plan["home"], plan["processes"]) == (uid, "/home/dtapurge", 0) and plan["home_size"] >= "2.9M"
+    assert stack.http("GET", "/api/v1/users/dtapurge/purge")[2] == plan
+    assert stack.cli("user", "purge", "dtapurge", ok=2).stderr, "it asks, and nobody answers"
+    assert stack.json("user", "purge", "dtapurge", "--yes") == {"username": "dtapurge", "home_in_trash": True}
+    assert stack.http("POST", "/api/v1/users/dtapurget/purge")[0] == 200
+    for file in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid"):
+        path = Path("/etc", file)
+        assert not path.exists() or not re.search(r"^dtapurge", path.read_text(), re.M), file
+    assert not Path("/home/dtapurge").exists() and not list(CGROUPS.glob(f"*/{stack.cgroup}/dtapurge*"))
+    assert query(stack, "SELECT count(*) FROM users WHERE username LIKE 'dtapurge%'") == [(0,)]
+    assert query(stack, "SELECT count(*) FROM resource_allocations WHERE user_id NOT IN (SELECT id FROM users)") == [
+        (0,)
+    ]
+    again = create(stack, "dtapurge")["user"]
+    assert again["uid"] > uid and not Path("/home/dtapurge/big").exists(), "the same name is another user"
+    settled(stack, {"dtapurge": PASSWORD})
+
+
+# -- passwords
+
+
+def test_set_password_changes_both(stack: Recorded) -> None:
+    token = stack.token(ADA, PASSWORD)
+    stack.json("user", "set-password", ADA, "--password", "-", input=f"{OTHER}\n")
+    assert verifies(ADA, OTHER) and signs_in(ADA, OTHER) and not signs_in(ADA, PASSWORD)
+    bearer = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "192.0.2.7"}
+    assert stack.http("GET", f"/api/v1/users/{ADA}", headers=bearer)[0] == 401, "signed out everywhere"
+    _, _, answer = stack.http("PUT", "/api/v1/users/dtabob/password", {})
+    assert verifies("dtabob", answer["password"])
+    told = stack.cli("user", "set-password", ADA, "--password", "-", input="short\n").stderr
+    assert "weak" in told, "root may, and is told"
+    stack.json("user", "set-password", ADA, "--password", "-", input=f"{PASSWORD}\n")
+
+
+def test_ones_own_password_and_sign_out(stack: Recorded) -> None:
+    bearer = {"Authorization": f"Bearer {stack.token(ADA, PASSWORD)}", "X-Forwarded-For": "192.0.2.7"}
+    other = {**bearer, "Authorization": f"Bearer {stack.token(ADA, PASSWORD)}"}
+    for body, field in (
+        ({"current": "wrong", "password": OTHER}, "current"),
+        ({"current": PASSWORD, "password": "short"}, "password"),
+        ({"current": PASSWORD, "password": PASSWORD}, "password"),
+    ):
+        status, _, answer = stack.http("PUT", "/api/v1/account/password", body, headers=bearer)
+        assert (status, [e["field"] for e in answer["errors"]]) == (422, [field])
+    assert (
+        stack.http("PUT", "/api/v1/account/password", {"current": PASSWORD, "password": OTHER}, headers=bearer)[0]
+        == 200
+    )
+    assert verifies(ADA, OTHER)
+    assert [stack.http("GET", f"/api/v1/users/{ADA}", headers=h)[0] for h in (bearer, other)] == [200, 401]
+    assert stack.http("POST", "/api/v1/auth/logout", headers=bearer)[0] == 204
+    assert stack.http("GET", f"/api/v1/users/{ADA}", headers=bearer)[0] == 401
+    stack.json("user", "set-password", ADA, "--password", "-", input=f"{PASSWORD}\n")
+
+
+def test_the_last_administrator_stays(stack: Recorded) -> None:
+    create(stack, "dtaboss", "--role", "admin")
+    for words in (["modify", "dtaboss", "--role", "user"], ["disable", "dtaboss"], ["delete", "dtaboss"]):
+        assert "last administrator" in stack.cli("user", *words, ok=6).stderr
+    create(stack, "dtabosstwo", "--role", "admin")
+    bearer = {"Authorization": f"Bearer {stack.token('dtaboss', PASSWORD)}", "X-Forwarded-For": "192.0.2.7"}
+    assert stack.http("POST", "/api/v1/users/dtaboss/disable", headers=bearer)[0] == 409, "nor oneself"
+    assert stack.http("POST", "/api/v1/users/dtabosstwo/disable", headers=bearer)[0] == 200
+    status, _, answer = stack.http(
+        "POST", "/api/v1/users", {"username": "dtaweak", "password": "short"}, headers=bearer
+    )
+    assert (status, answer["errors"][0]["field"]) == (422, "password"), "weak ones are root's to give"
+
+
+# -- import
+
+
+def table(many: int, **cells: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["username", "full_name", "email", "cpu", "memory", "password"])
+    for number in range(many):
+        name = f"dtas{number:02d}"
+        row = {"name": name, "email": f"{name}@example.org", "cpu": "0.25", **cells}
+        writer.writerow(
+            [row["name"], f"Student {number}, A.", row["email"], row["cpu"], "128", PASSWORD if number % 2 else ""]
+        )
+    return text.getvalue()
+
+
+def test_every_error_of_a_table_at_once(stack: Recorded, tmp_path: Path) -> None:
+    lines = table(6).splitlines()
+    lines[2] = "root,Root,x,0,lots,"
+    lines[4] = lines[1]
+    lines[5] = f"{ADA},,,,,"
+    (tmp_path / "bad.csv").write_text("\ufeff" + "\r\n".join(lines))
+    report = stack.json("user", "import", str(tmp_path / "bad.csv"), ok=2)
+    faults = {row["line"]: [column for column, _ in row["errors"]] for row in report["rows"] if row["errors"]}
+    assert faults == {3: ["email", "cpu", "memory"], 5: ["username", "email"], 6: ["username"]}
+    dry = stack.json("user", "import", str(tmp_path / "bad.csv"), "--dry-run", ok=2)
+    assert dry["refused"] == 3 and [r["outcome"] for r in dry["rows"]].count("new") == 3
+    assert "Nothing was changed" in stack.cli("user", "import", str(tmp_path / "bad.csv"), ok=2).stdout
+    assert stack.json("user", "list", "--search", "dtas")["total"] == 0
+
+
+def test_forty_students_from_a_table(stack: Recorded, tmp_path: Path) -> None:
+    (tmp_path / "class.csv").write_text(table(40))
+    dry = stack.json("user", "import", str(tmp_path / "class.csv"), "--dry-run")
+    assert (dry["dry_run"], dry["created"], len(dry["rows"])) == (True, 0, 40)
+    assert stack.json("user", "list", "--search", "dtas")["total"] == 0
+    start = time.monotonic()
+    report = stack.json("user", "import", str(tmp_path / "class.csv"))
+    assert (report["created"], report["refused"], report["pending"]) == (40, 0, 0), time.monotonic() - start
+    given = {r["username"]: r["password"] or PASSWORD for r in report["rows"]}
+    assert [bool(r["password"]) for r in report["rows"]] == [True, False] * 20, "the generated are shown, this once"
+    settled(stack, given)
+    assert all(limits_of(stack, name) == (25_000, 128 << 20, 512) for name in given)
+    assert all(verifies(name, given[name]) for name in list(given)[:4])
+    assert stack.token("dtas01", PASSWORD)
+    assert pwd.getpwnam("dtas01").pw_gecos == "Student 1  A."
+
+
+def test_import_by_rest(stack: Recorded) -> None:
+    text = "username;cpu\ndtarest;0.1\n"
+    status, _, report = stack.http("POST", "/api/v1/users/import", text.encode(), headers={"Content-Type": "text/csv"})
+    assert (status, report["created"]) == (200, 1)
+    status, _, problem = stack.http("POST", "/api/v1/users/import", {"csv": text})
+    assert (status, problem["report"]["refused"]) == (422, 1)
+
+
+# -- parts down
+
+
+def test_with_the_server_down_the_command_line_goes_on(stack: Recorded) -> None:
+    stack.stop_server()
+    try:
+        made = create(stack, "dtadown", "--cpu", "0.2")
+        assert made["user"]["status"] == "active" and verifies("dtadown", PASSWORD)
+        assert stack.json("limits", "set", "dtadown", "--cpu", "0.4")["user"]["limits"]["cpu"] == 0.4
+        assert limits_of(stack, "dtadown")[0] == 40_000
+        assert "dtadown" in stack.cli("user", "list").stdout
+        assert stack.cli("user", "show", "dtanobody", ok=5).stderr
+        owner = pwd.getpwnam(SERVER_USER).pw_uid
+        assert {path.stat().st_uid for path in stack.database().parent.iterdir()} == {owner}
+    finally:
+        stack.start_server()
+    settled(stack, {"dtadown": PASSWORD})
+
+
+def test_with_the_agent_down_the_wish_waits(stack: Recorded) -> None:
+    stack.stop_agent()
+    try:
+        told = stack.cli("user", "create", "dtawait", "--password", "-", input=f"{PASSWORD}\n")
+        assert "pending" in told.stdout and "agent" in told.stderr
+        status, headers, made = stack.http("POST", "/api/v1/users", {"username": "dtawaitt"})
+        assert (status, headers["location"], made["user"]["status"]) == (202, "/api/v1/users/dtawaitt", "pending")
+        changed = stack.json("limits", "set", ADA, "--cpu", "0.35")
+        assert changed["user"]["settled"] is False and changed["warnings"]
+        assert stack.json("user", "disable", "dtarest")["warnings"]
+        assert stack.cli("usage", "show", ADA, ok=9).stderr and stack.cli("host", "show", ok=9).stderr
+        stack.json("user", "delete", "dtawaitt")
+    finally:
+        stack.start_agent()
+    stack.stop_server()
+    stack.start_server()  # reconciles at once
+    settled(stack)
+    assert stack.json("user", "show", "dtawait")["status"] == "active"
+    assert limits_of(stack, ADA)[0] == 35_000
+    assert shadow_of("dtarest").expires == "1" and shadow_of("dtawaitt").expires == "1"
+    stack.token("dtawait", PASSWORD, "192.0.2.20")
+    assert verifies("dtawait", PASSWORD), "the host has the password since the first sign-in"
+    settled(stack, {"dtawait": PASSWORD})
+
+
+def test_the_audit_tells_it_all(stack: Recorded) -> None:
+    entries = stack.json("audit", "list", "--limit", "1000")["entries"]
+    done = {e["action"] for e in entries if e["outcome"] == "done"}
+    assert done >= {r.action.action_name for r in ROUTES if r.method != "GET"}
+    assert all(e["actor"] for e in entries) and not [e for e in entries if e["outcome"] in ("started", "crashed")]
+    assert PASSWORD not in json.dumps(entries) and OTHER not in json.dumps(entries)
+    page = stack.http("GET", f"/api/v1/audit?user={ADA}&limit=2")[2]
+    assert len(page["entries"]) == 2 and page["next"]
+    assert "user.create" in stack.cli("audit", "list", "--action", "user.create").stdout
+
+
+def test_every_action_was_tried_both_ways(stack: Recorded) -> None:
+    assert {r.action.action_name for r in ROUTES} - stack.used == set()
+    assert {r.verb for r in ROUTES if r.verb} - stack.used == set()
+    assert len(rows(stack)) > 40
