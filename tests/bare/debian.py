@@ -40,6 +40,10 @@ class CannotBuild(RuntimeError):
     """This machine cannot make or run the test bed. The message says why; a test skips with it."""
 
 
+class BuildFailed(RuntimeError):
+    """This machine has what it takes, and yet making a tree failed: an error, never a reason to skip."""
+
+
 class Mirrors(NamedTuple):
     """The addresses of the Debian archive and, where the host uses one, the security archive."""
 
@@ -106,7 +110,7 @@ def render_pip_conf(settings: Mapping[str, str]) -> str:
 
 
 def chroot(root: Path, script: str) -> str:
-    """Run a bash script in a tree and return its output; CannotBuild with its last lines if it fails.
+    """Run a bash script in a tree and return its output; BuildFailed with its last lines if it fails.
 
     In mount and pid namespaces of its own, so that whatever it mounts or starts goes away with it.
     """
@@ -117,7 +121,7 @@ def chroot(root: Path, script: str) -> str:
     argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "bash", "-ec", mounts, str(root), script]
     done = subprocess.run(argv, env=_CHROOT_ENV, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
-        raise CannotBuild(f"in {root.name}: " + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
+        raise BuildFailed(f"in {root.name}: " + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
     return done.stdout
 
 
@@ -138,7 +142,7 @@ def recipe_stamp(*parts: object) -> str:
 def ensure_tree(suite: str, include: Sequence[str] = ()) -> Path:
     """Return the cached tree of a suite, `minbase` and these packages; made if it is not there (half a minute).
 
-    Raises CannotBuild. Nobody writes to a cached tree: copy it, or lay an overlay over it.
+    Raises CannotBuild, BuildFailed. Nobody writes to a cached tree: copy it, or lay an overlay over it.
     """
     require({"debootstrap": "debootstrap", "unshare": "util-linux"})
     mirrors = read_mirrors()
@@ -181,7 +185,7 @@ def _debootstrap(suite: str, include: Sequence[str], mirrors: Mirrors, root: Pat
     if done.returncode != 0:
         log = root / "debootstrap/debootstrap.log"
         tail = log.read_text().splitlines()[-10:] if log.exists() else done.stderr.splitlines()[-10:]
-        raise CannotBuild(f"debootstrap {suite}: " + "\n".join(tail))
+        raise BuildFailed(f"debootstrap {suite}: " + "\n".join(tail))
 
 
 def _take_over(root: Path, suite: str, mirrors: Mirrors, certificates: Sequence[str], pip: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,37 @@ def test_import_by_rest(stack: Recorded) -> None:
     assert (status, report["created"]) == (200, 1)
     status, _, problem = stack.http("POST", "/api/v1/users/import", {"csv": text})
     assert (status, problem["report"]["refused"]) == (422, 1)
+
+
+def test_what_the_host_refuses_is_taken_back(stack: Recorded) -> None:
+    """A name that the host has as a group only the agent knows of: the answer is its refusal, and no row is left."""
+    subprocess.run(["groupadd", "dtahost"], check=True)
+    try:
+        status, _, answer = stack.http("POST", "/api/v1/users", {"username": "dtahost"})
+        assert (status, answer["code"]) == (409, "conflict") and "group" in answer["detail"]
+        report = stack.json("user", "import", "-", input="username\ndtahost\ndtanext\n", ok=2)
+        assert [(r["username"], r["outcome"]) for r in report["rows"]] == [
+            ("dtahost", "refused"),
+            ("dtanext", "created"),
+        ]
+        assert query(stack, "SELECT username FROM users WHERE username IN ('dtahost', 'dtanext')") == [("dtanext",)]
+    finally:
+        subprocess.run(["groupdel", "dtahost"], check=True)
+    create(stack, "dtahost")
+    settled(stack, {"dtahost": PASSWORD})
+
+
+def test_many_at_once(stack: Recorded) -> None:
+    """The same name is given once, different names all; what comes at the same time comes out whole."""
+    with ThreadPoolExecutor(12) as many:
+        same = list(many.map(lambda _: stack.http("POST", "/api/v1/users", {"username": "dtasame"})[0], range(6)))
+        names = [f"dtamany{number}" for number in range(12)]
+        each = list(many.map(lambda name: stack.http("POST", "/api/v1/users", {"username": name})[0], names))
+        body = [{"cpu": 0.1 + number / 100} for number in range(12)]
+        changed = list(many.map(lambda b: stack.http("PATCH", "/api/v1/users/dtasame/limits", b)[0], body))
+    assert sorted(same) == [201, *[409] * 5]
+    assert (each, changed) == ([201] * 12, [200] * 12)
+    settled(stack)
 
 
 # -- parts down

@@ -51,6 +51,18 @@ def trixie() -> Iterator[BareRoot]:
     yield from started("trixie")
 
 
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[BareRoot]:
+    """A root with the packages, the environment and the program, up to the first step of `diycloud install`.
+
+    Its tests go through the life of one installation, in their order.
+    """
+    for root in started("bookworm"):
+        root.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+        root.run("sed 's/^exec .*/exit 0/' /src/install.sh > /src/set-up.sh && sh /src/set-up.sh")
+        yield root
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -67,6 +79,11 @@ class Ports:
 
 @pytest.fixture
 def ports() -> Ports:
+    return Ports()
+
+
+@pytest.fixture(scope="module")
+def prepared_ports() -> Ports:
     return Ports()
 
 
@@ -188,16 +205,24 @@ sys.exit(module.install(Recording(Local(), before=before), options_from(given), 
 """
 
 
-def test_installing_killed_before_each_effect_is_continued(bookworm, ports):
+def test_a_taken_port_is_refused_before_anything_is_changed(prepared, prepared_ports):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = prepared.run(f"diycloud install --https-port {port} --http-port {prepared_ports.http}", ok=(1,))
+    assert f"Port {port} is taken" in done.stdout
+    assert not prepared.path("/etc/diycloud").exists()
+
+
+def test_installing_killed_before_each_effect_is_continued(prepared, prepared_ports):
     """Every effect on the host in turn is where the program dies; the next run starts from what that left."""
-    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
-    # The environment and the program, then a stop before the first step of `diycloud install`.
-    bookworm.run("sed 's/^exec .*/exit 0/' /src/install.sh > /src/set-up.sh && sh /src/set-up.sh")
-    bookworm.path("/killed.py").write_text(KILLED_AT)
+    prepared.path("/killed.py").write_text(KILLED_AT)
     killed = 0
     for number in range(1, 300):
-        done = bookworm.run(
-            f"/opt/diycloud/venv/bin/python -I /killed.py {number} {ports.https} {ports.http}", ok=(0, 1, -9, 137)
+        done = prepared.run(
+            f"/opt/diycloud/venv/bin/python -I /killed.py {number} {prepared_ports.https} {prepared_ports.http}",
+            ok=(0, 1, -9, 137),
         )
         if done.returncode == 0:
             break
@@ -207,22 +232,44 @@ def test_installing_killed_before_each_effect_is_continued(bookworm, ports):
         pytest.fail("it never got to its end")
     assert killed > 40, killed
     # It was killed before the one-time password was shown, and shows it now.
-    assert sign_in(bookworm, ports.https, password_in(done.stdout)) == 200
-    assert "fail" not in bookworm.run("diycloud doctor").stdout.lower()
+    assert sign_in(prepared, prepared_ports.https, password_in(done.stdout)) == 200
+    assert "fail" not in prepared.run("diycloud doctor").stdout.lower()
 
 
-def test_a_step_that_fails_is_named_and_continued(bookworm, ports):
-    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
-    # Somebody's site that Nginx refuses.
-    bookworm.run("echo 'server { listen nonsense here; }' > /etc/nginx/sites-enabled/broken")
-    done = install(bookworm, ports.options, ok=(1,))
-    assert "Nginx site" in done.stdout and "FAILED" in done.stdout
-    assert "nonsense" in done.stdout and "Run the same command again" in done.stdout
-    bookworm.run("rm /etc/nginx/sites-enabled/broken")
-    assert sign_in(bookworm, ports.https, password_in(install(bookworm, ports.options).stdout)) == 200
+def test_users_stay_with_their_homes_unless_asked(prepared, prepared_ports):
+    for name in ("dtkanna", "dtkbert"):
+        prepared.run(f"diycloud user create {name} --password - --cpu 0.5 --memory 256M", input="a long pass phrase\n")
+    uid = int(prepared.run("id -u dtkanna").stdout)
+    prepared.run("su dtkanna -s /bin/sh -c 'echo precious > ~/file; nohup sleep 600 > /dev/null 2>&1 &'")
+    slices = [path for path in cgroups(prepared) if path.endswith("/dtkanna")]
+    assert slices, "the session was in no slice"
+
+    said = prepared.run("diycloud uninstall --yes").stdout
+    assert "2 accounts and their homes stay" in said
+    assert "dtkanna has programs running" in said and "dtkbert has programs" not in said
+    assert prepared.run("cat /home/dtkanna/file").stdout == "precious\n"
+    assert prepared.run("su dtkbert -c id").returncode == 0
+    assert not prepared.path("/etc/diycloud").exists() and not prepared.path("/opt/diycloud").exists()
+    prepared.run(
+        f"pkill -u {uid} || for f in /proc/[0-9]*; do [ $(stat -c %u $f) = {uid} ] && kill ${{f#/proc/}}; done", ok=None
+    )
+
+    # Again, and this time they go with it. Accounts that nobody manages any more are nobody's to remove.
+    install(prepared, prepared_ports.options)
+    prepared.run("diycloud user create dtkcleo --password -", input="a long pass phrase\n")
+    prepared.run("su dtkcleo -s /bin/sh -c 'nohup sleep 600 > /dev/null 2>&1 &'")
+    assert "1 removed" in prepared.run("diycloud uninstall --yes --remove-homes").stdout
+    assert prepared.run("id dtkcleo", ok=None).returncode != 0
+    assert not prepared.path("/home/dtkcleo").exists()
+    assert not [path for path in cgroups(prepared) if "dtkcleo" in path]
+    assert prepared.path("/home/dtkanna/file").exists()
 
 
-def test_unattended(bookworm, ports):
+def cgroups(root: BareRoot) -> list[str]:
+    return root.run("find /sys/fs/cgroup -mindepth 3 -type d -name 'dtk*'", ok=(0, 1)).stdout.split()
+
+
+def test_unattended_with_a_step_that_fails_first(bookworm, ports):
     bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
     environment = {
         "DIYCLOUD_HTTPS_PORT": str(ports.https),
@@ -230,53 +277,15 @@ def test_unattended(bookworm, ports):
         "DIYCLOUD_ADMIN_PASSWORD": "a long enough pass phrase",
         "DIYCLOUD_DOMAIN": "cloud.example.org",
     }
+    # Somebody's site that Nginx refuses.
+    bookworm.run("echo 'server { listen nonsense here; }' > /etc/nginx/sites-enabled/broken")
+    done = install(bookworm, "", env=environment, ok=(1,))
+    assert "Nginx site" in done.stdout and "FAILED" in done.stdout
+    assert "nonsense" in done.stdout and "Run the same command again" in done.stdout
+
+    bookworm.run("rm /etc/nginx/sites-enabled/broken")
     output = install(bookworm, "", env=environment).stdout
     assert f"https://cloud.example.org:{ports.https}/" in output
     assert "pass phrase" not in output
     assert sign_in(bookworm, ports.https, "a long enough pass phrase") == 200
     assert 'host_name: "cloud.example.org"' in bookworm.path("/etc/diycloud/config.yaml").read_text()
-
-
-def test_a_taken_port_is_refused_before_anything_is_changed(bookworm, ports):
-    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", ports.https))
-        other.listen()
-        done = install(bookworm, ports.options, ok=(1,))
-    assert f"Port {ports.https} is taken" in done.stdout
-    assert not bookworm.path("/etc/diycloud").exists()
-
-
-def test_users_stay_with_their_homes_unless_asked(bookworm, ports):
-    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
-    install(bookworm, ports.options)
-    for name in ("dtkanna", "dtkbert"):
-        bookworm.run(f"diycloud user create {name} --password - --cpu 0.5 --memory 256M", input="a long pass phrase\n")
-    uid = int(bookworm.run("id -u dtkanna").stdout)
-    bookworm.run("su dtkanna -s /bin/sh -c 'echo precious > ~/file; nohup sleep 600 > /dev/null 2>&1 &'")
-    slices = [path for path in cgroups(bookworm) if path.endswith("/dtkanna")]
-    assert slices, "the session was in no slice"
-
-    said = bookworm.run("diycloud uninstall --yes").stdout
-    assert "2 accounts and their homes stay" in said
-    assert "dtkanna has programs running" in said and "dtkbert has programs" not in said
-    assert bookworm.run("cat /home/dtkanna/file").stdout == "precious\n"
-    assert bookworm.run("su dtkbert -c id").returncode == 0
-    assert not bookworm.path("/etc/diycloud").exists() and not bookworm.path("/opt/diycloud").exists()
-    bookworm.run(
-        f"pkill -u {uid} || for f in /proc/[0-9]*; do [ $(stat -c %u $f) = {uid} ] && kill ${{f#/proc/}}; done", ok=None
-    )
-
-    # Again, and this time they go with it. Accounts that nobody manages any more are nobody's to remove.
-    install(bookworm, ports.options)
-    bookworm.run("diycloud user create dtkcleo --password -", input="a long pass phrase\n")
-    bookworm.run("su dtkcleo -s /bin/sh -c 'nohup sleep 600 > /dev/null 2>&1 &'")
-    assert "1 removed" in bookworm.run("diycloud uninstall --yes --remove-homes").stdout
-    assert bookworm.run("id dtkcleo", ok=None).returncode != 0
-    assert not bookworm.path("/home/dtkcleo").exists()
-    assert not [path for path in cgroups(bookworm) if "dtkcleo" in path]
-    assert bookworm.path("/home/dtkanna/file").exists()
-
-
-def cgroups(root: BareRoot) -> list[str]:
-    return root.run("find /sys/fs/cgroup -mindepth 3 -type d -name 'dtk*'", ok=(0, 1)).stdout.split()

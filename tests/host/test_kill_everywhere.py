@@ -56,7 +56,7 @@ class Victims:
         (self.stack.prefix / FILE).unlink()
 
     def start_server(self) -> None:
-        self.stack.start_server("tests.killing_server", "--every", "0.4")
+        self.stack.start_server("tests.killing_server", "--every", "0.15")
 
     def run(self, *words: str, input: str | None = None) -> int:
         return self.stack.cli(*words, input=input, ok=None).returncode

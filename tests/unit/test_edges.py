@@ -47,7 +47,7 @@ class Browser:
 
     def _send(self, method: str, path: str, **more) -> httpx.Response:
         async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app, client=self._peer)
+            transport = httpx.ASGITransport(self._app, client=self._peer, raise_app_exceptions=False)
             async with httpx.AsyncClient(
                 transport=transport, base_url="https://cloud.test", headers=self._headers, cookies=self.cookies
             ) as client:
@@ -185,6 +185,28 @@ def test_a_full_queue_of_sign_ins_says_when_to_come_again(visit: Visit, services
     assert sign_in(visit()) == 503
     services.hasher._free = 1
     assert sign_in(visit()) == 303, "and nobody was slowed down for it"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/auth/login", "/sign-in"])
+def test_what_breaks_is_told_without_its_inside(
+    visit: Visit, services: Services, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async def broken(*_: object) -> bool:
+        raise RuntimeError("SELECT secret FROM inside")
+
+    monkeypatch.setattr(services.hasher, "verify", broken)
+    sent = {"username": "admin", "password": PASSWORD}
+    answer = visit().post(path, json=sent) if path.startswith("/api/") else visit().post(path, data=sent)
+    assert answer.status_code == 500
+    assert "inside" not in answer.text and "Traceback" not in answer.text
+    monkeypatch.undo()
+    assert sign_in(visit()) == 303, "and everything else goes on"
+
+
+def test_only_the_methods_of_the_table_are_answered(visit: Visit) -> None:
+    client = visit(ROOT, **{"X-Other": "x"})
+    for method in ("TRACE", "PUT", "OPTIONS", "PROPFIND"):
+        assert client._send(method, "/api/v1/users").status_code == 405
 
 
 def test_with_the_host_away_a_create_is_promised(visit: Visit, services: Services) -> None:

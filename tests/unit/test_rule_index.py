@@ -111,7 +111,9 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
     code = "\n".join(block or inline for block, inline in found)
     for noun, verb in re.findall(r"(?<![\w/.:_-])diycloud ([a-z]+)(?: ([a-z-]+))?", code):
         assert noun in NOUNS or noun in PLATFORM, f"diycloud {noun}"
-        assert noun in PLATFORM or not verb or verb.startswith("-") or f"{noun} {verb}" in verbs, f"diycloud {noun} {verb}"
+        assert noun in PLATFORM or not verb or verb.startswith("-") or f"{noun} {verb}" in verbs, (
+            f"diycloud {noun} {verb}"
+        )
 
 
 def test_the_table_of_errors_is_the_programs() -> None:
@@ -124,8 +126,10 @@ def test_the_table_of_errors_is_the_programs() -> None:
 
 def test_the_table_of_distributions_is_the_programs() -> None:
     text = (DOCS / "reference/distributions.md").read_text(encoding="utf-8")
-    found = re.findall(r"^\| (\w+) \| (\w+) \| ([\w.]+) \|", text, re.M)
-    wanted = [(name, key, least or "rolling") for name in FAMILIES for key, least in family(name).supported_from.items()]
+    found = re.findall(r"^\| ([a-z]+) \| ([a-z-]+) \| ([\w.]+) \|", text, re.M)
+    wanted = [
+        (name, key, least or "rolling") for name in FAMILIES for key, least in family(name).supported_from.items()
+    ]
     assert found == wanted
 
 

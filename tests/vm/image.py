@@ -71,7 +71,7 @@ RESOLVER = "nameserver 10.0.2.3\n"
 def ensure_image(suite: str, tag: str = "base") -> Path:
     """Return the folder of an image: vmlinuz, initrd.img, root.raw, home.raw, data.raw. Made if it is not there.
 
-    Raises CannotBuild. A minute from nothing, no time when cached; made anew when the recipe or a requirement changes.
+    Raises CannotBuild, BuildFailed. A minute from nothing, no time when cached; made anew when what it is made of changes.
     """
     debian.require(PROGRAMS)
     tree = debian.ensure_tree(suite, BASE)

@@ -72,6 +72,7 @@ class Machine:
         self.name = name
         self.folder = INSTANCES / name
         self._file = self.folder / "config.json"
+        self._owned = False
         self._process: subprocess.Popen[bytes] | None = None  # QEMU, if this object started it
 
     # ------------------------------------------------------------ life
@@ -100,6 +101,7 @@ class Machine:
         """
         image = ensure_image(suite, tag)
         self.down()
+        self._owned = owned
         self.folder.mkdir(parents=True, exist_ok=True)
         config = Config(str(image), memory, cgroup, {name: _free_port() for name in GUEST_PORTS})
         same = self._file.exists() and self.config[:3] == config[:3]
@@ -108,12 +110,12 @@ class Machine:
         if fresh or not same:
             self._make_disks()
         try:
-            self._start(owned=owned)
+            self._start()
         except MachineError as first:
             print(f"{self.name}: {first}; once more", file=sys.stderr)
             self.down()
             self._make_disks()
-            self._start(owned=owned)
+            self._start()
         return time.monotonic() - began
 
     def _make_disks(self) -> None:
@@ -122,9 +124,9 @@ class Machine:
             layer = ["-b", f"{self.config.image}/{disk}.raw", "-F", "raw", f"{self.folder}/{disk}.qcow2"]
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *layer], check=True)
 
-    def _start(self, *, owned: bool, snapshot: str | None = None) -> None:
+    def _start(self, snapshot: str | None = None) -> None:
         (self.folder / "console.log").write_text("")
-        argv = [*(["setpriv", "--pdeathsig", "KILL"] if owned else []), *self._qemu()]
+        argv = [*(["setpriv", "--pdeathsig", "KILL"] if self._owned else []), *self._qemu()]
         if snapshot is not None:
             argv += ["-loadvm", snapshot]
         with (self.folder / "qemu.log").open("w") as log:
@@ -225,7 +227,7 @@ class Machine:
             self._monitor(f"loadvm {name}")
             self._wait()
         else:
-            self._start(owned=False, snapshot=name)
+            self._start(snapshot=name)
 
     def _monitor(self, command: str) -> None:
         """Give one command to QEMU's monitor; MachineError with what it answers, if anything (QMP specification)."""
