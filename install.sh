@@ -39,7 +39,7 @@ step() {
     begun=$(date +%s)
     printf '[setup] %-34s' "$title"
     set +e  # a subshell that is a condition would ignore its own `set -e`
-    ( set -e; "$@" ) >> "$LOG" 2>&1
+    ( set -e; "$@" ) >> "$LOG" 2>&1 9<&-
     status=$?
     set -e
     if [ "$status" = 0 ]; then
@@ -212,6 +212,8 @@ fi
 mkdir -p "${LOG%/*}"
 chmod 750 "${LOG%/*}"
 ( umask 077; : >> "$LOG" )
+exec 9< "${LOG%/*}"
+if command -v flock > /dev/null && ! flock -n 9; then fail 'another installation is running.'; fi
 say "DIY Cloud: setting up. Everything that is done is in $LOG."
 
 if needs_authorities; then step 'Certificate authorities' apt_install ca-certificates; fi

@@ -6,22 +6,20 @@ import csv
 import io
 import json
 import os
-import pty
 import pwd
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from diycloud.core.routes import PREFIX, ROUTES
-from tests.conftest import OWN, cannot_run
+from diycloud.core.routes import ROUTES
+from tests.conftest import cannot_run
+from tests.host.people import Recorded, account_is_open, end, run_as, signs_in
 from tests.invariants import CGROUPS, limits_of, query, rows, settled, shadow_of, verifies
 from tests.stack import SERVER_USER, Stack
 
@@ -30,84 +28,10 @@ PASSWORD, OTHER = "correct horse battery", "another good phrase"
 ADA = "dtaada"
 
 
-class Recorded(Stack):
-    """A stack that remembers which verbs and which routes were used."""
-
-    def __init__(self) -> None:
-        super().__init__(**OWN)
-        self.used: set[str] = set()
-
-    def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        self.used.add(" ".join(words[:2]))
-        return super().cli(*words, **options)
-
-    def http(self, method: str, path: str, *rest: Any, **options: Any) -> tuple[int, dict, dict]:
-        for route in ROUTES:
-            if method == route.method and re.fullmatch(
-                re.sub(r"{\w+}", "[a-z0-9]+", PREFIX + route.path), path.split("?", maxsplit=1)[0]
-            ):
-                self.used.add(route.action.action_name)
-        return super().http(method, path, *rest, **options)
-
-
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Recorded]:
     with Recorded() as running:
         yield running
-
-
-def signs_in(name: str, password: str) -> bool:
-    """Sign in on the host with a password, by `su` from an account that has no rights, on a terminal."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        os.chdir("/")
-        os.execv("/usr/bin/su", ["su", name, "-c", "echo in-$((40 + 2))"])
-    said, sent = b"", False
-    while True:
-        try:
-            part = os.read(terminal, 1024)
-        except OSError:
-            break
-        if not part:
-            break
-        said += part
-        if not sent and b"assword" in said:
-            os.write(terminal, password.encode() + b"\n")
-            sent = True
-    os.close(terminal)
-    os.waitpid(pid, 0)
-    return b"in-42" in said
-
-
-def account_is_open(name: str) -> bool:
-    """Ask PAM's account check, which keys, cron and root's su go through."""
-    done = subprocess.run(["su", name, "-s", "/bin/sh", "-c", "true"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-def run_as(stack: Stack, name: str, code: str = "import time; time.sleep(600)") -> subprocess.Popen[bytes]:
-    """Start a program as a user, in the user's slice."""
-    account = pwd.getpwnam(name)
-    parts = {"cpu": "main/", "pids": "main/", "cpuacct": "", "memory": ""}
-    files = [f"{CGROUPS}/{controller}/{stack.cgroup}/{name}/{part}cgroup.procs" for controller, part in parts.items()]
-    enter = "".join(f"echo $$ > {file} && " for file in files)
-    become = f"exec setpriv --reuid={account.pw_uid} --regid={account.pw_gid} --clear-groups -- "
-    argv = ["sh", "-c", f'{enter}{become} {sys.executable} -S -c "$1"', "sh", f"print('ready', flush=True)\n{code}"]
-    process = subprocess.Popen(argv, cwd="/", stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-    return process
-
-
-def end(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a program that was ended, or end it; returns how it ended."""
-    assert process.stdout is not None
-    process.stdout.close()
-    if process.poll() is None:
-        process.kill()
-    return process.wait(10)
 
 
 def create(stack: Stack, name: str, *words: str) -> dict:
@@ -445,6 +369,24 @@ def test_many_at_once(stack: Recorded) -> None:
     assert sorted(same) == [201, *[409] * 5]
     assert (each, changed) == ([201] * 12, [200] * 12)
     settled(stack)
+
+
+def test_a_class_is_purged_by_root_at_once_and_by_others_slowly(stack: Recorded) -> None:
+    """The agent takes twenty purges an hour from the server, however many administrators sign; root's word is enough."""
+    names = [f"dtaclass{number:02d}" for number in range(24)]
+    stack.json("user", "import", "-", input="username\n" + "\n".join(names) + "\n")
+    for name in names:
+        assert stack.http("DELETE", f"/api/v1/users/{name}")[0] == 200
+    answers = [stack.http("POST", f"/api/v1/users/{name}/purge") for name in names]
+    statuses = [status for status, _, _ in answers]
+    late = names[statuses.index(429) :]
+    assert set(statuses) == {200, 429} and len(late) >= 4
+    assert "20 accounts" in answers[-1][2]["detail"] and int(answers[-1][1]["retry-after"]) >= 1
+    assert {stack.json("user", "show", name)["status"] for name in late} == {"purging"}
+    for name in late:
+        assert stack.json("user", "purge", name, "--yes") == {"username": name, "home_in_trash": True}
+    settled(stack)
+    assert stack.json("user", "list", "--status", "all", "--search", "dtaclass")["total"] == 0
 
 
 # -- parts down

@@ -6,6 +6,7 @@ distribution's archive and stay after an uninstallation; comparisons are made wi
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import re
@@ -59,7 +60,7 @@ def prepared() -> Iterator[BareRoot]:
     """
     for root in started("bookworm"):
         root.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
-        root.run("sed 's/^exec .*/exit 0/' /src/install.sh > /src/set-up.sh && sh /src/set-up.sh")
+        root.run("sed 's/^exec .*COMMAND.*/exit 0/' /src/install.sh > /src/set-up.sh && sh /src/set-up.sh")
         yield root
 
 
@@ -156,6 +157,17 @@ def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
     assert bookworm.run(renew).stdout == "renewed: server, site\n"
     assert bookworm.run(renew).stdout == ""
     assert "cloud.example.org" in served_names(bookworm, ports.https)
+
+    # One at a time.
+    with bookworm.path("/var/log/diycloud/install.log").open() as log_file:
+        fcntl.flock(log_file, fcntl.LOCK_EX)
+        assert "Another installation is running" in bookworm.run("diycloud install", ok=(6,)).stderr
+
+    # What is down is named.
+    assert "fail" not in bookworm.run("diycloud doctor").stdout.lower()
+    bookworm.run("diycloud down")
+    sick = bookworm.run("diycloud doctor", ok=(9,)).stdout
+    assert "diycloud-server is down" in sick and "diycloud up" in sick
 
     # Everything goes.
     bookworm.run("diycloud uninstall --yes")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ pytestmark = [
 ]
 PASSWORD = "correct horse battery"
 MAX_STEPS = 120
+ROOT = Path(__file__).parents[2]
 
 
 class Victims:
@@ -97,6 +100,7 @@ def every_agent_step(victims: Victims, act: Act) -> int:
             stack.start_agent("tests.killing_agent")
         _agree(victims, f"agent step {step}")
         if survived:
+            print(f"steps: {step}")
             return step
     raise AssertionError(f"more than {MAX_STEPS} steps")
 
@@ -115,6 +119,7 @@ def every_server_step(victims: Victims, act: Act) -> int:
             stack.start_server("tests.killing_server")
         _agree(victims, f"server step {step}")
         if survived:
+            print(f"steps: {step}")
             return step
     raise AssertionError(f"more than {MAX_STEPS} steps")
 
@@ -269,12 +274,6 @@ def test_the_child_that_works_while_the_server_is_down_dies_at_every_commit(vict
 
 
 def _killing_cli(stack: Stack, *words: str) -> int:
-    import subprocess
-    import sys
-
     argv = [sys.executable, "-m", "tests.killing_cli", "--prefix", str(stack.prefix), *words]
     done = subprocess.run(argv, input=f"{PASSWORD}\n", capture_output=True, text=True, check=False, cwd=ROOT)
     return done.returncode
-
-
-ROOT = Path(__file__).parents[2]

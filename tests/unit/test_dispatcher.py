@@ -18,6 +18,7 @@ from diycloud.actions.fields import Description, Password, Username
 from diycloud.actions.parsing import Source
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
+from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
 from diycloud.db.engine import Database
 from diycloud.errors import Conflict, HostError, InvalidInput, NotFound, PermissionDenied
@@ -58,7 +59,7 @@ class Bench:
             return await answer if asyncio.iscoroutine(answer) else answer
 
         none: Any = None
-        services = Services(database=database, agent=none, hasher=none, settings=Settings())
+        services = Services(database=database, agent=none, hasher=none, throttle=Throttle(), settings=Settings())
         self.dispatcher = Dispatcher({Change: handle, Read: handle}, services)
         self.dispatcher.monitors.append(lambda actor, name, outcome, seconds: self.counted.append((name, outcome)))
 

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from diycloud.actions.services import Services
 from diycloud.agent.client import Client
 from diycloud.auth.passwords import Hasher
+from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
 from diycloud.db.engine import Database
 from diycloud.users import first_admin, repository
@@ -65,7 +66,7 @@ Visit = Callable[..., Browser]
 def services(database: Database, tmp_path: Path) -> Iterator[Services]:
     hasher = Hasher(threads=1)
     asyncio.run(first_admin.ensure_admin(database, "admin", PASSWORD, one_time=False))
-    yield Services(database=database, agent=Client(tmp_path / "nobody.sock"), hasher=hasher, settings=Settings())
+    yield Services(database=database, agent=Client(tmp_path / "nobody.sock"), hasher=hasher, throttle=Throttle(), settings=Settings())
     hasher.close()
 
 

@@ -14,6 +14,7 @@ from diycloud.actions.actor import Actor
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
+from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
 from diycloud.db.engine import Database
 from diycloud.errors import InvalidInput, Unavailable
@@ -117,7 +118,7 @@ class PlainHasher:
 def run(database: Database, text: str, actor: Actor = ROOT, *, dry_run: bool = False) -> tuple[Any, Context]:
     unused: Any = PlainHasher()
     away: Any = NoAgent()
-    context = Context(Services(database=database, agent=away, hasher=unused, settings=Settings()), actor)
+    context = Context(Services(database=database, agent=away, hasher=unused, throttle=Throttle(), settings=Settings()), actor)
     return asyncio.run(importing.import_users(context, ImportUsers(csv=text, dry_run=dry_run))), context
 
 

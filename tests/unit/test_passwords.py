@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diycloud.auth import passwords
 from diycloud.auth.passwords import Hasher, generate_password, weakness
-from diycloud.errors import InvalidInput, Unavailable
+from diycloud.errors import Unavailable
 
 
 @pytest.fixture
@@ -66,13 +65,12 @@ def test_hashing_gives_way_to_the_event_loop() -> None:
     ("password", "said"),
     [("short", "12 characters"), ("aaaaaaaaaaaaaaaa", "few different"), ("ababababababab", "few different"),
      ("abcdefghijklmnop", "neighbouring"), ("qponmlkjihgfedcba"[1:], "neighbouring"), ("lovelace2024x", "your own name"),
-     ("ada@example.org1", "your own name")],
+     ("ada@example.org1", "your own name"), ("password1234", "common"), ("P@ssw0rd!2024", "common"),
+     ("qwertyqwerty12", "common"), ("1234-Welcome-2026", "common")],
 )  # fmt: skip
 def test_weak_passwords(password: str, said: str) -> None:
     reason = weakness(password, own=("lovelace", "Ada", "ada@example.org"))
     assert reason and said in reason
-    with pytest.raises(InvalidInput, match="password"):
-        passwords.check_password(password, own=("lovelace", "Ada", "ada@example.org"))
 
 
 @pytest.mark.parametrize(

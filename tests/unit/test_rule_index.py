@@ -116,6 +116,13 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
         )
 
 
+def test_pages_that_the_program_names_exist() -> None:
+    sources = [*(ROOT / "src").rglob("*.py"), ROOT / "install.sh"]
+    named = {page for path in sources for page in re.findall(r"docs/[\w/-]+\.\w+", path.read_text(encoding="utf-8"))}
+    assert len(named) >= 5
+    assert {page for page in named if not (ROOT / page).is_file()} == set()
+
+
 def test_the_table_of_errors_is_the_programs() -> None:
     text = (DOCS / "reference/errors.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z-]+) \| (\d+) \| (\d+) \|", text, re.M)

@@ -41,7 +41,6 @@ class Audited(Enum):
     """What leaves a row in the audit. Refusals always do."""
 
     CHANGE = "change"
-    SECRET_READ = "secret read"  # noqa: S105 - a kind of event
     NO = "no"
 
 

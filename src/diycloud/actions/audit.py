@@ -90,7 +90,14 @@ def page(
             query = query.where(column == value)
     if before:
         query = query.where(audit.c.id < before)
-    return [Entry(**{**row._mapping, "changes": msgspec.json.decode(row.changes)}) for row in connection.execute(query)]
+    return [Entry(**{**row._mapping, "changes": _changes(row.changes)}) for row in connection.execute(query)]
+
+
+def _changes(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}  # somebody wrote something else into the database
 
 
 def forget(connection: Connection, days: int) -> int:

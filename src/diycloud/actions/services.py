@@ -36,13 +36,30 @@ class Hasher(Protocol):
     async def verify(self, password: str, hashed: str | None) -> bool: ...
 
 
+class Throttle(Protocol):
+    """Slows guessing down: auth/throttle.py."""
+
+    def check(self, username: str, address: str, *, known_address: str | None = None) -> None: ...
+
+    def failed(self, username: str, address: str) -> None: ...
+
+    def uncount(self, username: str, address: str) -> None: ...
+
+    def succeeded(self, username: str, address: str) -> None: ...
+
+    def is_news(self, address: str) -> bool: ...
+
+
 class Services:
     """The process's own parts.."""
 
-    def __init__(self, *, database: Database, agent: Agent, hasher: Hasher, settings: Settings) -> None:
+    def __init__(
+        self, *, database: Database, agent: Agent, hasher: Hasher, throttle: Throttle, settings: Settings
+    ) -> None:
         self.database = database
         self.agent = agent
         self.hasher = hasher
+        self.throttle = throttle
         self.settings = settings
         self._capacity: tuple[float, HostCapacity] | None = None
 

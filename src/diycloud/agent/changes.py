@@ -72,9 +72,8 @@ def _plan(
     refused: dict[str, Outcome] = {}
     for account in wanted:
         name = account.wish.name
+        before, live = agent.registry.get(name), None
         try:
-            before = agent.registry.get(name)
-            live = None
             if before is None:
                 _check_new(agent, account, host)
             else:
@@ -83,7 +82,7 @@ def _plan(
             agent.check_limits(account.wish.limits)
             steps.append(_Step(account, Entry.of(account.wish, before.uid if before else 0), before, live))
         except DiyCloudError as error:
-            refused[name] = failure(name, error)
+            refused[name] = failure(name, error, before.uid if before else None)
     new = [step for step in steps if step.before is None]
     uids = agent.registry.free_uids(len(new), host.ids) if new else []
     for step, uid in zip(new, uids, strict=True):
@@ -95,9 +94,10 @@ def _check_new(agent: Agent, account: Account, host: HostAccounts) -> None:
     name = account.wish.name
     if host.get(name) is not None or host.has_group(name):
         what = "an account" if host.get(name) is not None else "a group"
-        raise Conflict(f"{name} exists on the host as {what}.", "Choose another name, or adopt it as root.")
+        raise Conflict(f"{name} exists on the host as {what}.", "Choose another name.")
     if not account.create:
         raise PermissionDenied(f"{name} is not an account of the platform.", "Only managed accounts can be changed.")
+    accounts.check_new_name(host, name, allowed_groups=agent.settings.allowed_groups)
     if agent.was_purged(name, account.wish.generation):
         raise Conflict(f"{name} was purged after this wish was made.")
     homes.check_home(agent.settings.home, name, -1)
@@ -111,7 +111,15 @@ def _check_known(
             f"{before.name}: generation {account.wish.generation} is older than {before.generation}.",
             "The wish was overtaken; read it again.",
         )
-    return agent.check_live(caller, before, host)
+    if account.create and before.name in agent.orphans:
+        raise Conflict(
+            f"{before.name} is on the host without a user: its home belongs to someone else.",
+            "Restore the user's row, or purge the account as root.",
+        )
+    live = agent.check_live(caller, before, host)
+    if live is None:
+        accounts.check_new_name(host, before.name, allowed_groups=agent.settings.allowed_groups)
+    return live
 
 
 def _each(steps: Sequence[_Step], act: Callable[[_Step], bool]) -> None:
@@ -237,6 +245,7 @@ def purge_account(agent: Agent, caller: Caller, message: PurgeAccount) -> Outcom
     if entry is None:
         if host.get(name) is not None:
             raise PermissionDenied(f"{name} is not an account of the platform.", "Only managed accounts can be purged.")
+        agent.note_purge(name, message.generation, removed=False)
         return Outcome(name)
     if message.generation < entry.generation:
         raise Conflict(f"{name}: generation {message.generation} is older than {entry.generation}.")
@@ -259,6 +268,7 @@ def _remove(agent: Agent, entry: Entry) -> None:
     if agent.slices is not None:
         agent.slices.remove(entry.name, entry.uid)
     agent.registry.forget([entry.name])
+    agent.orphans.discard(entry.name)
 
 
 def stop_workloads(agent: Agent, entry: Entry) -> int:

@@ -102,7 +102,8 @@ def _purge_preview(agent: Agent, session: Session, message: PurgePreview) -> Rem
     pids = set(accounts.processes_of(entry.uid))
     if agent.slices is not None:
         pids.update(agent.slices.processes(entry.name, entry.uid))
-    return Remains(entry.name, entry.uid, agent.home(entry.name), size.bytes, size.files, len(pids))
+    home = agent.home(entry.name)
+    return Remains(entry.name, entry.uid, home, size.bytes, size.files, len(pids), more=not size.whole)
 
 
 def _purge_account(agent: Agent, session: Session, message: PurgeAccount) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import gc
 import os
 import signal
@@ -22,19 +23,37 @@ from diycloud.agent.registry import Registry
 from diycloud.agent.server import Server, listen
 from diycloud.agent.state import Agent, log
 from diycloud.config import AgentSettings, Paths
-from diycloud.errors import DiyCloudError, Unsupported
+from diycloud.errors import Conflict, DiyCloudError, Unsupported
 from diycloud.host.slices import detect_slices
 from diycloud.system.local import Local
 
 TRASH_SECONDS = 3600.0
 
 
-def make_agent(system: Local, paths: Paths, settings: AgentSettings) -> Agent:
-    """Put the agent together on this host; without cgroup controllers it manages accounts without limits."""
+def ensure_folders(system: Local, paths: Paths) -> None:
+    """Make the agent's places."""
     for folder, mode in ((paths.agent_state.parent, 0o755), (paths.agent_state, 0o700), (paths.run, 0o755)):
         for missing in [p for p in reversed(folder.parents) if not p.exists()]:
             system.make_dir(missing)
         system.make_dir(folder, mode=mode)
+
+
+def lock(folder: Path) -> int:
+    """Hold the agent's state for this process, until it ends: two agents would overwrite each other's file.
+
+    Returns the descriptor that holds it. Raises Conflict if another process does.
+    """
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise Conflict(f"Another agent runs on this host and holds {folder}/lock.", "Stop it first.") from error
+    return fd
+
+
+def make_agent(system: Local, paths: Paths, settings: AgentSettings) -> Agent:
+    """Put the agent together on this host; without cgroup controllers it manages accounts without limits."""
     registry = Registry(system, paths.managed, uid_min=settings.uid_min, uid_max=settings.uid_max)
     slices = detect_slices(system, settings.cgroup)
     if isinstance(slices, Unsupported):
@@ -52,20 +71,23 @@ async def serve(agent: Agent, paths: Paths) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = Server(agent, server_uid=server_uid)
     own_work = asyncio.create_task(_work(agent, server))
-    log.info("agent started", pid=os.getpid(), socket=str(paths.agent_socket),)
+    log.info("agent started", pid=os.getpid(), socket=str(paths.agent_socket))
     await server.serve(listener, stop)
     own_work.cancel()
     log.info("agent stopped")
 
 
 async def _work(agent: Agent, server: Server) -> None:
-    changed = await server.in_turn(restore_limits(agent))
-    log.info("limits restored", changed=changed, accounts=len(agent.registry.entries))
+    try:
+        changed = await server.in_turn(restore_limits(agent))
+        log.info("limits restored", changed=changed, accounts=len(agent.registry.entries))
+    except Exception:
+        log.exception("limits not restored")  # the next wish list mends them
     while True:
         try:
             await server.in_background(lambda: empty_trash(agent))
-        except DiyCloudError as error:
-            log.error("trash not emptied", reason=str(error))
+        except Exception:
+            log.exception("trash not emptied")
         await asyncio.sleep(TRASH_SECONDS)
 
 
@@ -120,6 +142,8 @@ def main() -> int:
         return 4
     os.umask(0o022)
     try:
+        ensure_folders(Local(), paths)
+        lock(paths.agent_state)
         agent = make_agent(Local(), paths, config.load(Path(paths.config)).agent)
         gc.freeze()  # what is loaded stays; collections need not walk it
         asyncio.run(serve(agent, paths))

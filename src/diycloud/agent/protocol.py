@@ -1,7 +1,7 @@
 """What may be said to the agent, and how it is framed.
 
 A frame is four bytes of length (big-endian), then msgpack: `Request` one way, `Reply` the other. A frame is at most
-64 KiB and must be whole within 5 s (rules.md 4 is quoted in docs/explanation/agent.md). The agent checks every value
+64 KiB and must be whole within 5 s (docs/explanation/rules.md). The agent checks every value
 again, whoever sends it; patterns end in \\Z because `$` lets a newline through.
 """
 
@@ -27,8 +27,18 @@ Cores = Annotated[float, msgspec.Meta(ge=0.01, le=4096)]
 MemoryBytes = Annotated[int, msgspec.Meta(ge=4 << 20, le=1 << 60)]
 Tasks = Annotated[int, msgspec.Meta(ge=8, le=4_000_000)]
 Generation = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-Shadow = Annotated[str, msgspec.Meta(pattern=r"\A\$(y|gy|7|6|5|2b)\$[./0-9A-Za-z$=,]{8,256}\Z")]
-"""A crypt(5) hash of a strong method. Never a plain text, an empty string or `*`."""
+_SHADOW = (
+    r"\$g?y\$j[789AB][5T]\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}",
+    r"\$2b\$(0[4-9]|1[0-2])\$[./0-9A-Za-z]{53}",
+    r"\$6\$(rounds=[1-9][0-9]{3,4}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{86}",
+    r"\$5\$(rounds=[1-9][0-9]{3,4}\$)?[./0-9A-Za-z]{1,16}\$[./0-9A-Za-z]{43}",
+)
+Shadow = Annotated[str, msgspec.Meta(pattern=rf"\A({'|'.join(_SHADOW)})\Z")]
+"""A crypt(5) hash of a strong method, never a plain text, an empty string or `*`.
+
+Its cost is at most some four times what the agent gives (host/shadow.py): one hash of a day's work would keep every
+sign-in of the host busy. yescrypt's parameters are those of crypt_gensalt's counts 1–7.
+"""
 Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Gecos = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f:,]{0,100}\Z")]
 Shell = Annotated[str, msgspec.Meta(pattern=r"\A/[A-Za-z0-9/._+-]{1,100}\Z")]
@@ -52,7 +62,7 @@ class State(StrEnum):
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the server wants of one account. The agent makes the host equal to it.
 
-    generation: grows with every change of the wish; an older one is refused. uid: None lets the agent choose.
+    generation: grows with every change of the wish; an older one is refused. The UID is the agent's choice.
     """
 
     name: Name
@@ -167,7 +177,10 @@ class HostCapacity(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How one account fared. code: an error's code (errors.py), empty for success."""
+    """How one account fared. code: an error's code (errors.py), empty for success.
+
+    uid: None if the account was not managed before and is not now; a refused one that has it was there before.
+    """
 
     name: str
     uid: int | None = None
@@ -178,7 +191,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Remains(msgspec.Struct, frozen=True):
-    """What is on the host of a user. home_bytes: disk space; processes: running now."""
+    """What is on the host of a user. home_bytes: disk space; processes: running now.
+
+    more: the home was too large to measure in time, and has more than is said here.
+    """
 
     name: str
     uid: int | None
@@ -186,6 +202,7 @@ class Remains(msgspec.Struct, frozen=True):
     home_bytes: int
     home_files: int
     processes: int
+    more: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -204,6 +221,8 @@ class SyncReport(msgspec.Struct, frozen=True):
     """created, mended: names; orphans: managed accounts without a wish, now locked; stopped: why nothing was locked.
 
     remade: accounts that were missing on the host, known or new: they have no password until one is set.
+    overtaken: names whose wish is older than the agent's, with the agent's generation, and was therefore not applied. A
+    wish may also have been overtaken on its way, so compare with the generation that it has by now.
     """
 
     created: list[str] = []
@@ -212,6 +231,7 @@ class SyncReport(msgspec.Struct, frozen=True):
     failed: list[Outcome] = []
     stopped: str = ""
     remade: list[str] = []
+    overtaken: list[tuple[str, int]] = []
 
 
 _NIL = msgspec.Raw(msgspec.msgpack.encode(None))

@@ -2,6 +2,9 @@
 
 Nothing precious is removed: a managed account without a wish is locked and listed. If that would lock many at once,
 something is wrong with the list (an old backup, an empty database): nothing is locked, and the report says so.
+
+The list decides, not what was done on the host by hand: `usermod -L` is undone by the next one, and who is to be locked is
+locked by `diycloud user disable`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from diycloud.errors import DiyCloudError
 from diycloud.host import homes
 from diycloud.host.accounts import HostAccounts, PosixAccount
 
-MAX_LISTED = 300
+MAX_LISTED = 240
 """Names in each list of a report, so that it fits a frame; the rest are counted in the log."""
 MAX_PAGE = 65_536
 """Bytes: the kernel keeps a memory limit in whole pages, of 64 KiB at most (arm64, ppc64)."""
@@ -52,13 +55,13 @@ def _restore(agent: Agent, users: list[tuple[str, int]]) -> int:
         wanted = [(name, uid, entries[name].limits) for name, uid in users if name in entries]
     try:
         return sum(agent.slices.ensure_many(wanted))
-    except DiyCloudError:
+    except (DiyCloudError, OSError):
         pass  # the batch does not say whose fault it is
     changed = 0
     for name, uid, limits in wanted:
         try:
             changed += agent.slices.ensure(name, uid, limits)
-        except DiyCloudError as error:
+        except (DiyCloudError, OSError) as error:
             log.error("limits not restored", name=name, uid=uid, reason=str(error))
     return changed
 
@@ -71,6 +74,8 @@ def reconcile(
     gathered: monotonic time when its first part came. Yields after each step, returns what was done.
     """
     agent.registry.require_sound()
+    overtaken = [(wish.name, entry.generation) for wish in wishes if (entry := _newer(agent, wish))]
+    agent.orphans -= {wish.name for wish in wishes}  # their rows are back
     work = _differences(agent, wishes, gathered)
     yield
     missing = {wish.name for wish in work if agent.registry.get(wish.name) is None}
@@ -88,8 +93,8 @@ def reconcile(
                     remade.append(outcome.name)
         yield
     orphans, stopped = yield from _lock_orphans(agent, caller, {wish.name for wish in wishes}, gathered, failed)
-    if created or mended or failed or stopped:
-        counts = {"created": len(created), "mended": len(mended), "failed": len(failed)}
+    if created or mended or failed or stopped or overtaken:
+        counts = {"created": len(created), "mended": len(mended), "failed": len(failed), "overtaken": len(overtaken)}
         log.info("reconciled", caller=caller.uid, stopped=stopped, **counts)
     return SyncReport(
         created=created[:MAX_LISTED],
@@ -98,13 +103,21 @@ def reconcile(
         failed=failed[: MAX_LISTED // 5],
         stopped=stopped,
         remade=remade[:MAX_LISTED],
+        overtaken=overtaken[:MAX_LISTED],
     )
 
 
-def _overtaken(agent: Agent, wish: Wish) -> bool:
-    """Tell whether a newer wish or a purge came while this one was on its way."""
+def _newer(agent: Agent, wish: Wish) -> Entry | None:
+    """Return the line of a newer wish: one that came meanwhile, or of before the database was put back to a backup."""
     entry = agent.registry.get(wish.name)
-    return agent.was_purged(wish.name, wish.generation) if entry is None else wish.generation < entry.generation
+    return entry if entry is not None and wish.generation < entry.generation else None
+
+
+def _overtaken(agent: Agent, wish: Wish) -> bool:
+    """Tell whether there is a newer wish, or a purge came while this one was on its way."""
+    if agent.registry.get(wish.name) is None:
+        return agent.was_purged(wish.name, wish.generation)
+    return _newer(agent, wish) is not None
 
 
 def _differences(agent: Agent, wishes: Sequence[Wish], gathered: float) -> list[Wish]:
@@ -170,6 +183,7 @@ def _lock_orphans(
     empty = [name for name in orphans if _get(host, name) is None and name not in there]
     agent.registry.forget(empty)
     orphans = [name for name in orphans if name not in empty]
+    agent.orphans = set(orphans)
     still_open = [name for name in orphans if agent.registry.entries[name].state is not State.LOCKED]
     if len(still_open) > max(MAX_LOCKED, MAX_LOCKED_SHARE * len(agent.registry.entries)):
         return orphans, (
@@ -186,10 +200,14 @@ def _lock_orphans(
 
 
 def empty_trash(agent: Agent) -> list[str]:
-    """Remove the purged homes whose time is over (agent.trash_hours)."""
-    names = homes.empty_trash(
-        agent.system, agent.settings.home, older_than=agent.clock() - agent.settings.trash_hours * 3600
-    )
+    """Remove the purged homes whose time is over (agent.trash_hours). One that cannot be removed now holds up no other."""
+    names = []
+    due = agent.clock() - agent.settings.trash_hours * 3600
+    for path in homes.in_trash(agent.system, agent.settings.home, older_than=due):
+        try:
+            names += [path.name] if agent.system.remove_tree(path) else []
+        except (DiyCloudError, OSError) as error:
+            log.error("home not removed", home=str(path), reason=str(error))
     if names:
         log.info("trash emptied", homes=names)
     return names

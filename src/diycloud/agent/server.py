@@ -54,12 +54,12 @@ class _Pool:
         self._threads = ThreadPoolExecutor(threads, name, initializer=start)
         self._waiting = 0
 
-    async def run(self, work: Callable[[], _T]) -> _T:
+    async def run(self, work: Callable[[], _T], *, refusable: bool = True) -> _T:
         """Run work in a thread. Cancelled before it has begun, it never begins; later, it is waited for.
 
-        Raises Unavailable when too many wait.
+        Raises Unavailable when too many wait, unless refusable is False.
         """
-        if self._waiting >= MAX_WAITING:
+        if refusable and self._waiting >= MAX_WAITING:
             raise Unavailable("The agent has too much to do.", "Try again in a few seconds.")
         self._waiting += 1
         future: Future[_T] = self._threads.submit(work)
@@ -107,13 +107,13 @@ class Server:
     async def in_turn(self, steps: Generator[None, None, _T]) -> _T:
         """Run a generator's steps among the changes, others between them. Returns what it returns."""
         while True:
-            done, answer = await self._changes.run(lambda: _step(steps))
+            done, answer = await self._changes.run(lambda: _step(steps), refusable=False)
             if done:
                 return cast(_T, answer)
 
     async def in_background(self, work: Callable[[], _T]) -> _T:
         """Run work of the agent's own beside the reads."""
-        return await self._reads.run(work)
+        return await self._reads.run(work, refusable=False)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = _this_task()

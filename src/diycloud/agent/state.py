@@ -73,6 +73,10 @@ class Agent:
         self.started = clock()
         self.cores = len(os.sched_getaffinity(0))
         self.memory = _total_memory(system)
+        self.orphans: set[str] = set()
+        """Managed accounts that the last wish list did not have: no new user may get one of them."""
+        self.reconciling: set[int] = set()
+        """UIDs of callers whose wish list is being applied."""
         self._changed_at: dict[str, float] = {}
         self._purged: OrderedDict[str, int] = OrderedDict()
         self._purges = [at for _, at in homes.trashed(system, settings.home)]
@@ -125,8 +129,9 @@ class Agent:
         """Tell whether an account was changed since `before` (monotonic seconds) less the grace."""
         return self._changed_at.get(name, float("-inf")) > before - self.grace_s
 
-    def note_purge(self, name: str, generation: int) -> None:
-        self._purges.append(self.clock())
+    def note_purge(self, name: str, generation: int, *, removed: bool = True) -> None:
+        """Remember a purge, so that no wish from before it brings the account back. removed: there was an account."""
+        self._purges += [self.clock()] if removed else []
         self._purged[name] = max(generation, self._purged.get(name, 0))
         while len(self._purged) > 10_000:
             self._purged.popitem(last=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type
 
-from diycloud.errors import InvalidInput, Unavailable
+from diycloud.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,6 +98,8 @@ def weakness(password: str, *, own: tuple[str, ...] = ()) -> str | None:
         return "more than a few different characters"
     if _is_run(lower):
         return "not a row of neighbouring characters"
+    if _is_common(lower):
+        return "not a common password with digits or signs around it"
     for word in own:
         for part in (word, word.partition("@")[0]):
             if len(part) >= 4 and part.lower() in lower and len(lower.replace(part.lower(), "")) < MIN_LENGTH - 4:
@@ -104,11 +107,26 @@ def weakness(password: str, *, own: tuple[str, ...] = ()) -> str | None:
     return None
 
 
-def check_password(password: str, *, own: tuple[str, ...] = ()) -> None:
-    """Raise InvalidInput if a person's new password is too weak."""
-    reason = weakness(password, own=own)
-    if reason:
-        raise InvalidInput(f"password: {reason}", "Four unrelated words make a good one.")
+_COMMON_WORDS = """
+password passwort passwd letmein welcome qwerty qwertz azerty asdfgh zxcvbn iloveyou admin administrator changeme
+secret default master dragon monkey football baseball sunshine princess superman batman trustno hello login
+abc test guest root user student teacher class summer winter spring autumn january monday computer internet
+linux ubuntu debian docker jupyter notebook server cloud diycloud university school company
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
+"""What most guessed passwords are made of, with digits, years and signs around it."""
+_LOOKALIKE = str.maketrans("013457@$!", "oieastasi")
+_AROUND = re.compile(r"\A[^a-z]+|[^a-z]+\Z")
+
+
+def _is_common(lower: str) -> bool:
+    """Tell whether a password is one common word, perhaps repeated or written 1ike th1s, with digits and signs around."""
+    core = _AROUND.sub("", lower)
+    for text in (core, core.translate(_LOOKALIKE)):
+        letters = "".join(c for c in text if c.isalpha())
+        if any(letters == word * times for word in _COMMON for times in (1, 2, 3)):
+            return True
+    return False
 
 
 def _is_run(text: str) -> bool:

@@ -15,7 +15,6 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.auth import passwords, sessions
 from diycloud.auth.actions import ChangePassword, SignOut
-from diycloud.auth.throttle import Throttle
 from diycloud.errors import Conflict, FieldError, InvalidInput, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
 from diycloud.users.models import SIGN_IN, Changed, Row
@@ -37,9 +36,9 @@ class SignedIn(NamedTuple):
 class SignIn:
     """Checks names and passwords and starts sessions."""
 
-    def __init__(self, services: Services, throttle: Throttle) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self.throttle = throttle
+        self.throttle = services.throttle
 
     async def __call__(self, username: str, password: str, *, actor: Actor, kind: str, user_agent: str) -> SignedIn:
         """Start a session. actor: the stranger, with address and request id.
@@ -56,7 +55,8 @@ class SignIn:
             if row.status not in SIGN_IN:
                 raise Unauthenticated(WRONG)
         except (Unauthenticated, TooManyRequests) as error:
-            await self._audit(actor, row.username if row else "", "refused", error.code, started)
+            if isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address):
+                await self._audit(actor, row.username if row else "", "refused", error.code, started)
             raise
         self.throttle.succeeded(row.username, actor.address)
         if not row.shadow_set and not row.portal_only and not row.must_change_password:
@@ -115,7 +115,9 @@ async def change_password(ctx: Context, action: ChangePassword) -> Changed:
     if ctx.actor.user_id is None:
         raise Conflict(f"{ctx.actor.name} has no password here.", "`diycloud user set-password NAME` sets a user's.")
     row = service.get(services, ctx.actor.name)
+    services.throttle.check(row.username, ctx.actor.address)
     if not await services.hasher.verify(action.current, row.password_hash):
+        services.throttle.failed(row.username, ctx.actor.address)
         raise InvalidInput.of([FieldError("current", "is not your present password")])
     weakness = passwords.weakness(action.password, own=(row.username, row.full_name, row.email or ""))
     if weakness:

@@ -41,6 +41,17 @@ class Throttle:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
+        self._told: dict[str, float] = {}
+
+    def is_news(self, address: str) -> bool:
+        """Tell whether a refusal of an address is to be recorded: one a minute is, or a stranger could fill the disk."""
+        now, network = self._clock(), _network(address)
+        if now - self._told.get(network, float("-inf")) < 60:
+            return False
+        if len(self._told) >= MAX_ENTRIES:
+            self._told.clear()
+        self._told[network] = now
+        return True
 
     def check(self, username: str, address: str, *, known_address: str | None = None) -> None:
         """Raise TooManyRequests if this sign-in comes too early."""

@@ -75,7 +75,6 @@ def _action(route: Route) -> Iterator[str]:
 
 _AUDIT = {
     Audited.CHANGE: "always",
-    Audited.SECRET_READ: "always, as it shows a secret",
     Audited.NO: "refusals only",
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diycloud.errors import Conflict, HostError, InvalidInput, PermissionDenied
+from diycloud.host.names import is_reserved
 from diycloud.system.contract import System
 
 LOCK_DATE = "1970-01-02"
@@ -23,7 +24,8 @@ LOCK_DAY = "1"
 NO_PASSWORD = "!"  # noqa: S105  # it is the absence of one
 """What useradd puts where no password is given: none fits, and nothing is locked."""
 NEVER_GROUPS = frozenset(
-    ("root", "sudo", "wheel", "admin", "adm", "docker", "disk", "shadow", "lxd", "incus-admin", "kvm", "libvirt")
+    ("root", "sudo", "wheel", "admin", "adm", "docker", "disk", "shadow", "lxd", "incus", "incus-admin", "kvm", "libvirt",
+     "google-sudoers")
 )
 """Groups that are as good as root. No setting of the agent can allow them."""
 WAIT_S = 30.0
@@ -110,16 +112,22 @@ class HostAccounts:
 
     @cached_property
     def ids(self) -> frozenset[int]:
-        """Every UID and GID in use: a new account gets a number that is free as both."""
+        """Every UID and GID in use or named in sudoers: a new account gets a number that is none of them."""
         thirds = (line.split(":", 3)[2:3] for lines in (self._passwd, self._group) for line in lines.values())
-        return frozenset(int(third[0]) for third in thirds if third and third[0].isdecimal())
+        used = (third[0] for third in thirds if third)
+        numbers = (word.lstrip("%").removeprefix("#") for word in self._sudoers if "#" in word)
+        return frozenset(int(number) for number in (*used, *numbers) if number.isdecimal())
 
     def groups_of(self, account: PosixAccount) -> list[str]:
         """Return the groups an account is in beside its own of the same name."""
-        found = [group for group, members in _shared_groups(self._group_text) if account.name in members]
+        found = self.groups_naming(account.name)
         if account.gid != self.group_id(account.name):
             found.append(self._group_of(account.gid))
         return found
+
+    def groups_naming(self, name: str) -> list[str]:
+        """Return the groups that list a name as a member, whether there is such an account or not."""
+        return [group for group, members in _shared_groups(self._group_text) if name in members]
 
     def _group_of(self, gid: int) -> str:
         return next((name for name in self._group if self.group_id(name) == gid), f"number {gid}")
@@ -136,14 +144,17 @@ class HostAccounts:
         for path in paths:
             for line in (self._system.read(path) or "").splitlines():
                 # In sudoers(5) `#` starts a comment unless a UID follows.
-                text = line if re.match(r"\s*%?#[0-9]", line) else line.partition("#")[0]
-                words.update(re.split(r"[\s,=:!()\"]+", text))
+                words.update(re.split(r"[\s,=:!()\"]+", re.sub(r"#(?![0-9]).*", "", line)))
         return frozenset(words)
 
     def is_sudoer(self, account: PosixAccount) -> bool:
         """Tell whether sudoers or doas.conf speaks of the account by name, number or private group."""
-        names = {account.name, f"%{account.name}", f"#{account.uid}", f"%#{account.gid}"}
-        return not names.isdisjoint(self._sudoers)
+        numbers = {f"#{account.uid}", f"%#{account.gid}"}
+        return self.is_name_of_sudoer(account.name) or not numbers.isdisjoint(self._sudoers)
+
+    def is_name_of_sudoer(self, name: str) -> bool:
+        """Tell whether sudoers or doas.conf speaks of a user or group of this name, which need not exist."""
+        return not {name, f"%{name}"}.isdisjoint(self._sudoers)
 
     @cached_property
     def shells(self) -> frozenset[str]:
@@ -178,6 +189,25 @@ def check_ordinary(host: HostAccounts, account: PosixAccount, *, allowed_groups:
             )
     if account.uid == 0 or host.is_sudoer(account):
         raise PermissionDenied(f"{account.name} is an administrator of the host, so only root may change the account.")
+
+
+def check_new_name(host: HostAccounts, name: str, *, allowed_groups: Collection[str]) -> None:
+    """Refuse a name that would bring a new account of it rights that are waiting on the host. Holds for root too.
+
+    They wait in sudoers (`%NAME` where no such group is yet), in a group's list of members, or for the package whose
+    group it is. Raises PermissionDenied with the reason.
+    """
+    if is_reserved(name) or name in NEVER_GROUPS:
+        raise PermissionDenied(f"The name {name} is reserved for the system.", "Choose another name.")
+    if host.is_name_of_sudoer(name):
+        raise PermissionDenied(
+            f"sudoers or doas.conf gives rights to the name {name}.", "Take it out there, or choose another name."
+        )
+    for group in host.groups_naming(name):
+        if group in NEVER_GROUPS or group not in allowed_groups:
+            raise PermissionDenied(
+                f"The group {group} has {name} in its list already.", f"As root: gpasswd -d {name} {group}."
+            )
 
 
 def check_shell(host: HostAccounts, shell: str) -> None:
@@ -216,7 +246,7 @@ def add_account(
 def _refuse_taken(status: int, name: str, uid: int) -> None:
     """Raise Conflict for a name or number that is there: exit values 9 and 4 of useradd(8) and groupadd(8)."""
     if status == 9:
-        raise Conflict(f"{name} exists on the host.", "Choose another name, or adopt the account as root.")
+        raise Conflict(f"{name} exists on the host.", "Choose another name.")
     if status == 4:
         raise Conflict(f"The number {uid} is in use on the host.", "Try again: another will be chosen.")
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from diycloud.distro.mounts import parse_mountinfo
 from diycloud.errors import Conflict
 from diycloud.system.contract import Owner, System
+from diycloud.system.local import mount_id
 
 STAGING = ".diycloud-new"
 TRASH = ".diycloud-trash"
@@ -25,13 +28,16 @@ MODE = 0o750
 FOLDERS = ("notebooks", "data")
 _TRASHED = re.compile(r"[a-z_][a-z0-9_-]{0,31}\.(?P<uid>[0-9]+)\.(?P<at>[0-9]+)\Z")
 MAX_DEPTH = 200
+MEASURE_S = 5.0
+"""Measuring a home stops after this many seconds."""
 
 
 class Size(NamedTuple):
-    """bytes: disk space, hard links counted once; files: entries of any kind."""
+    """bytes: disk space, hard links counted once; files: entries of any kind; whole: nothing was left out."""
 
     bytes: int
     files: int
+    whole: bool = True
 
 
 def ensure_home(system: System, base: str, name: str, owner: Owner) -> bool:
@@ -67,15 +73,24 @@ def check_home(base: str, name: str, uid: int) -> bool:
 def trash_home(system: System, base: str, name: str, uid: int, now: float) -> bool:
     """Rename a home into the trash. True if there was one. now: seconds since 1970.
 
-    Raises Conflict if what is in its place is not this UID's directory.
+    Raises Conflict if what is in its place is not this UID's directory, or something is mounted in it.
     """
     system.remove_tree(Path(base) / STAGING / name)
     if not check_home(base, name, uid):
         return False
+    check_no_mount(system, Path(base) / name)
     trash = Path(base) / TRASH
     system.make_dir(trash, mode=0o700)
     system.rename(Path(base) / name, trash / f"{name}.{uid}.{int(now)}")
     return True
+
+
+def check_no_mount(system: System, home: Path) -> None:
+    """Raises Conflict if something is mounted at or below a home: it is not the home's, and would go with it."""
+    real = Path(os.path.realpath(home))
+    for mount in parse_mountinfo(system.read("/proc/self/mountinfo") or ""):
+        if Path(mount.point).is_relative_to(real):
+            raise Conflict(f"Something is mounted at {mount.point}.", f"Unmount it first: umount {mount.point}.")
 
 
 def trashed(system: System, base: str) -> Iterator[tuple[Path, float]]:
@@ -86,23 +101,25 @@ def trashed(system: System, base: str) -> Iterator[tuple[Path, float]]:
             yield trash / entry, float(match["at"])
 
 
-def empty_trash(system: System, base: str, *, older_than: float) -> list[str]:
-    """Remove what came to the trash before a time (seconds since 1970). Returns the names of what was removed."""
-    due = [path for path, at in trashed(system, base) if at < older_than]
-    return [path.name for path in due if system.remove_tree(path)]
+def in_trash(system: System, base: str, *, older_than: float) -> list[Path]:
+    """Return what came to the trash before a time (seconds since 1970)."""
+    return [path for path, at in trashed(system, base) if at < older_than]
 
 
-def measure_home(base: str, name: str) -> Size:
-    """Return the size of a home without following a link or entering another file system.
+def measure_home(base: str, name: str, *, patience_s: float = MEASURE_S) -> Size:
+    """Return the size of a home without following a link or entering another mount.
 
-    Deeper than 200 levels is not counted: a home may be built to exhaust whoever walks it.
+    Deeper than 200 levels and later than patience_s is not counted: a home may be built to exhaust whoever walks it.
     """
     ways: list[tuple[int, list[str]]] = []
     try:
         _enter(ways, Path(base) / name)
-        top = os.fstat(ways[0][0])
+        top, mount = os.fstat(ways[0][0]), mount_id(ways[0][0])
         total, files, seen = top.st_blocks * 512, 0, set[int]()
+        end, whole = time.monotonic() + patience_s, True
         while ways:
+            if time.monotonic() > end:
+                return Size(total, files, whole=False)
             folder, names = ways[-1]
             if not names:
                 os.close(folder)
@@ -116,9 +133,13 @@ def measure_home(base: str, name: str) -> Size:
                 total, files = total + info.st_blocks * 512, files + 1
                 if not stat.S_ISDIR(info.st_mode):
                     seen.update({info.st_ino} if info.st_nlink > 1 else ())
-                elif len(ways) < MAX_DEPTH:
+                elif len(ways) == MAX_DEPTH:
+                    whole = False
+                else:
                     _enter(ways, child, folder)
-        return Size(total, files)
+                    if mount_id(ways[-1][0]) != mount:
+                        ways[-1][1].clear()
+        return Size(total, files, whole)
     except FileNotFoundError:
         return Size(0, 0)
     finally:

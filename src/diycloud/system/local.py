@@ -142,8 +142,7 @@ class Local:
             except FileNotFoundError:
                 return False
             try:
-                info = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
-                _remove_at(parent, path.name, info.st_dev)
+                _remove_at(parent, path.name, mount_id(parent))
             except FileNotFoundError:
                 return False
             finally:
@@ -231,7 +230,19 @@ def _sync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def _remove_at(parent: int, name: str, device: int) -> None:
+def mount_id(fd: int) -> int:
+    """Return the number of the mount that a descriptor was opened in (proc_pid_fdinfo(5)).
+
+    Not st_dev: a bind mount of a folder of the same file system has the same.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(errno.ENOSYS, "/proc does not tell mounts apart")
+
+
+def _remove_at(parent: int, name: str, mount: int) -> None:
     """Remove a name by the descriptor of its directory, so that a swapped link leads nowhere.
 
     Folders below are lifted up to the top one and emptied there: however deep someone made them nest, two descriptors
@@ -240,22 +251,22 @@ def _remove_at(parent: int, name: str, device: int) -> None:
     try:
         os.unlink(name, dir_fd=parent)
     except IsADirectoryError:
-        with _opened(parent, name, device) as top:
+        with _opened(parent, name, mount) as top:
             for _ in range(_MAX_ROUNDS):
                 if not (children := os.listdir(top)):
                     break
                 for child in children:
-                    _lift(top, child, device)
+                    _lift(top, child, mount)
         os.rmdir(name, dir_fd=parent)
 
 
-def _lift(top: int, name: str, device: int) -> None:
+def _lift(top: int, name: str, mount: int) -> None:
     """Remove one entry of a folder; the folders in it move up beside it first."""
     with contextlib.suppress(FileNotFoundError):
         try:
             os.unlink(name, dir_fd=top)
         except IsADirectoryError:
-            with _opened(top, name, device) as folder:
+            with _opened(top, name, mount) as folder:
                 for child in os.listdir(folder):
                     try:
                         os.unlink(child, dir_fd=folder)
@@ -265,11 +276,11 @@ def _lift(top: int, name: str, device: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(parent: int, name: str, device: int) -> Iterator[int]:
+def _opened(parent: int, name: str, mount: int) -> Iterator[int]:
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        if os.fstat(fd).st_dev != device:
-            raise OSError(errno.EXDEV, "another file system is mounted inside")
+        if mount_id(fd) != mount:
+            raise OSError(errno.EXDEV, "something is mounted inside")
         yield fd
     finally:
         os.close(fd)

@@ -19,10 +19,10 @@ from diycloud.actions.dispatcher import Context
 from diycloud.actions.parsing import Source, fields_of, parse_action
 from diycloud.agent import protocol as wire
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
+from diycloud.host.names import RESERVED
 from diycloud.users import host, repository, service
 from diycloud.users.actions import CreateUser, ImportUsers
 from diycloud.users.models import ImportReport, ImportRow, Row
-from diycloud.users.names import RESERVED
 
 BATCH = wire.MAX_BATCH
 MAX_ROWS = 10_000
@@ -249,7 +249,10 @@ async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple
     try:
         stored = await ctx.write(store)
     except Conflict:
-        return [c._replace(errors=(FieldError("username", "was taken meanwhile"),)).row("refused") for c in batch]
+        if len(batch) > 1:  # one of them was taken meanwhile: which?
+            one_by_one = [await _create_batch(ctx, [c], [both]) for c, both in zip(batch, hashes, strict=True)]
+            return [row for rows in one_by_one for row in rows]
+        return [batch[0]._replace(errors=(FieldError("username", "was taken meanwhile"),)).row("refused")]
     try:
         outcomes = await host.settle(services.database, services.agent, stored)
     except Unavailable:
@@ -257,7 +260,7 @@ async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple
     rows = []
     for c, row, outcome in zip(batch, stored, outcomes, strict=True):
         if outcome.code:
-            await service.take_back(services, row, outcome)
+            await ctx.write(repository.remove, row.id)
             rows.append(c._replace(errors=(FieldError("host", outcome.message),)).row("refused"))
         else:
             warnings = (*c.warnings, outcome.warning) if outcome.warning else c.warnings

@@ -8,10 +8,11 @@ import structlog
 from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
+from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
-from diycloud.errors import Conflict, DiyCloudError, PermissionDenied, Unavailable
+from diycloud.errors import Conflict, DiyCloudError, PermissionDenied, TooManyRequests, Unavailable
 from diycloud.units import human_size
 from diycloud.users import host, repository, service
 from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewPurge, PurgeUser, RestoreUser
@@ -63,12 +64,14 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
     ctx.changes = {"status": [row.status, to]}
 
     def store(connection: Connection) -> None:
-        repository.change(connection, row.id, {"status": to})
+        repository.change(connection, row.id, {"status": to}, since=row.status)
         if end_sessions:
             sessions.end_all(connection, row.id)
+            if row.role is Role.ADMIN:
+                service.leave_an_admin(connection)
 
     await ctx.write(store)
-    return await service.apply(ctx, row.id)
+    return await service.apply(ctx, row.id, strict=end_sessions)
 
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
@@ -88,7 +91,7 @@ async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
             raise Conflict(
                 f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
             )
-        await ctx.write(repository.change, row.id, {"status": Status.PURGING})
+        await ctx.write(repository.change, row.id, {"status": Status.PURGING}, since=row.status)
     await finish_purge(ctx.services, service.get(ctx.services, action.username))
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
     return Purged(row.username, home_in_trash=not row.portal_only and row.uid is not None)
@@ -101,8 +104,8 @@ async def finish_purge(services: Services, row: Row) -> None:
             outcome = await services.agent.call(wire.PurgeAccount(row.username, row.generation), wire.Outcome)
             if outcome.code:
                 raise host.failure(outcome)
-        except Unavailable:
-            raise  # stays purging: reconcile goes on when the agent is back
+        except (Unavailable, TooManyRequests):
+            raise  # stays purging: reconcile goes on when the agent is back, or takes more of the server's purges
         except DiyCloudError as error:
             if isinstance(error, PermissionDenied) and row.uid is None:  # a name of the host's, written here by hand
                 await services.database.write(repository.remove, row.id)

@@ -28,6 +28,9 @@ async def reconcile(services: Services) -> wire.SyncReport:
     await _settle_all(services)
     rows = await services.database.read_long(repository.wishes)
     report = await services.agent.sync(host.wish(row) for row in rows if not host.impossible(row))
+    if report.overtaken:  # an older database was restored: its wishes are the newest there are
+        await services.database.write(repository.overtake, report.overtaken)
+        await _settle_all(services)
     if report.remade:  # accounts that somebody removed are back, without their passwords
         await services.database.write(repository.note_lost_passwords, report.remade)
     if report.created or report.mended or report.orphans or report.failed or report.stopped:

@@ -12,7 +12,7 @@ from diycloud.actions.roles import Role
 from diycloud.db.engine import fetch_one
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.db.tables import sessions, users
-from diycloud.errors import InvalidInput
+from diycloud.errors import Conflict, InvalidInput
 from diycloud.units import format_size, parse_size
 from diycloud.users.models import Allocation, Row, Status
 
@@ -117,12 +117,25 @@ def allocation_columns(allocation: Allocation) -> dict[str, Any]:
     }
 
 
-def change(connection: Connection, user_id: int, values: dict[str, Any], limits: dict[str, Any] | None = None) -> None:
+def change(
+    connection: Connection,
+    user_id: int,
+    values: dict[str, Any],
+    limits: dict[str, Any] | None = None,
+    *,
+    since: Status | None = None,
+) -> None:
     """Update a user, and those columns of the allocation that are given (making it if somebody removed it).
 
-    Only what changes is written, so that two administrators who change different things lose nothing.
+    Only what changes is written, so that two administrators who change different things lose nothing. since: the status
+    this was decided upon. Raises Conflict if it is another by now.
     """
-    connection.execute(update(users).where(users.c.id == user_id).values(updated_at=NOW, **values))
+    query = update(users).where(users.c.id == user_id)
+    if since is not None:
+        query = query.where(users.c.status == since)
+    done = connection.execute(query.values(updated_at=NOW, **values))
+    if since is not None and not done.rowcount:
+        raise Conflict("Somebody else changed the user meanwhile.", "Look again.")
     if limits:
         done = connection.execute(update(allocations).where(allocations.c.user_id == user_id).values(limits))
         if not done.rowcount:
@@ -170,6 +183,13 @@ def active_admins(connection: Connection) -> int:
     """Return how many administrators can sign in."""
     query = select(func.count()).where(users.c.role == Role.ADMIN, users.c.status.in_([Status.ACTIVE, Status.PENDING]))
     return connection.execute(query.select_from(users)).scalar_one()
+
+
+def overtake(connection: Connection, generations: Iterable[tuple[str, int]]) -> None:
+    """Raise generations above the agent's: an older database was restored, and its wishes are the newest there are."""
+    for username, generation in generations:
+        lower = (users.c.username == username) & (users.c.generation <= generation)
+        connection.execute(update(users).where(lower).values(generation=generation + 1))
 
 
 def first_admin(connection: Connection) -> str | None:

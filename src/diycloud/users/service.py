@@ -16,11 +16,11 @@ from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import passwords, sessions
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
+from diycloud.host.names import RESERVED
 from diycloud.units import format_size, human_size
 from diycloud.users import host, listing, repository
 from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
 from diycloud.users.models import SIGN_IN, TRANSITIONS, Allocation, Changed, Created, Page, Row, Status, User
-from diycloud.users.names import RESERVED
 
 UNSET = msgspec.UNSET
 LATER = "The agent does not answer: the host follows as soon as it does."
@@ -70,19 +70,13 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
         warnings += (LATER,)
     else:
         if outcome.code:
-            await take_back(services, row, outcome)
+            # The agent has taken back what it had made; the row is the rest of the undo.
+            await ctx.write(repository.remove, row.id)
             raise host.failure(outcome)
         ctx.at_end(host.note, [row], [outcome])
         row = host.settled(row, outcome)
         warnings += (outcome.warning,) if outcome.warning else ()
     return Created(host.view(row), None if action.password is not UNSET else password, warnings)
-
-
-async def take_back(services: Services, row: Row, outcome: wire.Outcome) -> None:
-    """Undo a create that the host refused: the same removing steps as a purge, then the row."""
-    if outcome.code != Conflict.code:  # a name that is taken on the host was never ours to remove
-        await services.agent.call(wire.PurgeAccount(row.username, row.generation), wire.Outcome)
-    await services.database.write(repository.remove, row.id)
 
 
 def allocation_of(action: CreateUser) -> Allocation:
@@ -211,13 +205,17 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         repository.change(connection, row.id, values, {k: v for k, v in after.items() if v != before[k]})
         if "role" in values:
             sessions.end_all(connection, row.id)
+            leave_an_admin(connection)
 
     await ctx.write(store)
     return await apply(ctx, row.id, warnings)
 
 
-async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = ()) -> Changed:
-    """Make the host follow a stored wish; a host that cannot yet is a warning, for reconcile goes on."""
+async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, strict: bool = False) -> Changed:
+    """Make the host follow a stored wish; a host that cannot yet is a warning, for reconcile goes on.
+
+    strict: a refusal by the host is raised (somebody who is not locked out must not look so); the wish stays.
+    """
     row = _by_id(ctx.services, user_id)
     if not row.portal_only and row.generation != row.host_generation:
         try:
@@ -225,6 +223,8 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = ()) -> C
         except Unavailable:
             return Changed(host.view(row), warnings=(*warnings, LATER))
         ctx.at_end(host.note, [row], [outcome])
+        if strict and outcome.code:
+            raise host.failure(outcome)
         row = host.settled(row, outcome)
         warnings += tuple(text for text in (outcome.message if outcome.code else "", outcome.warning) if text)
     return Changed(host.view(row), warnings=warnings)
@@ -252,9 +252,9 @@ async def store_password(
         hashed, shadow = await services.hasher.hash(password), None
     else:
         hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
+    if shadow is None and not row.portal_only:  # the old password would go on opening SSH
+        raise Unavailable("The agent does not answer: a password changes on both sides or on none.", "Try again soon.")
     values = {"password_hash": hashed, "must_change_password": int(must_change), "shadow_hash": shadow}
-    if not row.portal_only and shadow is None:
-        values["shadow_set"] = 0
 
     def store(connection: Connection) -> None:
         repository.change(connection, row.id, {**values, "password_changed_at": repository.NOW})
@@ -271,6 +271,12 @@ def keep_an_admin(ctx: Context, row: Row) -> None:
         raise Conflict("You cannot take your own administrator's rights or account.", "Another administrator can.")
     if ctx.services.database.read(repository.active_admins) <= 1:
         raise Conflict(f"{row.username} is the last administrator.", "Make another one first.")
+
+
+def leave_an_admin(connection: Connection) -> None:
+    """Raise Conflict, and so undo the transaction, if it leaves no administrator: two may take each other's rights at once."""
+    if not repository.active_admins(connection):
+        raise Conflict("That would leave no administrator.", "Make another one first.")
 
 
 def check_transition(row: Row, to: Status) -> None:

@@ -17,7 +17,6 @@ from starlette.routing import Route as StarletteRoute
 from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.services import Services
 from diycloud.auth.service import SignIn
-from diycloud.auth.throttle import Throttle
 from diycloud.core.handlers import HANDLERS
 from diycloud.users import reconcile
 from diycloud.users.usage import Gauges
@@ -31,7 +30,7 @@ log = structlog.get_logger()
 def make_app(services: Services, *, background: bool = True) -> Starlette:
     """Return the application. background: reconcile now and every minute (off where a single request is run in place)."""
     dispatcher = Dispatcher(HANDLERS, services)
-    sign_in = SignIn(services, Throttle())
+    sign_in = SignIn(services)
     gauges = Gauges(services)
     rest, portal = Rest(dispatcher, sign_in), Portal(dispatcher, sign_in, gauges)
 

@@ -21,6 +21,7 @@ from diycloud import config
 from diycloud.actions.services import Services
 from diycloud.agent.client import Client
 from diycloud.auth.passwords import Hasher
+from diycloud.auth.throttle import Throttle
 from diycloud.config import Paths
 from diycloud.db.engine import Database
 from diycloud.db.migrate import migrate
@@ -37,7 +38,11 @@ def make_services(paths: Paths) -> Services:
     settings = config.load(paths.config)
     migrate(paths.database)
     return Services(
-        database=Database(paths.database), agent=Client(paths.agent_socket), hasher=Hasher(), settings=settings
+        database=Database(paths.database),
+        agent=Client(paths.agent_socket),
+        hasher=Hasher(),
+        throttle=Throttle(),
+        settings=settings,
     )
 
 

@@ -12,14 +12,18 @@ from diycloud.actions.dispatcher import authorise
 from diycloud.actions.roles import PERMISSIONS
 from diycloud.auth import passwords
 from diycloud.auth.actions import ChangePassword, ListAudit, SignOut
-from diycloud.errors import DiyCloudError, InvalidInput, TooManyRequests, Unauthenticated, Unavailable
+from diycloud.errors import DiyCloudError, InvalidInput, NotFound, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.resources.actions import ShowHost
-from diycloud.users import repository, service
+from diycloud.users import host, repository, service
 from diycloud.users.actions import ReadUsage
 from diycloud.users.models import Status
 from diycloud.users.usage import EVERY_S, as_event
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
 
+MAX_STREAMS = 12
+"""Of one person: a dozen open pages."""
+CHECK_EVERY = 10
+"""Readings after which the session is asked for again."""
 MAX_STREAM_S = 600
 """A stream of gauges ends then; the browser opens another, whose session is checked anew."""
 
@@ -136,15 +140,29 @@ async def live_usage(page: Page) -> Response:
     """Stream one user's readings as server-sent events."""
     username = page.request.query_params.get("user") or page.visitor.actor.name
     authorise(page.visitor.actor, ReadUsage, username)
-    service.get(page.portal.dispatcher.services, username)
+    row = service.get(page.portal.dispatcher.services, username)
+    if row.portal_only or host.impossible(row):
+        raise NotFound(f"There is nothing to measure of {username}.")
+
+    streams, watcher = page.portal.streams, page.visitor.actor.name
+    if streams[watcher] >= MAX_STREAMS:
+        raise TooManyRequests(f"{watcher} looks at {MAX_STREAMS} gauges already.", "Close a page.", retry_after=5)
 
     async def events() -> AsyncIterator[bytes]:
-        left = int(MAX_STREAM_S / EVERY_S)
-        async for reading in page.portal.gauges.watch(username):
-            yield as_event(reading)
-            left -= 1
-            if not left:
-                return
+        streams[watcher] += 1
+        try:
+            sent = 0
+            async for reading in page.portal.gauges.watch(username):
+                sent += 1
+                if sent % CHECK_EVERY == 0 and not page.still_signed_in():
+                    return
+                yield as_event(reading)
+                if sent * EVERY_S >= MAX_STREAM_S:
+                    return
+        finally:
+            streams[watcher] -= 1
+            if not streams[watcher]:
+                del streams[watcher]
 
     return StreamingResponse(events(), 200, {**HEADERS, "x-accel-buffering": "no"}, "text/event-stream")
 

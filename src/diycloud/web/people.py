@@ -25,7 +25,6 @@ from diycloud.users.actions import (
     ShowUser,
 )
 from diycloud.users.models import Allocation, Changed
-from diycloud.users.service import LATER
 from diycloud.web.pages import capacity
 from diycloud.web.portal import Entry, Page, field_errors
 
@@ -152,7 +151,7 @@ async def edit_user(page: Page) -> Response:
 def _back(page: Page, changed: Changed, text: str) -> Response:
     """Go to the user's page, saying what was done; not as done what the host has still to follow."""
     flashes = [("warn", warning) for warning in changed.warnings]
-    if LATER not in changed.warnings:
+    if changed.user.settled:
         flashes.insert(0, ("ok", text))
     return page.redirect(f"/users/{changed.user.username}", *flashes)
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import mimetypes
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +26,7 @@ from diycloud import __version__
 from diycloud.actions.action import Action
 from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.parsing import Source
-from diycloud.auth.service import SignIn
+from diycloud.auth.service import SignIn, stranger
 from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied
 from diycloud.users import repository
 from diycloud.users.usage import Gauges
@@ -36,6 +37,7 @@ from diycloud.web.templating import CONTENT_SECURITY_POLICY, STATIC, environment
 
 R = TypeVar("R")
 MAX_FORM = 9 << 20
+MAX_STRANGERS_FORM = 16 << 10
 FLASH = "__Host-diycloud-flash"
 HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -112,6 +114,13 @@ class Page:
         response.delete_cookie(identity.COOKIE, **_COOKIE)  # type: ignore[arg-type]
         return response
 
+    def still_signed_in(self) -> bool:
+        """Tell whether the session that began this request still holds."""
+        try:
+            return identity.visitor(self.request, self.portal.dispatcher.services, via="portal").signed_in
+        except DiyCloudError:
+            return False
+
     def _person(self) -> Person | None:
         actor = self.visitor.actor
         if actor.user_id is None:
@@ -139,6 +148,8 @@ class Portal:
         self.dispatcher = dispatcher
         self.sign_in = sign_in
         self.gauges = gauges
+        self.streams: Counter[str] = Counter()
+        """Open streams of gauges by who looks."""
         self.templates = environment()
         server = dispatcher.services.settings.server
         self.host = server.host_name or socket.gethostname()
@@ -157,13 +168,14 @@ class Portal:
 
     def _endpoint(self, entry: Entry) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            visitor = identity.visitor(request, self.dispatcher.services, via="portal")
-            if not entry.open and not visitor.csrf:
-                return self._to_sign_in(request)
-            if not entry.open and visitor.actor.must_change_password:
-                return RedirectResponse("/account", 303, HEADERS)
-            page = Page(self, request, visitor, None)
+            nobody = stranger("portal", identity.address(request), identity.request_id(request))
+            page = Page(self, request, Visitor(nobody, signed_in=False), None)
             try:
+                page.visitor = visitor = identity.visitor(request, self.dispatcher.services, via="portal")
+                if not entry.open and not visitor.csrf:
+                    return self._to_sign_in(request)
+                if not entry.open and visitor.actor.must_change_password:
+                    return RedirectResponse("/account", 303, HEADERS)
                 if request.method == "POST":
                     page.form = await self._form(request, visitor)
                 return await entry.function(page)
@@ -182,9 +194,10 @@ class Portal:
         """Return a form that this very site's page sent. Raises PermissionDenied, InvalidInput for a size unsaid or too big."""
         identity.check_same_origin(request)
         length = request.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > MAX_FORM:
-            raise InvalidInput(f"The form is over {MAX_FORM >> 20} MiB.")
-        form = await request.form(max_files=1, max_fields=50, max_part_size=MAX_FORM)
+        limit = MAX_FORM if visitor.csrf else MAX_STRANGERS_FORM
+        if not length.isdigit() or int(length) > limit:
+            raise InvalidInput(f"The form is over {limit >> 10} KiB.")
+        form = await request.form(max_files=1, max_fields=50, max_part_size=limit)
         if visitor.csrf:
             identity.check_csrf(visitor, form.get("csrf"))
         elif request.url.path != "/sign-in":

@@ -48,7 +48,8 @@ def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | No
         "detail": detail,
         **more,
     }
-    return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
+    fixed = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Response(msgspec.json.encode(body), status, {**fixed, **(headers or {})}, MEDIA_TYPE)
 
 
 def problem_of(error: DiyCloudError, request_id: str) -> Response:

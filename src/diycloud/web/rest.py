@@ -40,6 +40,7 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     """Return a JSON answer that nobody stores."""
     answer = Response(_encode(value), status, headers, _JSON)
     answer.headers["cache-control"] = "no-store"
+    answer.headers["x-content-type-options"] = "nosniff"
     return answer
 
 
