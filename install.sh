@@ -54,7 +54,14 @@ Run the same command again when the cause is removed: what is done is kept, and 
 
 # --- Python ---------------------------------------------------------------------------------------------------------
 
-suits() { "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
+# -I everywhere: root must not import what lies in the current folder or in somebody's PYTHONPATH.
+suits() { "$1" -I -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && others_run "$1"; }
+
+# The server is another account: a Python in somebody's home will not do.
+others_run() {
+    [ "$(id -u)" = 0 ] || return 0
+    setpriv --reuid 65534 --regid 65534 --clear-groups "$1" -I -c '' 2> /dev/null
+}
 
 find_python() {
     for name in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -110,17 +117,17 @@ needs_authorities() { [ ! -e /etc/ssl/certs/ca-certificates.crt ] && command -v 
 
 make_environment() {
     venv=$PROGRAM/venv
-    wanted="$(sha256sum < "$REQUIREMENTS") $("$PYTHON" -c 'import sys; print(sys.version)')"
-    if [ -e "$venv/.made-from" ] && [ "$(cat "$venv/.made-from")" = "$wanted" ] && "$venv/bin/python" -c ''; then
+    wanted="$(sha256sum < "$REQUIREMENTS") $("$PYTHON" -I -c 'import sys; print(sys.version)')"
+    if [ -e "$venv/.made-from" ] && [ "$(cat "$venv/.made-from")" = "$wanted" ] && "$venv/bin/python" -I -c ''; then
         echo 'The environment is up to date.'
         return
     fi
     rm -f "$venv/.made-from"
-    if ! "$venv/bin/python" -m pip --version 2> /dev/null || ! suits "$venv/bin/python"; then
+    if ! "$venv/bin/python" -I -m pip --version 2> /dev/null || ! suits "$venv/bin/python"; then
         rm -rf "$venv"
-        "$PYTHON" -m venv "$venv"
+        "$PYTHON" -I -m venv "$venv"
     fi
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --no-cache-dir --require-hashes \
+    "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-cache-dir --require-hashes \
         --requirement "$REQUIREMENTS"
     printf '%s\n' "$wanted" > "$venv/.made-from"
 }
@@ -131,11 +138,11 @@ copy_program() {
     cp -R "$SOURCE/src/diycloud" "$PROGRAM/lib.new/diycloud"
     find "$PROGRAM/lib.new" -name __pycache__ -type d -prune -exec rm -rf {} +
     chmod -R u=rwX,go=rX "$PROGRAM/lib.new"
-    "$PROGRAM/venv/bin/python" -m compileall -q "$PROGRAM/lib.new" -s "$PROGRAM/lib.new" -p "$PROGRAM/lib"
+    "$PROGRAM/venv/bin/python" -I -m compileall -q "$PROGRAM/lib.new" -s "$PROGRAM/lib.new" -p "$PROGRAM/lib"
     if [ -e "$PROGRAM/lib" ]; then mv "$PROGRAM/lib" "$PROGRAM/lib.old"; fi
     mv "$PROGRAM/lib.new" "$PROGRAM/lib"
     rm -rf "$PROGRAM/lib.old"
-    packages=$("$PROGRAM/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    packages=$("$PROGRAM/venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     printf '%s\n' "$PROGRAM/lib" > "$packages/diycloud.pth"
     printf '%s\n' "#!$PROGRAM/venv/bin/python -I" 'import sys' 'from diycloud.cli.main import main' 'sys.exit(main())' \
         > "$PROGRAM/bin/diycloud"
@@ -159,8 +166,8 @@ dry_run() {
     else
         say '         install    python3 python3-venv (apt)'
     fi
-    say "         run        $(command -v "${PYTHON:-python3}" || echo python3) -m venv $real/venv"
-    say "         run        $real/venv/bin/python -m pip install --require-hashes -r $REQUIREMENTS"
+    say "         run        $(command -v "${PYTHON:-python3}" || echo python3) -I -m venv $real/venv"
+    say "         run        $real/venv/bin/python -I -m pip install --require-hashes -r $REQUIREMENTS"
     grep -o '^[A-Za-z0-9._-]*==[^ \\;]*' "$REQUIREMENTS" | sed 's/^/                    /'
     say "         copy       $SOURCE/src/diycloud to $real/lib/diycloud"
     say "         link       $COMMAND -> $real/bin/diycloud"

@@ -145,14 +145,14 @@ def test_what_is_in_the_way_is_refused(base: Path) -> None:
 
 
 @root_only
-def test_the_trash_is_emptied_when_its_time_is_over(base: Path) -> None:
+def test_the_trash_tells_what_is_due(base: Path) -> None:
     for name, at in (("old", 1000.0), ("new", 5000.0)):
         homes.ensure_home(Local(), str(base), name, OWNER)
         assert homes.trash_home(Local(), str(base), name, OWNER.uid, at) is True
         assert homes.trash_home(Local(), str(base), name, OWNER.uid, at) is False
     (base / homes.TRASH / "not-ours").mkdir()
-    assert homes.empty_trash(Local(), str(base), older_than=4000.0) == [f"old.{OWNER.uid}.1000"]
-    assert sorted(os.listdir(base / homes.TRASH)) == [f"new.{OWNER.uid}.5000", "not-ours"]
+    due = homes.in_trash(Local(), str(base), older_than=4000.0)
+    assert due == [base / homes.TRASH / f"old.{OWNER.uid}.1000"]
 
 
 def test_a_size_follows_no_link_and_counts_hard_links_once(base: Path) -> None:
@@ -167,7 +167,32 @@ def test_a_size_follows_no_link_and_counts_hard_links_once(base: Path) -> None:
     size = homes.measure_home(str(base), "ada")
     assert 1_000_000 <= size.bytes < 1_100_000
     assert size.files == 5
-    assert homes.measure_home(str(base), "nobody") == (0, 0)
+    assert homes.measure_home(str(base), "nobody") == (0, 0, True)
+
+
+@root_only
+def test_what_is_mounted_in_a_home_is_not_the_homes(base: Path) -> None:
+    homes.ensure_home(Local(), str(base), "ada", OWNER)
+    before = homes.measure_home(str(base), "ada")
+    shared, inside = base / "shared", base / "ada" / "data"
+    shared.mkdir()
+    (shared / "course").write_bytes(b"x" * 1_000_000)
+    if subprocess.run(["mount", "--bind", str(shared), str(inside)], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert homes.measure_home(str(base), "ada").bytes < before.bytes + 500_000
+        with pytest.raises(Conflict, match="mounted"):
+            homes.trash_home(Local(), str(base), "ada", OWNER.uid, 1.0)
+        assert (shared / "course").exists()
+    finally:
+        subprocess.run(["umount", str(inside)], check=True)
+    assert homes.trash_home(Local(), str(base), "ada", OWNER.uid, 1.0) is True
+
+
+def test_measuring_ends_in_time_and_says_so(base: Path) -> None:
+    (base / "ada" / "deep").mkdir(parents=True)
+    assert homes.measure_home(str(base), "ada").whole is True
+    assert homes.measure_home(str(base), "ada", patience_s=-1).whole is False
 
 
 def test_a_home_built_to_exhaust_is_measured_all_the_same(base: Path) -> None:
@@ -183,5 +208,7 @@ def test_a_home_built_to_exhaust_is_measured_all_the_same(base: Path) -> None:
         fd = below
     os.close(fd)
     before = len(os.listdir("/proc/self/fd"))
-    assert homes.measure_home(str(base), "ada").files >= 600 + homes.MAX_DEPTH - 1
+    size = homes.measure_home(str(base), "ada")
+    assert size.files >= 600 + homes.MAX_DEPTH - 1
+    assert size.whole is False
     assert len(os.listdir("/proc/self/fd")) == before

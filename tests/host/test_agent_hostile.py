@@ -220,6 +220,40 @@ def test_an_account_that_became_an_administrator_is_not_touched(agent: AgentProc
             set_uid(name, outcome.uid)
 
 
+@pytest.mark.parametrize("who", ["%{name}", "{name}"])
+def test_no_name_that_sudoers_waits_for_can_be_had(agent: AgentProcess, unchanged: None, who: str) -> None:
+    name = f"{PREFIX}waits"
+    with sudoers(who.format(name=name)):
+        for call in (agent.call_as_server, agent.call):
+            (refused,) = call(EnsureAccounts([Account(wish(name), create=True)]), list[Outcome])
+            assert (refused.code, refused.uid) == ("permission-denied", None)
+
+
+def test_a_known_name_that_is_gone_does_not_come_back_as_an_administrator(agent: AgentProcess) -> None:
+    name = f"{PREFIX}gone"
+    (made,) = agent.call(EnsureAccounts([Account(wish(name), create=True)]), list[Outcome])
+    subprocess.run(["userdel", name], check=True)
+    with sudoers(name):
+        (refused,) = agent.call_as_server(EnsureAccounts([Account(wish(name, 2))]), list[Outcome])
+        assert (refused.code, refused.uid) == ("permission-denied", made.uid)
+        assert f"{name}:" not in Path("/etc/passwd").read_text()
+    (back,) = agent.call_as_server(EnsureAccounts([Account(wish(name, 2))]), list[Outcome])
+    assert (back.code, back.uid) == ("", made.uid)
+
+
+@contextlib.contextmanager
+def sudoers(who: str) -> Iterator[None]:
+    rule = Path("/etc/sudoers.d/dtag-rule")
+    if not rule.parent.is_dir():
+        pytest.skip("no sudo here")
+    rule.write_text(f"{who} ALL=(ALL) NOPASSWD: ALL\n")
+    rule.chmod(0o440)
+    try:
+        yield
+    finally:
+        rule.unlink()
+
+
 def set_uid(name: str, uid: int | None) -> None:
     """Change a number in /etc/passwd as an editor would; usermod refuses while root has processes."""
     text = Path("/etc/passwd").read_text()

@@ -342,6 +342,52 @@ def test_orphans_are_locked_never_removed_and_many_at_once_not_at_all() -> None:
         assert [shadow_of(name)[7] for name in names] == [""] * 8
 
 
+def test_an_orphans_home_is_given_to_no_new_user() -> None:
+    for agent in running_agent():
+        name = f"{PREFIX}orph"
+        first = made(agent, name)
+        secret = Path("/home") / name / "secret"
+        secret.write_text("of the one before")
+        agent.stop()
+        agent.start()
+        assert sync(agent, []).orphans == [name]
+        (refused,) = ensure(agent, Account(wish(name, 2), create=True))
+        assert (refused.code, refused.uid) == ("conflict", first.uid)
+        assert shadow_of(name)[7] == "1"
+        report = sync(agent, [wish(name, 2)])  # the row is back
+        assert (report.mended, report.orphans, shadow_of(name)[7]) == ([name], [], "")
+        agent.call(PurgeAccount(name, 3), Outcome)
+        second = made(agent, name, generation=4)
+        assert second.uid != first.uid
+        assert not secret.exists()
+        (again,) = ensure(agent, Account(wish(name, 4), create=True))
+        assert again.code == ""
+
+
+def test_a_second_agent_does_not_start(agent: AgentProcess) -> None:
+    done = subprocess.run(agent.process.args, capture_output=True, text=True, check=False, timeout=20)  # type: ignore[call-overload]
+    assert done.returncode == 8
+    assert "Another agent" in done.stderr
+    assert agent.call(Ping(), Pong).problem == ""
+
+
+def test_a_home_with_a_mount_in_it_is_not_purged(agent: AgentProcess, tmp_path: Path) -> None:
+    name = f"{PREFIX}mount"
+    made(agent, name)
+    (tmp_path / "course").write_text("precious")
+    inside = Path("/home") / name / "data"
+    if subprocess.run(["mount", "--bind", str(tmp_path), str(inside)], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(Conflict, match="umount"):
+            agent.call(PurgeAccount(name, 2), Outcome)
+        assert (tmp_path / "course").exists()
+        assert shadow_of(name)[7] == "1", "locked in the meantime"
+    finally:
+        subprocess.run(["umount", str(inside)], check=True)
+    assert agent.call(PurgeAccount(name, 2), Outcome).changed is True
+
+
 def test_a_new_account_is_no_orphan_of_a_list_gathered_before() -> None:
     for agent in running_agent():
         made(agent, f"{PREFIX}fresh")

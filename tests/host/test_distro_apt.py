@@ -112,7 +112,7 @@ def test_waiting_ends_with_apts_own_words(root):
     impatient.remove(["sqlite3"])
     with root.path("/var/lib/dpkg/lock-frontend").open("r+") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        with pytest.raises(HostError, match="dpkg frontend lock .* is another process using it"):
+        with pytest.raises(HostError, match=r"dpkg frontend lock .* is another process using it"):
             impatient.install(["sqlite3"])
 
 

@@ -30,9 +30,8 @@ def stack() -> Iterator[Stack]:
 
 def sqlite(stack: Stack, statement: str, *, ok: bool = True) -> str:
     """Run a statement in the sqlite3 program, as an administrator would."""
-    done = subprocess.run(
-        ["sqlite3", "-bail", str(stack.database()), statement], capture_output=True, text=True, check=False
-    )
+    argv = ["sqlite3", "-bail", "-cmd", ".timeout 5000", str(stack.database()), statement]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == ok, done.stderr
     return done.stdout if ok else done.stderr
 

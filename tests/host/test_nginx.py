@@ -138,7 +138,7 @@ def bed(tmp_path_factory):
 
 
 class EchoHandler(http.server.BaseHTTPRequestHandler):
-    """Answers with the request's head as JSON; what ends in /events is streamed."""
+    """Answers with the request's head as JSON; what is below /events/ is streamed."""
 
     protocol_version = "HTTP/1.1"
     server: Echo
@@ -149,7 +149,7 @@ class EchoHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.path.endswith("/events"):
+        if self.path.startswith("/events/"):
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
             time.sleep(1)
             with contextlib.suppress(BrokenPipeError):
@@ -239,7 +239,7 @@ def test_plain_http_serves_a_redirect_and_nothing_else(running):
 def test_events_arrive_as_they_are_sent(running):
     plain = socket.create_connection(("127.0.0.1", running.site.https_port), 5)
     with running.tls().wrap_socket(plain, server_hostname="cloud.test") as tls:
-        tls.sendall(b"GET /home/events HTTP/1.1\r\nHost: cloud.test\r\n\r\n")
+        tls.sendall(b"GET /events/usage HTTP/1.1\r\nHost: cloud.test\r\n\r\n")
         begun, seen = time.monotonic(), b""
         while b"data: 1" not in seen:
             seen += tls.recv(4096)

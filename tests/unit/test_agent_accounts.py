@@ -18,7 +18,12 @@ carol:x:20002:20002::/home/carol:/bin/bash
 """
 GROUP = "root:x:0:\nsudo:x:27:carol,dave\ndisk:x:6:\nalice:x:20000:\ncarol:x:20002:\nteam:x:900:alice\n"
 SHADOW = "root:*:1:0:9:7:::\nalice:!$y$abc:20000:0:99999:7::1:\nbob:!:20000:0:99999:7:::\ncarol:$y$abc:20000:0:99999:7::30000:\n"
-FILES = {"/etc/passwd": PASSWD, "/etc/group": GROUP, "/etc/shadow": SHADOW, "/etc/shells": "# shells\n/bin/bash\n/bin/sh\n"}
+FILES = {
+    "/etc/passwd": PASSWD,
+    "/etc/group": GROUP,
+    "/etc/shadow": SHADOW,
+    "/etc/shells": "# shells\n/bin/bash\n/bin/sh\n",
+}
 
 
 def host(**files: str) -> HostAccounts:
@@ -79,7 +84,9 @@ def test_who_is_in_sudoers_is_not_ordinary(rule: str, path: str) -> None:
         check_ordinary(found, account("alice"), allowed_groups=["team"])
 
 
-@pytest.mark.parametrize("rule", ["# alice ALL=ALL", "malice ALL=ALL", "alice2 ALL=ALL", "#2000 ALL=ALL", "Defaults env_reset"])
+@pytest.mark.parametrize(
+    "rule", ["# alice ALL=ALL", "malice ALL=ALL", "alice2 ALL=ALL", "#2000 ALL=ALL", "Defaults env_reset"]
+)
 def test_others_in_sudoers_are_others(rule: str) -> None:
     found = HostAccounts(Fake(FILES | {"/etc/sudoers": f"{rule}\n"}))
     check_ordinary(found, account("alice"), allowed_groups=["team"])
@@ -188,7 +195,9 @@ def test_a_held_lock_is_waited_for_and_another_fault_is_not(monkeypatch: pytest.
         ("", "", "$y$"),
     ],
 )
-def test_the_method_is_the_one_passwd_uses(pam: str, login_defs: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_method_is_the_one_passwd_uses(
+    pam: str, login_defs: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shadow, "supports", lambda wanted: True)
     fake = Fake({"/etc/pam.d/common-password": pam, "/etc/login.defs": login_defs})
     assert shadow.read_method(fake) == prefix

@@ -102,7 +102,15 @@ def test_the_largest_answers_fit_a_frame() -> None:
     worst = (
         [Usage(name, 1.5, 2**53, 2**53, 2**31, 2**31, 2**53)] * MAX_READ,
         [Outcome(name, 2**31, True, "permission-denied", long, long)] * MAX_BATCH,
-        SyncReport(names, names, names, [Outcome(name, 1, False, "x", long)] * 60, long, names),
+        SyncReport(
+            names,
+            names,
+            names,
+            [Outcome(name, 1, False, "x", long)] * (MAX_LISTED // 5),
+            long,
+            names,
+            [(name, 2**53)] * MAX_LISTED,
+        ),
         ["$y$" + "x" * 256] * MAX_BATCH,
     )
     for answer in worst:

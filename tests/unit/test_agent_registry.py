@@ -53,8 +53,12 @@ def test_a_posix_shell_reads_every_line(tmp_path: Path) -> None:
     path = tmp_path / "managed"
     Registry(_AsMe(), path, uid_min=20_000, uid_max=20_010).store([entry("alice", 20_000), entry("bob", 20_001)])
     script = 'while read -r name uid generation state cpu memory tasks; do echo "$name=$uid,$state,$cpu,$memory,$tasks"; done'
-    told = subprocess.run(["sh", "-c", script], input=path.read_text(), capture_output=True, text=True, check=True).stdout
-    assert told.splitlines()[1:] == [f"{name}={uid},active,50000,67108864,50" for name, uid in (("alice", 20000), ("bob", 20001))]
+    told = subprocess.run(
+        ["sh", "-c", script], input=path.read_text(), capture_output=True, text=True, check=True
+    ).stdout
+    assert told.splitlines()[1:] == [
+        f"{name}={uid},active,50000,67108864,50" for name, uid in (("alice", 20000), ("bob", 20001))
+    ]
 
 
 def test_uids_are_never_given_twice_and_never_taken_from_the_host() -> None:
@@ -122,7 +126,9 @@ def test_a_batch_is_one_write() -> None:
 def test_ten_thousand_accounts_are_quick(tmp_path: Path) -> None:
     """A guard against quadratic work, far above what is measured (load 20 ms, save 3 ms)."""
     path = tmp_path / "managed"
-    Registry(_AsMe(), path, uid_min=20_000, uid_max=59_999).store([entry(f"user{n}", 20_000 + n) for n in range(10_000)])
+    Registry(_AsMe(), path, uid_min=20_000, uid_max=59_999).store(
+        [entry(f"user{n}", 20_000 + n) for n in range(10_000)]
+    )
     start = time.process_time()
     found = Registry(_AsMe(), path, uid_min=20_000, uid_max=59_999)
     found.store([entry("user7", 20_007, 2)])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -174,3 +178,54 @@ def test_default_servers(listen, found):
 def test_settings_that_include_themselves_end():
     fake = Fake({"/etc/nginx/nginx.conf": "include nginx.conf; include /etc/nginx/*;"})
     assert list(read_settings(fake, Path("/etc/nginx/nginx.conf"))) == ["/etc/nginx/nginx.conf"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze on this machine")
+def test_systemd_accepts_the_daily_renewal(tmp_path):
+    path = tmp_path / "diycloud-renewal.service"
+    path.write_text(render_unit(renewal_service(Paths())))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def daily(seconds: str, *command: str) -> subprocess.Popen[bytes]:
+    """Start the shell's loop with a day of so many seconds."""
+    _, _, loop, name, *_ = renewal_service(Paths()).command
+    assert "86400" in loop
+    return subprocess.Popen(["/bin/sh", "-c", loop.replace("86400", seconds), name, *command])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_daily_renewal_runs_once_a_day(tmp_path):
+    process = daily("0.2", "touch", str(tmp_path / "mark"))
+    try:
+        until((tmp_path / "mark").exists)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_daily_renewal_ends_at_once_and_leaves_no_sleep_behind():
+    seconds = f"86400.{os.getpid()}"
+    process = daily(seconds, "true")
+
+    def sleeps() -> bool:
+        return any(read_bytes(path) == f"sleep\0{seconds}\0".encode() for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+    until(sleeps)
+    process.terminate()
+    assert process.wait(10) == 0
+    until(lambda: not sleeps())
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -39,6 +39,26 @@ def test_script_is_sound_for_every_way(tree, systemd):
     assert "/var/lib/diycloud/agent/managed" in text
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "limited"),
+    [
+        ("/user.slice/user-20001.slice/session-3.scope", ["session-3.scope"]),
+        ("/user.slice/user-20001.slice/user@20001.service/session-9.scope", []),
+        ("/user.slice/user-20001.slice/user@20001.service/app.slice/x/session-9.scope", []),
+        ("/user.slice/user-20001.slice/user@20001.service/init.scope", []),
+    ],
+)
+def test_only_a_session_of_logind_is_limited_as_one(tmp_path, cgroup, limited):
+    """Users may call cgroups below their own manager what they like."""
+    text = render_hook(HOOK, V2, systemd=True)
+    place = text[text.index("place() {") :].partition("\n}\n")[0] + "\n}\n"
+    stub = f"where() {{ echo '{cgroup}'; }}\ncall() {{ echo \"$3\" >>'{tmp_path}/called'; }}\nrefuse() {{ exit 1; }}\n"
+    script = f"set -fu\nuid=20001 quota=50000 mem=1000000 tasks=64 reserved=16\n{stub}{place}place\n"
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == 0
+    called = (tmp_path / "called").read_text().split() if (tmp_path / "called").exists() else []
+    assert [unit for unit in called if unit.startswith("session")] == limited
+
+
 @pytest.mark.parametrize("path", ["/opt/a b/hook", "/opt/a'b", "/opt/$(id)", "/opt/a\nb", "/opt/a[b]"])
 def test_a_path_that_a_pam_line_cannot_carry_is_refused(path):
     with pytest.raises(InvalidInput):
@@ -107,6 +127,26 @@ class TestScript:
         """A line whose name is not of the agent's pattern matches no account, and makes no folder anywhere."""
         self.call(hook, self.line(name))
         assert not [path for path in hook.rglob("*") if path.is_dir() and path.name in (name, "etc", "b", "ice")]
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            "ALICE {uid} 3 active 50000 1000000 64\n",
+            "alice {uid}\n",
+            "alice\n",
+            "bob 1 3 active 50000 1000000 64\ngarbled\n",
+            "bob 1 3 active 50000 1000000 64\nalice",
+            "\n",
+        ],
+    )
+    def test_a_broken_list_leaves_nobody_without_limits(self, hook, rest):
+        """The header is there, a line of somebody's is not: what the agent calls broken has default limits for all."""
+        done = self.call(hook, "diycloud-managed 1 60000\n" + rest.format(uid=os.getuid()))
+        assert done.returncode != 0 or [path for path in hook.glob("pids/user/*/main/pids.max")]
+
+    def test_who_is_not_in_a_sound_list_is_not_ours(self, hook):
+        assert self.call(hook, "diycloud-managed 1 60000\nbob 1 3 active 50000 1000000 64\n").returncode == 0
+        assert not (hook / "pids/user").exists()
 
     def test_unknown_user_is_refused(self, hook):
         assert self.call(hook, self.line(), PAM_USER="no-such-person").returncode != 0

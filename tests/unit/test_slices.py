@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,16 @@ class TestV1:
         assert slices.read("alice", 20001) == Counters(123456, Bytes(4000), 4, 6, 7000)
         assert slices.read("bob", 20002) is None
 
+    def test_what_was_removed_by_hand_is_made_again(self):
+        kernel, slices = v1()
+        slices.ensure("alice", 20001, HALF)
+        for folder in ("memory/user/alice", "cpuacct/user/alice", "cpu/user/alice/rescue", "pids/user/alice/rescue"):
+            kernel.remove(f"{C}/{folder}")
+            assert slices.ensure("alice", 20001, HALF) is True
+            assert slices.read_limits("alice", 20001) == HALF
+            assert kernel.exists(f"{C}/{folder}/cgroup.procs")
+            assert slices.ensure("alice", 20001, HALF) is False
+
     def test_remove_takes_main_away_first(self):
         kernel, slices = v1()
         slices.ensure("alice", 20001, HALF)
@@ -244,6 +255,53 @@ class TestV2:
         assert slices.remove("alice", 20001) is True
         assert slices.remove("alice", 20001) is False
         assert slices.read_limits("alice", 20001) is None
+
+
+@pytest.mark.parametrize(("make", "at"), [(v1, f"{C}/pids/user/alice"), (v2, f"{C}/user/alice")])
+class TestStop:
+    def stop(self, monkeypatch: pytest.MonkeyPatch, kernel, slices, at, *, meanwhile=lambda: None) -> None:
+        """Stop one process that ends with the first SIGKILL, and do something else just before it does."""
+        kernel.set_value(f"{at}/main/cgroup.procs", "4711\n")
+        monkeypatch.setattr(cgroup, "_emptied", lambda pids, seconds: False)
+
+        def kill(pid: int, sig: int = signal.SIGKILL) -> bool:
+            if sig == signal.SIGKILL:
+                assert kernel.read(f"{at}/pids.max") == "0", "no more forks"
+                meanwhile()
+                kernel.set_value(f"{at}/main/cgroup.procs", "")
+            return True
+
+        monkeypatch.setattr(kernel, "kill", kill)
+        assert slices.stop("alice", 20001) == 1
+
+    def test_limits_changed_meanwhile_stay(self, monkeypatch, make, at):
+        kernel, slices = make()
+        slices.ensure("alice", 20001, HALF)
+        more = HALF._replace(tasks=300)
+
+        def meanwhile() -> None:
+            slices.ensure("alice", 20001, more)
+            kernel.set_value(f"{at}/pids.max", "0")  # of a second stop, which is not done yet
+
+        self.stop(monkeypatch, kernel, slices, at, meanwhile=meanwhile)
+        assert slices.read_limits("alice", 20001) == more
+        assert kernel.read(f"{at}/pids.max") == "316"
+
+    def test_a_ceiling_that_was_left_at_nothing_is_seen_and_mended(self, monkeypatch, make, at):
+        kernel, slices = make()
+        slices.ensure("alice", 20001, HALF)
+        kernel.set_value(f"{at}/pids.max", "0")
+        assert slices.read_limits("alice", 20001) is None
+        self.stop(monkeypatch, kernel, slices, at)
+        assert slices.read_limits("alice", 20001) == HALF
+
+    def test_who_ends_by_themselves_costs_no_write(self, make, at):
+        kernel, slices = make()
+        slices.ensure("alice", 20001, HALF)
+        kernel.effects.clear()
+        assert slices.stop("alice", 20001) == 0
+        assert slices.stop("bob", 20002) == 0
+        assert kernel.effects == []
 
 
 BUSCTL = (
@@ -304,6 +362,24 @@ class TestSystemd:
         assert slices.read_limits("alice", 20001) == HALF._replace(tasks=484)
         kernel.commands = {SLICE_CALL: ""}
         assert slices.ensure("alice", 20001, HALF) is True
+
+    def test_stop_gives_back_the_limits_as_they_are_by_then(self, kernel, slices, monkeypatch):
+        at = f"{C}/user.slice/user-20001.slice"
+        slices.ensure("alice", 20001, HALF)
+        kernel.make_dir(at)
+        kernel.set_value(f"{at}/cgroup.procs", "4711\n")
+        kernel.set_value(f"{at}/pids.max", "1")  # of another stop
+        monkeypatch.setattr(cgroup, "_emptied", lambda pids, seconds: False)
+        monkeypatch.setattr(
+            kernel, "kill", lambda pid, sig=9: sig != 9 or not kernel.set_value(f"{at}/cgroup.procs", "")
+        )
+        kernel.commands = {
+            BUSCTL + "user-20001.slice true 1 TasksMax t 1": "",
+            "systemctl kill --signal=SIGKILL user-20001.slice": "",
+            BUSCTL + "user-20001.slice true 1 TasksMax t 80": "",
+        }
+        assert slices.stop("alice", 20001) == 1
+        assert kernel.ran == list(kernel.commands)
 
     def test_removal_leaves_others_drop_ins(self, kernel, slices):
         slices.ensure("alice", 20001, HALF)

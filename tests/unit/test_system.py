@@ -326,6 +326,25 @@ def test_remove_tree_crosses_no_mount(real: System, tmp_path: Path) -> None:
         subprocess.run(["umount", str(inside)], check=True)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("at", ["tree/deep/mounted", "tree"])
+def test_remove_tree_crosses_no_bind_mount_of_the_same_file_system(real: System, tmp_path: Path, at: str) -> None:
+    shared, inside = tmp_path / "shared", tmp_path / at
+    shared.mkdir()
+    (shared / "precious").write_text("x")
+    inside.mkdir(parents=True)
+    if subprocess.run(["mount", "--bind", str(shared), str(inside)], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert (tmp_path / "tree").stat().st_dev == inside.stat().st_dev
+        with pytest.raises(HostError):
+            real.remove_tree(tmp_path / "tree")
+        assert (shared / "precious").read_text() == "x"
+    finally:
+        subprocess.run(["umount", str(inside)], check=True)
+    assert real.remove_tree(tmp_path / "tree") is True
+
+
 def test_a_program_gets_a_clean_environment_and_its_input(real: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD_SECRET", "leak")
     assert "leak" not in real.query(["env"]).stdout

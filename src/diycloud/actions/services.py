@@ -61,6 +61,8 @@ class Services:
         self.hasher = hasher
         self.throttle = throttle
         self.settings = settings
+        self.report = SyncReport()
+        """What the last reconcile found."""
         self._capacity: tuple[float, HostCapacity] | None = None
 
     async def capacity(self) -> HostCapacity:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -32,22 +31,12 @@ from diycloud.agent.protocol import (
     Sync,
     SyncReport,
     Usage,
-    Wish,
 )
 from diycloud.agent.reconcile import reconcile
-from diycloud.agent.state import Agent, Caller, Role, log
-from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, Unsupported
+from diycloud.agent.state import MAX_LISTS, Agent, Caller, Role, Session, log
+from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, Unavailable, Unsupported
 from diycloud.host import accounts, homes, shadow
 from diycloud.host.accounts import HostAccounts
-
-
-@dataclass(slots=True)
-class Session:
-    """What one connection has said so far. parts: its wish list; gathered: monotonic time of the first part."""
-
-    caller: Caller
-    parts: list[Wish] | None = None
-    gathered: float = field(default=0.0)
 
 
 class Kind(Enum):
@@ -123,10 +112,14 @@ def _read_usage(agent: Agent, session: Session, message: ReadUsage) -> list[Usag
 
 
 def _sync(agent: Agent, session: Session, message: Sync) -> Generator[None, None, SyncReport | None]:
+    uid = session.caller.uid
     if message.first:
+        # One list for each caller, however many connections: a new one takes the place of one that was not finished.
+        agent.gathering.setdefault(uid, session).parts = None
+        agent.gathering[uid] = session
         session.parts, session.gathered = [], time.monotonic()
     if session.parts is None:
-        raise InvalidInput("first: a wish list starts with its first part.")
+        raise InvalidInput("first: a wish list starts with its first part, and another was begun after it.")
     session.parts += message.part
     if len(session.parts) > agent.settings.uid_max - agent.settings.uid_min + 1:
         session.parts = None
@@ -136,7 +129,13 @@ def _sync(agent: Agent, session: Session, message: Sync) -> Generator[None, None
     wishes, session.parts = session.parts, None
     if len({wish.name for wish in wishes}) != len(wishes):
         raise InvalidInput("part: a name is there twice.")
-    return (yield from reconcile(agent, session.caller, wishes, session.gathered))
+    if agent.reconciling[uid] >= MAX_LISTS:
+        raise Unavailable("The wish lists before this one are still being applied.", "Try again in a minute.")
+    agent.reconciling[uid] += 1
+    try:
+        return (yield from reconcile(agent, session.caller, wishes, session.gathered))
+    finally:
+        agent.reconciling[uid] -= 1
 
 
 class Handler(NamedTuple):

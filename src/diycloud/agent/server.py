@@ -22,9 +22,9 @@ from typing import TypeVar, cast
 import msgspec
 
 from diycloud.agent import protocol
-from diycloud.agent.handlers import Handler, Kind, Session, handler_for, log_refusal
+from diycloud.agent.handlers import Handler, Kind, handler_for, log_refusal
 from diycloud.agent.protocol import FRAME_SECONDS, Reply, Request
-from diycloud.agent.state import Agent, Caller, Role, log
+from diycloud.agent.state import Agent, Caller, Role, Session, log
 from diycloud.errors import DiyCloudError, HostError, InvalidInput, PermissionDenied, Unavailable
 from diycloud.system.contract import Owner, System
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 import structlog
 
 from diycloud.agent.protocol import Limits as WishedLimits
-from diycloud.agent.protocol import Outcome
+from diycloud.agent.protocol import Outcome, Wish
 from diycloud.agent.registry import Entry, Registry
 from diycloud.config import AgentSettings
 from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests
@@ -26,6 +27,8 @@ log = structlog.get_logger("diycloud.agent")
 
 PURGES_AN_HOUR = 20
 """More need UID 0: a stolen server cannot clear the house."""
+MAX_LISTS = 4
+"""Wish lists of one caller that are applied at a time; a list of 40,000 users takes some 30 MiB."""
 MEMORY_OF_CHANGES_S = 120.0
 """A wish list may be this much older than a change it does not know yet."""
 
@@ -47,6 +50,15 @@ class Caller(NamedTuple):
     @property
     def is_root(self) -> bool:
         return self.role is Role.ROOT
+
+
+@dataclass(slots=True)
+class Session:
+    """What one connection has said so far. parts: its wish list; gathered: monotonic time of the first part."""
+
+    caller: Caller
+    parts: list[Wish] | None = None
+    gathered: float = 0.0
 
 
 class Agent:
@@ -75,8 +87,10 @@ class Agent:
         self.memory = _total_memory(system)
         self.orphans: set[str] = set()
         """Managed accounts that the last wish list did not have: no new user may get one of them."""
-        self.reconciling: set[int] = set()
-        """UIDs of callers whose wish list is being applied."""
+        self.gathering: dict[int, Session] = {}
+        """UID of a caller → the connection on which its wish list comes in."""
+        self.reconciling: Counter[int] = Counter()
+        """UID of a caller → how many of its wish lists are being applied."""
         self._changed_at: dict[str, float] = {}
         self._purged: OrderedDict[str, int] = OrderedDict()
         self._purges = [at for _, at in homes.trashed(system, settings.home)]

@@ -144,6 +144,9 @@ def host(found: dict[str, Any]) -> str:
             ("cores", f"{found['cores']}, {found['promised_cores']:g} promised"),
             ("memory", f"{human_size(found['memory'])}, {human_size(found['promised_memory'])} promised"),
             ("limits by", found["slices"] or f"nothing: {found['unsupported']}"),
+            ("not yet as wished", f"{found['unsettled']} users"),
+            ("accounts without a user", ", ".join(found["orphans"])),
+            *([("reconcile stopped", found["stopped"])] if found["stopped"] else []),
         ]
     )
 

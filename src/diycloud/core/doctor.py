@@ -16,12 +16,16 @@ from typing import Literal
 import msgspec
 
 from diycloud import config
+from diycloud.agent.client import call_blocking
+from diycloud.agent.protocol import Ping, Pong
 from diycloud.agent.registry import Registry
 from diycloud.config import Paths
 from diycloud.core import certificates
 from diycloud.core.install_steps import probe_arguments
 from diycloud.core.installation import Installation
 from diycloud.core.options import InstallOptions
+from diycloud.core.probe import ask_json
+from diycloud.core.routes import PREFIX
 from diycloud.distro.detect import Init
 from diycloud.distro.os_release import Support
 from diycloud.errors import DiyCloudError, PermissionDenied
@@ -49,6 +53,9 @@ def examine(paths: Paths, system: System | None = None) -> list[Check]:
         raise PermissionDenied("This needs root.", "Run it with sudo.")
     here = Installation(system or Local(), InstallOptions(prefix=paths.prefix))
     found: list[Check] = []
+    if not paths.database.exists():
+        found.append(Check("platform", "fail", "DIY Cloud is not set up here.", "Run `sudo ./install.sh`."))
+        return found + [check for name in _OF_THE_HOST for check in dict(_CHECKS)[name](here)]
     for name, look in _CHECKS:
         try:
             found.extend(look(here))
@@ -137,6 +144,28 @@ def _answers(here: Installation) -> Iterator[Check]:
     yield Check("portal", "ok", f"it answers at {here.address}")
 
 
+def _agent(here: Installation) -> Iterator[Check]:
+    pong = call_blocking(here.paths.agent_socket, Ping(), Pong, deadline=5)
+    advice = "Put the file back from a backup, or remove it and run `diycloud install`." if pong.problem else ""
+    yield Check("agent", "fail" if pong.problem else "ok", pong.problem or "it answers", advice)
+
+
+def _world(here: Installation) -> Iterator[Check]:
+    """Ask the server whether the host is as it is wished."""
+    found = ask_json(here.paths.server_socket, f"{PREFIX}/host")
+    if found.get("unsettled"):
+        yield Check(
+            "users", "warn", f"{found['unsettled']} are not yet on the host as wished", "See `diycloud user list`."
+        )
+    if found.get("stopped"):
+        yield Check("users", "fail", str(found["stopped"]))
+    elif found.get("orphans"):
+        names = ", ".join(found["orphans"][:10])
+        yield Check(
+            "users", "warn", f"accounts without a user, locked: {names}", "Restore their rows, or remove them as root."
+        )
+
+
 def _certificate(here: Installation) -> Iterator[Check]:
     until = certificates.read_expiry(here.system, here.paths.certificates)
     if until is None:
@@ -182,7 +211,8 @@ def _nginx(here: Installation) -> Iterator[Check]:
 def _homes(here: Installation) -> Iterator[Check]:
     home = here.facts.home
     said = {"user": "with user quotas", "off": "without quotas, which it could have", "none": "cannot have user quotas"}
-    yield Check("homes", "ok" if home.quota == "user" else "warn", f"{home.file_system}, {said[home.quota]}")
+    later = "disk quotas and access to GPUs are stored and shown, not enforced by this version"
+    yield Check("homes", "warn", f"{home.file_system}, {said[home.quota]}; {later}")
     for place in (here.settings.agent.home, str(here.paths.state), str(here.paths.logs)):
         if not Path(place).exists():
             continue
@@ -211,12 +241,17 @@ def _barriers(here: Installation) -> Iterator[Check]:
         yield Check("security module", "ok", facts.security_module)
 
 
+_OF_THE_HOST = ("distribution", "cgroups", "homes", "firewall")
+"""What can be told before there is a platform."""
+
 _CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
     ("settings", _settings),
     ("distribution", _distribution),
     ("cgroups", _cgroups),
     ("services", _services),
     ("portal", _answers),
+    ("agent", _agent),
+    ("users", _world),
     ("certificate", _certificate),
     ("nginx", _nginx),
     ("files", _files),

@@ -65,6 +65,7 @@ def down(paths: Paths) -> list[str]:
 
 def status(paths: Paths) -> Status:
     """Return what runs."""
+    need_root()  # who starts the services tells only root without init
     here = _here(paths)
     return Status(paths.state.exists(), here.address, here.platform.states())
 

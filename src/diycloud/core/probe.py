@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import json
 import socket
 import ssl
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from diycloud.errors import Unavailable
 
 PATH = "/api/v1/health"
 
@@ -49,6 +53,22 @@ def ask(connection: http.client.HTTPConnection) -> str:
     finally:
         connection.close()
     return "" if status == 200 else f"HTTP status {status}"
+
+
+def ask_json(socket_path: Path, path: str) -> dict[str, Any]:
+    """Return what the server tells root at an address of its API. Raises Unavailable if it does not."""
+    connection = _UnixConnection(str(socket_path), 10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Unavailable(f"The server does not answer: {error}.", "Start it: `diycloud up`.") from error
+    finally:
+        connection.close()
+    if answer.status != 200 or not isinstance(found, dict):
+        raise Unavailable(f"The server answers {answer.status} at {path}.", "See its log.")
+    return found
 
 
 def probe(socket_path: Path, name: str, port: int, authority: Path, *, wait: float) -> str:

@@ -77,7 +77,10 @@ def nginx_service(table: Family) -> Service:
     )
 
 
-_ONCE_A_DAY = """trap 'kill $child; exit 0' TERM; while :; do sleep 86400 & child=$!; wait $child; "$@"; done"""
+_ONCE_A_DAY = (
+    """trap '[ -z "$child" ] || kill "$child"; exit 0' TERM; child=; """
+    """while :; do "$@"; sleep 86400 & child=$!; wait "$child"; child=; done"""
+)
 """Waits in a shell: an interpreter that sleeps all day would hold ten times the memory."""
 
 

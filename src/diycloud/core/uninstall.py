@@ -17,7 +17,7 @@ from diycloud.core.nginx import Site
 from diycloud.core.options import InstallOptions
 from diycloud.core.steps import Printer, Step, StepFailed, run_steps
 from diycloud.distro.detect import Init
-from diycloud.errors import DiyCloudError, PermissionDenied, Unsupported
+from diycloud.errors import DiyCloudError, HostError, PermissionDenied, Unsupported
 from diycloud.host.accounts import remove_account, stop_processes
 from diycloud.host.homes import STAGING, TRASH, check_home
 from diycloud.host.pam import remove_pam
@@ -93,6 +93,11 @@ def _sign_in_hook(removal: _Removal) -> str:
 
 def _users(removal: _Removal) -> str:
     """Take the limits of users away, and with remove_homes the users themselves."""
+    if removal.registry.problem:
+        raise HostError(
+            f"Whose accounts are the platform's cannot be read: {removal.registry.problem}",
+            f"Put {removal.paths.managed} back from a backup; or remove it, and remove the accounts by hand.",
+        )
     slices = detect_slices(removal.system, removal.agent.cgroup)
     entries = list(removal.registry.entries.values())
     for entry in entries:
@@ -126,7 +131,10 @@ def _release(removal: _Removal, name: str, uid: int, slices: Slices) -> None:
         slices.remove(name, uid)
     elif isinstance(slices, SystemdSlices):
         for unit in (f"user-{uid}.slice", f"user@{uid}.service"):
-            removal.system.remove_tree(f"/etc/systemd/system/{unit}.d")
+            folder = f"/etc/systemd/system/{unit}.d"
+            removal.system.remove(f"{folder}/50-diycloud.conf")
+            if removal.system.exists(folder) and not removal.system.list_dir(folder):
+                removal.system.remove(folder)  # an administrator's own drop-ins stay
     else:
         removal.notes.append(f"{name} has programs running: their limits hold until they end.")
 

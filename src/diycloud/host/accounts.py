@@ -24,8 +24,22 @@ LOCK_DAY = "1"
 NO_PASSWORD = "!"  # noqa: S105  # it is the absence of one
 """What useradd puts where no password is given: none fits, and nothing is locked."""
 NEVER_GROUPS = frozenset(
-    ("root", "sudo", "wheel", "admin", "adm", "docker", "disk", "shadow", "lxd", "incus", "incus-admin", "kvm", "libvirt",
-     "google-sudoers")
+    (
+        "root",
+        "sudo",
+        "wheel",
+        "admin",
+        "adm",
+        "docker",
+        "disk",
+        "shadow",
+        "lxd",
+        "incus",
+        "incus-admin",
+        "kvm",
+        "libvirt",
+        "google-sudoers",
+    )
 )
 """Groups that are as good as root. No setting of the agent can allow them."""
 WAIT_S = 30.0

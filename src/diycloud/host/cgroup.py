@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from diycloud.distro.mounts import Mount, parse_mountinfo
 from diycloud.errors import HostError, Unsupported
-from diycloud.host.slices import Counters, Limits
+from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
 from diycloud.system import System
 from diycloud.units import Bytes, Cores, human_size
 
@@ -241,6 +241,31 @@ def read_limits_v2(system: System, folder: str) -> tuple[Cores, Bytes, int] | No
     if not quota.isdigit() or not period.isdigit() or memory is None or tasks is None:
         return None
     return Cores(int(quota) / int(period)), Bytes(memory), tasks
+
+
+def stop_below(system: System, slice_: str) -> int:
+    """End every process in a pids cgroup that has the leaf `main`; see Slices.stop. slice_: its folder."""
+    forbidden = False
+
+    def forbid_forks() -> None:
+        nonlocal forbidden
+        forbidden = True
+        system.set_value(f"{slice_}/pids.max", "0")
+
+    try:
+        return end_processes(system, lambda: read_pids(system, slice_), forbid_forks=forbid_forks)
+    finally:
+        # By the leaf as it is now: the limits may have been changed meanwhile, and another stop may have been here.
+        tasks = read_int(system, f"{slice_}/main/pids.max") if forbidden else None
+        if tasks is not None:
+            ensure_value(system, f"{slice_}/pids.max", tasks + RESERVED_TASKS)
+
+
+def read_tasks(system: System, slice_: str) -> int | None:
+    """Read the limit on tasks of a slice with leaves; None if there is none, or the ceiling above them is another's."""
+    tasks = read_int(system, f"{slice_}/main/pids.max")
+    ceiling = read_int(system, f"{slice_}/pids.max")
+    return tasks if tasks is not None and ceiling == tasks + RESERVED_TASKS else None
 
 
 def memory_high(limit: int) -> int:

@@ -38,9 +38,10 @@ class CgroupV1Slices:
     def ensure(self, name: str, uid: int, limits: Limits) -> bool:
         at = self._folders(name)
         main = f"{at['pids']}/main"
-        fresh = not self._system.exists(main)
+        groups = self._groups(at)
+        fresh = not all(self._system.exists(folder) for folder in (*groups, main))  # also if one was removed by hand
         if fresh:
-            self._make_groups(at)
+            self._make_groups(groups)
         # Memory first: it alone can be refused, and then nothing else has changed.
         changed = self._ensure_memory(name, at["memory"], page_floor(limits.memory))
         for path, value in (
@@ -63,25 +64,14 @@ class CgroupV1Slices:
 
     def read_limits(self, name: str, uid: int) -> Limits | None:
         at = self._folders(name)
-        found = cgroup.read_limits_v1(self._system, at | {"pids": f"{at['pids']}/main"})
-        return Limits(*found) if found else None
+        found, tasks = cgroup.read_limits_v1(self._system, at), cgroup.read_tasks(self._system, at["pids"])
+        return Limits(found[0], found[1], tasks) if found and tasks is not None else None
 
     def processes(self, name: str, uid: int) -> list[int]:
         return cgroup.read_pids(self._system, self._folders(name)["pids"])
 
     def stop(self, name: str, uid: int) -> int:
-        ceiling = f"{self._folders(name)['pids']}/pids.max"
-        before = cgroup.read_text(self._system, ceiling)
-        if before is None:
-            return 0
-        try:
-            return cgroup.end_processes(
-                self._system,
-                lambda: self.processes(name, uid),
-                forbid_forks=lambda: self._system.set_value(ceiling, "0"),
-            )
-        finally:
-            ensure_value(self._system, ceiling, before.strip())
+        return cgroup.stop_below(self._system, self._folders(name)["pids"])
 
     def remove(self, name: str, uid: int) -> bool:
         # pids last and its `main` first in it: a removal cut short is not taken for a complete slice.
@@ -95,12 +85,17 @@ class CgroupV1Slices:
     def _folders(self, name: str) -> dict[str, str]:
         return {controller: f"{root}/{name}" for controller, root in self._roots.items()}
 
-    def _make_groups(self, at: Mapping[str, str]) -> None:
+    @staticmethod
+    def _groups(at: Mapping[str, str]) -> list[str]:
+        """Return a slice's cgroups but the one that is made last, each after the one above it."""
+        return [*dict.fromkeys(at.values()), f"{at['cpu']}/rescue", f"{at['cpu']}/main", f"{at['pids']}/rescue"]
+
+    def _make_groups(self, groups: list[str]) -> None:
         for root in dict.fromkeys(self._roots.values()):
             if self._system.make_dir(root) and root == self._roots["cpu"]:
                 # All users together weigh as much as the machine has cores, as each does by their limit.
                 ensure_value(self._system, f"{root}/cpu.shares", cpu_shares(os.cpu_count() or 1))
-        for folder in (*dict.fromkeys(at.values()), f"{at['cpu']}/rescue", f"{at['cpu']}/main", f"{at['pids']}/rescue"):
+        for folder in groups:
             self._system.make_dir(folder)
 
     def _ensure_memory(self, name: str, folder: str, limit: int) -> bool:

@@ -36,7 +36,7 @@ class CgroupV2Slices:
 
     def ensure(self, name: str, uid: int, limits: Limits) -> bool:
         slice_ = f"{self._root}/{name}"
-        fresh = not self._system.exists(f"{slice_}/main")
+        fresh = not all(self._system.exists(f"{slice_}/{leaf}") for leaf in ("main", "rescue"))
         if fresh:
             self._make_groups(slice_)
         memory = page_floor(limits.memory)
@@ -65,25 +65,14 @@ class CgroupV2Slices:
 
     def read_limits(self, name: str, uid: int) -> Limits | None:
         found = cgroup.read_limits_v2(self._system, f"{self._root}/{name}")
-        tasks = cgroup.read_int(self._system, f"{self._root}/{name}/main/pids.max")
+        tasks = cgroup.read_tasks(self._system, f"{self._root}/{name}")
         return Limits(found[0], found[1], tasks) if found and tasks is not None else None
 
     def processes(self, name: str, uid: int) -> list[int]:
         return cgroup.read_pids(self._system, f"{self._root}/{name}")
 
     def stop(self, name: str, uid: int) -> int:
-        ceiling = f"{self._root}/{name}/pids.max"
-        before = cgroup.read_text(self._system, ceiling)
-        if before is None:
-            return 0
-        try:
-            return cgroup.end_processes(
-                self._system,
-                lambda: self.processes(name, uid),
-                forbid_forks=lambda: self._system.set_value(ceiling, "0"),
-            )
-        finally:
-            ensure_value(self._system, ceiling, before.strip())
+        return cgroup.stop_below(self._system, f"{self._root}/{name}")
 
     def remove(self, name: str, uid: int) -> bool:
         return cgroup.remove_groups(self._system, f"{self._root}/{name}")

@@ -53,13 +53,16 @@ class Slices(Protocol):
         """Read the counters, None if there is no slice. Cheap: called for every watched user every two seconds."""
 
     def read_limits(self, name: str, uid: int) -> Limits | None:
-        """Read the limits that are in force in the kernel or on disk; None if there are none."""
+        """Read the limits that are in force in the kernel or on disk; None if there are none, or not all of them."""
 
     def processes(self, name: str, uid: int) -> list[int]:
         """Return the pids in the slice and below."""
 
     def stop(self, name: str, uid: int) -> int:
-        """End every process in the slice (SIGTERM, a short grace, SIGKILL until none is left). Returns how many."""
+        """End every process in the slice (SIGTERM, a short grace, SIGKILL until none is left). Returns how many.
+
+        Safe beside `ensure` and another `stop`: what it takes from the limits meanwhile, it gives back as they are then.
+        """
 
     def remove(self, name: str, uid: int) -> bool:
         """Remove the slice and its limits. It must be empty. True if there was one."""

@@ -71,7 +71,7 @@ class SystemdSlices:
         )
 
     def read_limits(self, name: str, uid: int) -> Limits | None:
-        stored = parse_slice(self._system.read(f"{_UNITS}/user-{uid}.slice.d/{_DROP_IN}") or "")
+        stored = self._read_stored(uid)
         if stored is None or not self._exists(uid):
             return stored
         # What is in force counts; where that is as stored, the stored value is the exact one: the kernel keeps pages.
@@ -79,6 +79,9 @@ class SystemdSlices:
         if live == _in_kernel(stored):
             return stored
         return live and live._replace(tasks=live.tasks - RESERVED_TASKS)
+
+    def _read_stored(self, uid: int) -> Limits | None:
+        return parse_slice(self._system.read(f"{_UNITS}/user-{uid}.slice.d/{_DROP_IN}") or "")
 
     def processes(self, name: str, uid: int) -> list[int]:
         return cgroup.read_pids(self._system, self._folders(uid)["pids"])
@@ -97,8 +100,11 @@ class SystemdSlices:
         try:
             return cgroup.end_processes(self._system, lambda: self.processes(name, uid), forbid_forks=forbid_forks)
         finally:
-            if forbidden and before is not None:
-                self._set(f"user-{uid}.slice", {"TasksMax": before})
+            # As the drop-in has it by now: the limits may have been changed meanwhile.
+            stored = self._read_stored(uid)
+            after = stored.tasks + RESERVED_TASKS if stored else before
+            if forbidden and after is not None:
+                self._set(f"user-{uid}.slice", {"TasksMax": after})
 
     def remove(self, name: str, uid: int) -> bool:
         left = self.processes(name, uid)

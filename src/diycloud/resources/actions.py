@@ -8,7 +8,11 @@ from diycloud.actions.action import Action, Audited, Permission, action
 
 
 class Host(msgspec.Struct, frozen=True):
-    """cores and memory the host has; what is promised to users; memory in bytes. slices: how limits are applied, or why not."""
+    """cores and memory the host has; what is promised to users; memory in bytes. slices: how limits are applied, or why not.
+
+    unsettled: users the host has not confirmed; orphans: accounts of the platform's without a user, locked; stopped: why
+    the last reconcile locked none of them.
+    """
 
     cores: int
     memory: int
@@ -16,6 +20,9 @@ class Host(msgspec.Struct, frozen=True):
     promised_memory: int
     slices: str
     unsupported: str
+    unsettled: int = 0
+    orphans: list[str] = []
+    stopped: str = ""
 
 
 @action("host.show", needs=Permission.HOST_READ, audited=Audited.NO, target="")

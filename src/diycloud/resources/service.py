@@ -11,4 +11,15 @@ from diycloud.users import repository
 async def show_host(ctx: Context, action: ShowHost) -> Host:
     capacity = await ctx.services.agent.call(wire.Capacity(), wire.HostCapacity)
     cores, memory = await ctx.services.database.read_long(repository.promised)
-    return Host(capacity.cores, capacity.memory, cores, memory, capacity.slices, capacity.unsupported)
+    unsettled = await ctx.services.database.read_long(repository.count_unsettled)
+    return Host(
+        cores=capacity.cores,
+        memory=capacity.memory,
+        promised_cores=cores,
+        promised_memory=memory,
+        slices=capacity.slices,
+        unsupported=capacity.unsupported,
+        unsettled=unsettled,
+        orphans=ctx.services.report.orphans,
+        stopped=ctx.services.report.stopped,
+    )

@@ -71,7 +71,8 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
                 service.leave_an_admin(connection)
 
     await ctx.write(store)
-    return await service.apply(ctx, row.id, strict=end_sessions)
+    # A row without an account (a name of the host's, written here by hand) has nobody to lock out.
+    return await service.apply(ctx, row.id, strict=end_sessions and row.uid is not None)
 
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:

@@ -28,6 +28,7 @@ async def reconcile(services: Services) -> wire.SyncReport:
     await _settle_all(services)
     rows = await services.database.read_long(repository.wishes)
     report = await services.agent.sync(host.wish(row) for row in rows if not host.impossible(row))
+    services.report = report
     if report.overtaken:  # an older database was restored: its wishes are the newest there are
         await services.database.write(repository.overtake, report.overtaken)
         await _settle_all(services)

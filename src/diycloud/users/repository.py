@@ -229,6 +229,12 @@ def promised(connection: Connection) -> tuple[float, int]:
     return sum(cores for _, _, cores in rows), sum(_size(memory, _DEFAULTS.memory) * count for memory, count, _ in rows)
 
 
+def count_unsettled(connection: Connection) -> int:
+    """Return how many users the host has not confirmed as they are wished."""
+    query = select(func.count()).select_from(users)
+    return connection.execute(query.where(users.c.generation != users.c.host_generation, users.c.portal_only == 0)).scalar_one()
+
+
 def count_by_status(connection: Connection) -> dict[str, int]:
     """Return how many users each status has."""
     query = select(users.c.status, func.count()).group_by(users.c.status)

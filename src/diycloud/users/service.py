@@ -205,7 +205,8 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         repository.change(connection, row.id, values, {k: v for k, v in after.items() if v != before[k]})
         if "role" in values:
             sessions.end_all(connection, row.id)
-            leave_an_admin(connection)
+            if row.role is Role.ADMIN:
+                leave_an_admin(connection)
 
     await ctx.write(store)
     return await apply(ctx, row.id, warnings)
