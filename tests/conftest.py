@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from diycloud.db.engine import Database
-from tests.stack import CONTROLLERS, Stack
+from tests.stack import CONTROLLERS, ROOT, Stack
 
 OWN: dict[str, Any] = {"uid_min": 54_000, "uid_max": 55_999, "cgroup": "dtwide"}
 """What a stack of these tests has to itself, beside others on the same machine."""
@@ -21,6 +23,9 @@ def cannot_run() -> str:
     """Return why the platform cannot be run on this machine, empty if it can."""
     if os.geteuid() != 0:
         return "needs root: accounts are made"
+    others = subprocess.run([sys.executable, "-c", ""], cwd="/", capture_output=True, check=False, user=65_534, group=65_534)
+    if others.returncode or not os.stat(ROOT).st_mode & 0o001:
+        return f"other accounts cannot run {sys.executable} or read {ROOT}: move the checkout, and remove .venv"
     missing = [c for c in CONTROLLERS if not os.access(Path("/sys/fs/cgroup") / c, os.W_OK)]
     return f"no cgroup v1 controller {', '.join(missing)}" if missing else ""
 

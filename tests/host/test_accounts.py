@@ -145,7 +145,7 @@ def test_what_is_in_the_way_is_refused(base: Path) -> None:
 
 
 @root_only
-def test_the_trash_tells_what_is_due(base: Path) -> None:
+def test_the_trash_is_emptied_when_its_time_is_over(base: Path) -> None:
     for name, at in (("old", 1000.0), ("new", 5000.0)):
         homes.ensure_home(Local(), str(base), name, OWNER)
         assert homes.trash_home(Local(), str(base), name, OWNER.uid, at) is True
@@ -153,6 +153,8 @@ def test_the_trash_tells_what_is_due(base: Path) -> None:
     (base / homes.TRASH / "not-ours").mkdir()
     due = homes.in_trash(Local(), str(base), older_than=4000.0)
     assert due == [base / homes.TRASH / f"old.{OWNER.uid}.1000"]
+    assert [Local().remove_tree(path) for path in due] == [True]
+    assert sorted(os.listdir(base / homes.TRASH)) == [f"new.{OWNER.uid}.5000", "not-ours"]
 
 
 def test_a_size_follows_no_link_and_counts_hard_links_once(base: Path) -> None:

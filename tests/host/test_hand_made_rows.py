@@ -183,9 +183,12 @@ def test_a_row_deleted_by_hand_locks_and_removes_nothing(stack: Stack) -> None:
     until(lambda: shadow_of("dthtwo").expires == "1")
     assert Path("/home/dthtwo/thesis").read_text() == "precious"
     assert is_there("dthtwo")
-    assert '"orphans": ["dthtwo"]' in stack.log("server"), "and it is told of"
-    sqlite(stack, "INSERT INTO users (username, password_hash) VALUES ('dthtwo', 'x')")
+    until(lambda: '"orphans": ["dthtwo"]' in stack.log("server"))  # and it is told of
     uid = pwd.getpwnam("dthtwo").pw_uid
+    code, _, answer = stack.http("POST", "/api/v1/users", {"username": "dthtwo"})
+    assert (code, answer["code"]) == (409, "conflict"), "a new user of that name does not get the other's home"
+    assert query(stack, "SELECT count(*) FROM users WHERE username = 'dthtwo'") == [(0,)]
+    sqlite(stack, f"INSERT INTO users (username, password_hash, uid) VALUES ('dthtwo', 'x', {uid})")
     reconciled(stack)
     until(lambda: shadow_of("dthtwo").expires == "")
     settled(stack)

@@ -220,9 +220,9 @@ def test_names_and_uids_are_matched_whole(bed):
         "xdtslalice 1 1 locked 1 1 1",
         "dtslalice2 520010 1 locked 1 1 1",
         "other 5200 1 locked 1 1 1",
-        "52001 7 52001 locked 1 1 1",
+        "a52001 7 52001 locked 1 1 1",
     ]
-    SYSTEM.write(bed.hook.managed, "diycloud-managed 1 52001 \n" + "\n".join(lines) + "\n", mode=0o600)
+    SYSTEM.write(bed.hook.managed, "diycloud-managed 1 52001\n" + "\n".join(lines) + "\n", mode=0o600)
     done = bed.run("su", ALICE, "cat /proc/self/cgroup")
     assert done.returncode == 0
     assert_outside(bed, done.stdout)

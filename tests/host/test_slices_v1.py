@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -124,6 +125,35 @@ def test_stop_ends_even_a_fork_bomb_that_ignores_sigterm(parent):
     finally:
         child.kill()
         child.communicate()
+
+
+def test_limits_raised_while_two_stops_run_stay(parent):
+    slices = v1_slices(parent)
+    slices.ensure("dta", 1, HALF)
+    child = join(parent, "dta", "sh", "-c", "trap '' TERM; while :; do sleep 0.2; done")
+    try:
+        assert wait_for(lambda: slices.processes("dta", 1))
+        with ThreadPoolExecutor() as threads:
+            stops = [threads.submit(slices.stop, "dta", 1) for _ in range(2)]
+            time.sleep(1)
+            slices.ensure("dta", 1, HALF._replace(tasks=300))
+            assert all(stop.result() for stop in stops)
+        assert slices.processes("dta", 1) == []
+        assert slices.read_limits("dta", 1) == HALF._replace(tasks=300)
+        assert value("pids", parent, "dta", "pids.max") == str(300 + RESERVED_TASKS)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_memory_cgroup_that_was_removed_by_hand_is_made_again(parent):
+    slices = v1_slices(parent)
+    slices.ensure("dta", 1, HALF)
+    controller_folder("memory", parent, "dta").rmdir()
+    assert slices.read_limits("dta", 1) is None
+    assert slices.ensure("dta", 1, HALF) is True
+    assert value("memory", parent, "dta", "memory.limit_in_bytes") == str(HALF.memory)
+    assert slices.read_limits("dta", 1) == HALF
 
 
 def test_stop_lets_programs_end_by_themselves(parent):

@@ -92,6 +92,16 @@ def test_others_in_sudoers_are_others(rule: str) -> None:
     check_ordinary(found, account("alice"), allowed_groups=["team"])
 
 
+@pytest.mark.parametrize(
+    "line", ["@include sudoers.local", "#include /etc/sudoers.local", '@includedir "/etc/more"', " #includedir more  "]
+)
+def test_files_that_sudoers_includes_count_too(line: str) -> None:
+    files = {"/etc/sudoers": f"{line}\n@include /etc/sudoers\n", "/etc/sudoers.local": "alice ALL=ALL\n"}
+    found = HostAccounts(Fake(FILES | files | {"/etc/more/one": "%alice ALL=ALL\n"}))
+    with pytest.raises(PermissionDenied):
+        check_ordinary(found, account("alice"), allowed_groups=["team"])
+
+
 def test_shells_are_those_of_the_host() -> None:
     check_shell(host(), "/bin/sh")
     for shell in ("/bin/cat", "# shells", "", "/bin/bash "):

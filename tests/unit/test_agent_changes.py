@@ -152,7 +152,7 @@ def test_a_home_that_cannot_be_removed_holds_up_no_other(tmp_path: Path) -> None
                 raise HostError("Cannot remove: something is mounted inside.")
             return super().remove_tree(path)
 
-    fake, agent = make(tmp_path)
+    _, agent = make(tmp_path)
     trash = f"{tmp_path}/.diycloud-trash"
     agent.system = Stuck({f"{trash}/{name}.1.1/x": "" for name in ("alice", "bob", "carol")})
     assert reconcile.empty_trash(agent) == ["alice.1.1", "carol.1.1"]

@@ -79,6 +79,7 @@ def test_uids_are_never_given_twice_and_never_taken_from_the_host() -> None:
         "", "\n", "diycloud-managed 2 20002\n" + ALICE, HEAD + ALICE[:-1], HEAD + ALICE + ALICE, HEAD + ALICE + "\n",
         HEAD + ALICE.replace("active", "root"), HEAD + ALICE.replace("20000", "x"), HEAD + ALICE.replace("20000", "0"),
         HEAD + ALICE.replace("20000", "20002"), HEAD + ALICE + BOB.replace("20001", "20000"), "x" * 100 + "\n",
+        HEAD + ALICE.replace("alice", "Alice"), HEAD + ALICE.replace("alice", "5"), HEAD.replace("\n", " \n") + ALICE,
         HEAD + ALICE.replace(" 50\n", "\n"), HEAD + ALICE.replace(" 50\n", " 50 7\n"), "diycloud-managed 1 x\n",
     ],
 )  # fmt: skip

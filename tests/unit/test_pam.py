@@ -142,7 +142,7 @@ class TestScript:
     def test_a_broken_list_leaves_nobody_without_limits(self, hook, rest):
         """The header is there, a line of somebody's is not: what the agent calls broken has default limits for all."""
         done = self.call(hook, "diycloud-managed 1 60000\n" + rest.format(uid=os.getuid()))
-        assert done.returncode != 0 or [path for path in hook.glob("pids/user/*/main/pids.max")]
+        assert done.returncode != 0 or list(hook.glob("pids/user/*/main/pids.max"))
 
     def test_who_is_not_in_a_sound_list_is_not_ours(self, hook):
         assert self.call(hook, "diycloud-managed 1 60000\nbob 1 3 active 50000 1000000 64\n").returncode == 0

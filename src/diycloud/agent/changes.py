@@ -114,7 +114,7 @@ def _check_known(
     if account.create and before.name in agent.orphans:
         raise Conflict(
             f"{before.name} is on the host without a user: its home belongs to someone else.",
-            "Restore the user's row, or purge the account as root.",
+            f"Restore the user's row with its uid, {before.uid}, or purge the account as root.",
         )
     live = agent.check_live(caller, before, host)
     if live is None:

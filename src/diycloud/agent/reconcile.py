@@ -179,9 +179,13 @@ def _lock_orphans(
         for name in agent.registry.entries
         if name not in wished and not agent.changed_lately(name, before=gathered)
     ]
-    # A line without account and home is a create that was taken back or never came that far: nothing precious.
+    # A line without account and home is a create that never came that far, or the end of a purge: nothing precious.
     empty = [name for name in orphans if _get(host, name) is None and name not in there]
-    agent.registry.forget(empty)
+    for name in empty:
+        try:
+            _forget(agent, agent.registry.entries[name])
+        except DiyCloudError as error:
+            failed.append(failure(name, error))  # the line stays, and with it the next try
     orphans = [name for name in orphans if name not in empty]
     agent.orphans = set(orphans)
     still_open = [name for name in orphans if agent.registry.entries[name].state is not State.LOCKED]
@@ -197,6 +201,13 @@ def _lock_orphans(
             failed.append(failure(name, error))
         yield
     return orphans, ""
+
+
+def _forget(agent: Agent, entry: Entry) -> None:
+    """Take away the slice of an account that is not there, then its line."""
+    if agent.slices is not None:
+        agent.slices.remove(entry.name, entry.uid)
+    agent.registry.forget([entry.name])
 
 
 def empty_trash(agent: Agent) -> list[str]:

@@ -11,6 +11,7 @@ every change of accounts until it is mended (`problem`), and limits fall back to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,9 @@ from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_quota_us
 
 HEADER = "diycloud-managed 1"
 DEFAULT_LIMITS = Limits(Cores(1.0), Bytes(2 << 30), 512)
-_STATES = {state.value: state for state in State}
+_HEAD = re.compile(rf"{HEADER} ([0-9]+)")
+_LINE = re.compile(r"([a-z_][a-z0-9_-]{0,31}) ([0-9]+) ([0-9]+) (active|locked) ([0-9]+) ([0-9]+) ([0-9]+)")
+"""The PAM hook goes by the same pattern."""
 
 
 class Entry(NamedTuple):
@@ -139,17 +142,15 @@ class Registry:
 def _parse(text: str) -> tuple[int, dict[str, Entry]]:
     """Return next UID and entries. Raises ValueError naming the line at fault."""
     head, *lines = text.split("\n")
-    if not head.startswith(f"{HEADER} ") or lines[-1:] != [""]:
+    if not (match := _HEAD.fullmatch(head)) or lines[-1:] != [""]:
         raise ValueError("it has no header, or its end is cut off")
-    next_uid = int(head.removeprefix(f"{HEADER} "))
+    next_uid = int(match[1])
     entries: dict[str, Entry] = {}
     for line in lines[:-1]:
-        try:
-            name, uid, generation, state, cpu, memory, tasks = line.split(" ")
-            entry = Entry(name, int(uid), int(generation), _STATES[state], int(cpu), int(memory), int(tasks))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"line {len(entries) + 2}") from error
-        entries[name] = entry
+        if not (match := _LINE.fullmatch(line)):
+            raise ValueError(f"line {len(entries) + 2}")
+        name, uid, generation, state, *limits = match.groups()
+        entries[name] = Entry(name, int(uid), int(generation), State(state), *map(int, limits))
     uids = {entry.uid for entry in entries.values()}
     if not len(uids) == len(entries) == len(lines) - 1 or any(not 0 < uid < next_uid for uid in uids):
         raise ValueError("a name or UID is there twice, or out of range")

@@ -47,6 +47,7 @@ WAIT_S = 30.0
 _LOCKED = re.compile(r"cannot lock|try again later|unable to lock", re.IGNORECASE)
 _SUDO_FILES = ("/etc/sudoers", "/etc/doas.conf")
 _SUDO_DIR = "/etc/sudoers.d"
+_SUDO_INCLUDE = re.compile(r"\s*[#@]include(?P<dir>dir)?\s+\"?(?P<path>[^\"\n]*[^\"\s])")
 
 
 class PosixAccount(NamedTuple):
@@ -153,13 +154,22 @@ class HostAccounts:
 
     @cached_property
     def _sudoers(self) -> frozenset[str]:
-        paths = [*_SUDO_FILES, *(f"{_SUDO_DIR}/{name}" for name in self._system.list_dir(_SUDO_DIR))]
-        words: set[str] = set()
-        for path in paths:
+        words, seen, todo = set[str](), set[str](), [*_SUDO_FILES, *self._files_in(_SUDO_DIR)]
+        while todo:
+            path = todo.pop()
+            if path in seen:
+                continue
+            seen.add(path)
             for line in (self._system.read(path) or "").splitlines():
+                if include := _SUDO_INCLUDE.match(line):
+                    place = str(Path("/etc") / include["path"])
+                    todo += self._files_in(place) if include["dir"] else [place]
                 # In sudoers(5) `#` starts a comment unless a UID follows.
                 words.update(re.split(r"[\s,=:!()\"]+", re.sub(r"#(?![0-9]).*", "", line)))
         return frozenset(words)
+
+    def _files_in(self, folder: str) -> list[str]:
+        return [f"{folder}/{name}" for name in self._system.list_dir(folder)]
 
     def is_sudoer(self, account: PosixAccount) -> bool:
         """Tell whether sudoers or doas.conf speaks of the account by name, number or private group."""
