@@ -4,7 +4,7 @@
 #   unit     fast, no root, for every save          lint     ruff, mypy, import rules
 #   host     real effects on this machine (root)    bare     install in a bare Debian root without init (root)
 #   browser  the portal in Chromium (root)          vm       install in virtual machines with systemd (root, slow)
-#   (none)   all but vm                             all      everything
+#   (none)   all but vm and what is marked slow     all      everything
 #
 # It makes its own environment in .venv (from requirements/test.txt, checked by hash). What this machine cannot run is
 # skipped with the reason; the list of that is printed last.
@@ -54,7 +54,7 @@ case $what in
 unit) run_pytest tests/unit "$@" ;;
 lint) lint ;;
 host | bare | browser | vm | bench) run_pytest "tests/$what" "$@" ;;
-most) lint && run_pytest tests/unit tests/host tests/browser tests/bare "$@" ;;
+most) lint && run_pytest -m "not slow" tests/unit tests/host tests/browser tests/bare "$@" ;;
 all) lint && run_pytest tests/unit tests/host tests/browser tests/bare tests/vm "$@" ;;
 *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

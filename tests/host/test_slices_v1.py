@@ -130,9 +130,9 @@ def test_stop_ends_even_a_fork_bomb_that_ignores_sigterm(parent):
 def test_limits_raised_while_two_stops_run_stay(parent):
     slices = v1_slices(parent)
     slices.ensure("dta", 1, HALF)
-    child = join(parent, "dta", "sh", "-c", "trap '' TERM; while :; do sleep 0.2; done")
+    child = join(parent, "dta", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.2; done")
     try:
-        assert wait_for(lambda: slices.processes("dta", 1))
+        assert child.stdout.readline() == b"ready\n"
         with ThreadPoolExecutor() as threads:
             stops = [threads.submit(slices.stop, "dta", 1) for _ in range(2)]
             time.sleep(1)

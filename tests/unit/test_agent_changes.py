@@ -13,6 +13,7 @@ import pytest
 from diycloud.agent import changes, reconcile
 from diycloud.agent.handlers import TABLE
 from diycloud.agent.protocol import (
+    LIFE,
     Account,
     Limits,
     Outcome,
@@ -110,13 +111,28 @@ def test_an_orphan_is_given_to_no_new_user_until_its_row_is_back(tmp_path: Path)
     ran = list(fake.ran)
     for caller in (SERVER, ROOT):
         outcome = ensure(agent, "alice", caller=caller)
-        assert (outcome.code, outcome.uid) == ("conflict", 20_000)
+        assert (outcome.code, outcome.uid) == ("conflict", None), "the number is not the new user's"
         assert "purge" in outcome.message
     assert fake.ran == ran
     assert agent.registry.entries["alice"].state is State.LOCKED
     report = sync(agent, Wish("alice", 5, LIMITS))
     assert (report.orphans, agent.orphans) == ([], set())
     assert agent.registry.entries["alice"].state is State.ACTIVE
+
+
+def test_the_next_user_of_a_name_gets_nothing_of_the_last(tmp_path: Path) -> None:
+    """A row was deleted by hand, and the name given again before any wish list told the agent."""
+    fake, agent = make(tmp_path)
+    assert agent.orphans == set()
+    outcome = ensure(agent, "alice", 7 * LIFE)
+    assert (outcome.code, outcome.uid) == ("conflict", None)
+    report = sync(agent, Wish("alice", 7 * LIFE, LIMITS))
+    assert ([failed.code for failed in report.failed], report.orphans) == (["conflict"], [])
+    assert agent.registry.entries["alice"].generation == 3
+    assert fake.ran == []
+    # A row put back by hand says with its UID that it is the same person's.
+    ensure(agent, "alice", 7 * LIFE, create=False)
+    assert agent.registry.entries["alice"].generation == 7 * LIFE
 
 
 def test_what_was_there_before_a_refused_call_is_told_by_its_uid(tmp_path: Path) -> None:

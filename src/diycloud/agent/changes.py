@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diycloud.agent.protocol import Account, Outcome, PurgeAccount, State
+from diycloud.agent.protocol import LIFE, Account, Outcome, PurgeAccount, State
 from diycloud.agent.registry import Entry
 from diycloud.agent.state import Agent, Caller, failure, log
 from diycloud.errors import Conflict, DiyCloudError, HostError, InvalidInput, PermissionDenied, Unsupported
@@ -82,7 +82,8 @@ def _plan(
             agent.check_limits(account.wish.limits)
             steps.append(_Step(account, Entry.of(account.wish, before.uid if before else 0), before, live))
         except DiyCloudError as error:
-            refused[name] = failure(name, error, before.uid if before else None)
+            ours = before is not None and not _is_anothers(agent, before, account)
+            refused[name] = failure(name, error, before.uid if before and ours else None)
     new = [step for step in steps if step.before is None]
     uids = agent.registry.free_uids(len(new), host.ids) if new else []
     for step, uid in zip(new, uids, strict=True):
@@ -103,6 +104,13 @@ def _check_new(agent: Agent, account: Account, host: HostAccounts) -> None:
     homes.check_home(agent.settings.home, name, -1)
 
 
+def _is_anothers(agent: Agent, before: Entry, account: Account) -> bool:
+    """Tell whether a create would hand an account to a new user of its name: a row was deleted by hand."""
+    return account.create and (
+        before.name in agent.orphans or account.wish.generation // LIFE != before.generation // LIFE
+    )
+
+
 def _check_known(
     agent: Agent, caller: Caller, before: Entry, account: Account, host: HostAccounts
 ) -> PosixAccount | None:
@@ -111,7 +119,7 @@ def _check_known(
             f"{before.name}: generation {account.wish.generation} is older than {before.generation}.",
             "The wish was overtaken; read it again.",
         )
-    if account.create and before.name in agent.orphans:
+    if _is_anothers(agent, before, account):
         raise Conflict(
             f"{before.name} is on the host without a user: its home belongs to someone else.",
             f"Restore the user's row with its uid, {before.uid}, or purge the account as root.",

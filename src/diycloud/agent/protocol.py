@@ -27,6 +27,8 @@ Cores = Annotated[float, msgspec.Meta(ge=0.01, le=4096)]
 MemoryBytes = Annotated[int, msgspec.Meta(ge=4 << 20, le=1 << 60)]
 Tasks = Annotated[int, msgspec.Meta(ge=8, le=4_000_000)]
 Generation = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+LIFE = 1 << 20
+"""Generations of one user: a new one starts at a higher multiple, so that a name's next user is told from its last."""
 _SHADOW = (
     r"\$g?y\$j[789AB][5T]\$[./0-9A-Za-z]{1,86}\$[./0-9A-Za-z]{43}",
     r"\$2b\$(0[4-9]|1[0-2])\$[./0-9A-Za-z]{53}",
@@ -179,7 +181,7 @@ class HostCapacity(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """How one account fared. code: an error's code (errors.py), empty for success.
 
-    uid: None if the account was not managed before and is not now; a refused one that has it was there before.
+    uid: None if there is no account, or a create was refused because the one that there is belongs to someone else.
     """
 
     name: str
