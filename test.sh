@@ -51,7 +51,7 @@ what=${1:-most}
 [ $# -gt 0 ] && shift
 make_environment
 case $what in
-unit) run_pytest tests/unit "$@" ;;
+unit) run_pytest -n auto tests/unit "$@" ;;
 lint) lint ;;
 host | bare | browser | vm | bench) run_pytest "tests/$what" "$@" ;;
 most) lint && run_pytest -m "not slow" tests/unit tests/host tests/browser tests/bare "$@" ;;

@@ -66,7 +66,8 @@ Visit = Callable[..., Browser]
 def services(database: Database, tmp_path: Path) -> Iterator[Services]:
     hasher = Hasher(threads=1)
     asyncio.run(first_admin.ensure_admin(database, "admin", PASSWORD, one_time=False))
-    yield Services(database=database, agent=Client(tmp_path / "nobody.sock"), hasher=hasher, throttle=Throttle(), settings=Settings())
+    agent = Client(tmp_path / "nobody.sock")
+    yield Services(database=database, agent=agent, hasher=hasher, throttle=Throttle(), settings=Settings())
     hasher.close()
 
 
