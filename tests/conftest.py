@@ -23,7 +23,9 @@ def cannot_run() -> str:
     """Return why the platform cannot be run on this machine, empty if it can."""
     if os.geteuid() != 0:
         return "needs root: accounts are made"
-    others = subprocess.run([sys.executable, "-c", ""], cwd="/", capture_output=True, check=False, user=65_534, group=65_534)
+    others = subprocess.run(
+        [sys.executable, "-c", ""], cwd="/", capture_output=True, check=False, user=65_534, group=65_534
+    )
     if others.returncode or not os.stat(ROOT).st_mode & 0o001:
         return f"other accounts cannot run {sys.executable} or read {ROOT}: move the checkout, and remove .venv"
     missing = [c for c in CONTROLLERS if not os.access(Path("/sys/fs/cgroup") / c, os.W_OK)]

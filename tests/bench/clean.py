@@ -33,7 +33,9 @@ def remove_all(cgroup: str, homes: Path) -> None:
     """Remove the accounts that a bench made (named dtb…, home under `homes`) and the bench's cgroups."""
     for account in pwd.getpwall():
         if _OURS.match(account.pw_name) and Path(account.pw_dir).is_relative_to(homes):
-            subprocess.run(["userdel", "-f", account.pw_name], check=False, stderr=subprocess.DEVNULL)  # 6: gone already
+            subprocess.run(
+                ["userdel", "-f", account.pw_name], check=False, stderr=subprocess.DEVNULL
+            )  # 6: gone already
     for controller in _CONTROLLERS:
         top = Path("/sys/fs/cgroup") / controller / cgroup
         folders = [*sorted(top.rglob("*/"), reverse=True), top] if top.is_dir() else []

@@ -118,7 +118,9 @@ class PlainHasher:
 def run(database: Database, text: str, actor: Actor = ROOT, *, dry_run: bool = False) -> tuple[Any, Context]:
     unused: Any = PlainHasher()
     away: Any = NoAgent()
-    context = Context(Services(database=database, agent=away, hasher=unused, throttle=Throttle(), settings=Settings()), actor)
+    context = Context(
+        Services(database=database, agent=away, hasher=unused, throttle=Throttle(), settings=Settings()), actor
+    )
     return asyncio.run(importing.import_users(context, ImportUsers(csv=text, dry_run=dry_run))), context
 
 

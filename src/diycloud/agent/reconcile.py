@@ -192,7 +192,8 @@ def _lock_orphans(
     if len(still_open) > max(MAX_LOCKED, MAX_LOCKED_SHARE * len(agent.registry.entries)):
         return orphans, (
             f"{len(still_open)} of {len(agent.registry.entries)} accounts are not in the list of users. "
-            "That many at once are not locked: was an old backup restored? Restore the users, or purge them as root."
+            "That many at once are not locked: was an old backup restored? "
+            "Put the rows back, or remove the accounts with userdel -r."
         )
     for name in still_open:
         try:

@@ -162,7 +162,10 @@ def _world(here: Installation) -> Iterator[Check]:
     elif found.get("orphans"):
         names = ", ".join(found["orphans"][:10])
         yield Check(
-            "users", "warn", f"accounts without a user, locked: {names}", "Restore their rows, or remove them as root."
+            "users",
+            "warn",
+            f"accounts without a user, locked: {names}",
+            "Put their rows back, or remove them: `userdel -r NAME`.",
         )
 
 

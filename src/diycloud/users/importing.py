@@ -19,7 +19,7 @@ from diycloud.actions.dispatcher import Context
 from diycloud.actions.parsing import Source, fields_of, parse_action
 from diycloud.agent import protocol as wire
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
-from diycloud.host.names import RESERVED
+from diycloud.host.names import is_reserved
 from diycloud.users import host, repository, service
 from diycloud.users.actions import CreateUser, ImportUsers
 from diycloud.users.models import ImportReport, ImportRow, Row
@@ -150,7 +150,7 @@ async def check_rows(ctx: Context, found: list[Candidate]) -> list[Candidate]:
 def _checked(ctx: Context, c: Candidate, others: _Others) -> Candidate:
     a, email = c.wanted, (c.wanted.email or "").lower()
     errors = service.beyond_host(others.capacity, service.allocation_of(a)) if others.capacity else []
-    if c.username in RESERVED:
+    if is_reserved(c.username):
         errors.append(FieldError("username", "is a name of the system's"))
     elif c.username in others.names:
         errors.append(FieldError("username", "there is such a user already"))

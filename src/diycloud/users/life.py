@@ -80,7 +80,7 @@ async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
     if row.portal_only or row.uid is None:
         return PurgePlan(row.username, row.status, None, "", "0B", 0, 0)
     left = await ctx.services.agent.call(wire.PurgePreview(row.username), wire.Remains)
-    size = human_size(left.home_bytes)
+    size = ("more than " if left.more else "") + human_size(left.home_bytes)
     return PurgePlan(row.username, row.status, left.uid, left.home, size, left.home_files, left.processes)
 
 

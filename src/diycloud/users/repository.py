@@ -154,7 +154,7 @@ def settle(connection: Connection, user_id: int, generation: int, *, uid: int | 
     if now is None or (problem and now.generation != generation):
         return  # removed meanwhile, or an answer to what is not wished any more
     values: dict[str, Any] = {"host_problem": problem[:500]}
-    if uid is not None:
+    if uid is not None and not problem:  # a refusal may name the uid of an account that is not this user's
         values["uid"] = uid
     if not problem and now.generation == generation:
         values.update(host_generation=generation, shadow_hash=None)
@@ -232,7 +232,9 @@ def promised(connection: Connection) -> tuple[float, int]:
 def count_unsettled(connection: Connection) -> int:
     """Return how many users the host has not confirmed as they are wished."""
     query = select(func.count()).select_from(users)
-    return connection.execute(query.where(users.c.generation != users.c.host_generation, users.c.portal_only == 0)).scalar_one()
+    return connection.execute(
+        query.where(users.c.generation != users.c.host_generation, users.c.portal_only == 0)
+    ).scalar_one()
 
 
 def count_by_status(connection: Connection) -> dict[str, int]:

@@ -16,7 +16,7 @@ from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import passwords, sessions
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
-from diycloud.host.names import RESERVED
+from diycloud.host.names import is_reserved
 from diycloud.units import format_size, human_size
 from diycloud.users import host, listing, repository
 from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
@@ -50,7 +50,7 @@ async def list_users(ctx: Context, action: ListUsers) -> Page:
 
 async def create_user(ctx: Context, action: CreateUser) -> Created:
     services, database = ctx.services, ctx.services.database
-    if action.username in RESERVED:
+    if is_reserved(action.username):
         raise InvalidInput.of([FieldError("username", f"{action.username} is a name of the system's")])
     if database.read(repository.existing_names, [action.username]):
         raise Conflict(f"username: there is a user {action.username!r} already.", "A name is free again after a purge.")
