@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from diycloud.db.engine import Database
 from tests.stack import CONTROLLERS, ROOT, Stack
@@ -30,6 +31,24 @@ def cannot_run() -> str:
         return f"other accounts cannot run {sys.executable} or read {ROOT}: move the checkout, and remove .venv"
     missing = [c for c in CONTROLLERS if not os.access(Path("/sys/fs/cgroup") / c, os.W_OK)]
     return f"no cgroup v1 controller {', '.join(missing)}" if missing else ""
+
+
+@pytest.fixture(autouse=True)
+def leaves_the_process_as_it_was() -> Iterator[None]:
+    """Fail the test that changes what all others run with, not those after it."""
+
+    def state() -> tuple[int, str, bool]:
+        umask = os.umask(0o022)
+        os.umask(umask)
+        return umask, os.getcwd(), structlog.is_configured()
+
+    before = state()
+    yield
+    after = state()
+    os.umask(before[0])
+    os.chdir(before[1])
+    structlog.reset_defaults()
+    assert after == before
 
 
 @pytest.fixture(scope="module")

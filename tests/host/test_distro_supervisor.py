@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,10 +21,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: services 
 
 
 @pytest.fixture
-def paths(tmp_path):
-    for folder in ("etc", "run", "var", "var/log"):
-        (tmp_path / folder).mkdir()
-    return Paths(str(tmp_path))
+def paths():
+    # Not tmp_path: its length depends on the test's name, and a socket's path is 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="dtk", dir="/tmp") as folder:
+        for inside in ("etc", "run", "var", "var/log"):
+            Path(folder, inside).mkdir()
+        yield Paths(folder)
 
 
 @pytest.fixture
@@ -178,12 +181,13 @@ def test_disable_leaves_it_running(supervisor):
     assert not supervisor.is_enabled("dtk-sleeper")
 
 
-def test_dry_run_changes_nothing(paths, tmp_path):
-    before = sorted(path for path in tmp_path.rglob("*"))
+def test_dry_run_changes_nothing(paths):
+    folder = Path(paths.prefix)
+    before = sorted(folder.rglob("*"))
     lines: list[str] = []
     manager = Supervisor(DryRun(Local(), lines.append), paths)
     manager.ensure(sleeper())
     manager.enable("dtk-sleeper")
     manager.start("dtk-sleeper")
-    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert sorted(folder.rglob("*")) == before
     assert any("supervisord -c" in line for line in lines)

@@ -53,8 +53,11 @@ def migrate(path: Path) -> bool:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["database"] = path
-    os.umask(0o077)
-    command.upgrade(config, "head")
+    umask = os.umask(0o077)
+    try:
+        command.upgrade(config, "head")
+    finally:
+        os.umask(umask)
     return True
 
 

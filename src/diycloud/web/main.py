@@ -87,10 +87,10 @@ def main() -> int:
     parser.add_argument("--prefix", default="/")
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
-    configure_logging()
     if os.geteuid() == 0:
         sys.stderr.write("The server must not run as root. Start it with `diycloud up`.\n")
         return 1
+    configure_logging()
     os.umask(0o077)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -53,10 +53,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prefix", default="/")
     paths = Paths(parser.parse_args().prefix)
-    configure_logging()
     if os.geteuid() == 0:
         sys.stderr.write("diycloud.web.once must not run as root.\n")
         return 1
+    configure_logging()
     os.umask(0o077)
     sys.stdout.write(json.dumps(asyncio.run(answer(paths, json.load(sys.stdin)))))
     return 0
