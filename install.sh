@@ -12,6 +12,7 @@ umask 022
 PROGRAM=/opt/diycloud
 COMMAND=/usr/local/bin/diycloud
 LOG=/var/log/diycloud/install.log
+LOCK=/run/diycloud-install.lock
 LOCK_SECONDS=600
 SOURCE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 REQUIREMENTS=$SOURCE/requirements/runtime.txt
@@ -39,7 +40,7 @@ step() {
     begun=$(date +%s)
     printf '[setup] %-34s' "$title"
     set +e  # a subshell that is a condition would ignore its own `set -e`
-    ( set -e; "$@" ) >> "$LOG" 2>&1 9<&-
+    ( set -e; "$@" ) >> "$LOG" 2>&1 9>&-
     status=$?
     set -e
     if [ "$status" = 0 ]; then
@@ -50,6 +51,27 @@ step() {
     tail -n 15 "$LOG" >&2
     fail "\"$title\" failed; its last lines are above, all of it in $LOG.
 Run the same command again when the cause is removed: what is done is kept, and it continues from there."
+}
+
+# One at a time, `diycloud install` and `uninstall` among them (core/lock.py): locks the file on descriptor 9, which
+# `diycloud install` takes over below. Who had it last takes the file along, so it may be gone when we have it.
+take_lock() {
+    for _ in 1 2 3 4 5; do
+        umask 077
+        exec 9>> "$LOCK"
+        umask 022
+        lock_9 || break
+        if [ /proc/self/fd/9 -ef "$LOCK" ]; then return; fi
+    done
+    fail 'another installation is running, or an uninstallation.'
+}
+
+lock_9() {
+    if command -v flock > /dev/null; then
+        flock -n 9
+    elif find_python; then
+        "$PYTHON" -I -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2> /dev/null
+    fi  # with neither there is no installation to be had, or `diycloud install` looks
 }
 
 # --- Python ---------------------------------------------------------------------------------------------------------
@@ -216,11 +238,10 @@ fi
 if [ -e "$COMMAND" ] && [ "$(readlink "$COMMAND")" != "$PROGRAM/bin/diycloud" ]; then
     fail "$COMMAND is there already and is not ours. Move it out of the way."
 fi
+take_lock
 mkdir -p "${LOG%/*}"
 chmod 750 "${LOG%/*}"
 ( umask 077; : >> "$LOG" )
-exec 9< "${LOG%/*}"
-if command -v flock > /dev/null && ! flock -n 9; then fail 'another installation is running.'; fi
 say "DIY Cloud: setting up. Everything that is done is in $LOG."
 
 if needs_authorities; then step 'Certificate authorities' apt_install ca-certificates; fi

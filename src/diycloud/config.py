@@ -70,6 +70,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self._at("run/diycloud")
 
     @property
+    def install_lock(self) -> Path:
+        """Held by whoever installs or uninstalls (core/lock.py)."""
+        return self._at("run/diycloud-install.lock")
+
+    @property
     def agent_socket(self) -> Path:
         """In a folder 0750 root:diycloud."""
         return self.run / "agent" / "agent.sock"

@@ -16,9 +16,9 @@ def name_of(n: int) -> str:
 
 def fill(path: Path, users: int) -> None:
     """Add an administrator and so many users. All are portal-only: the host has nothing of them."""
-    from argon2 import PasswordHasher
+    from diycloud.auth.passwords import hash_password
 
-    hashed = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1).hash(PASSWORD)
+    hashed = hash_password(PASSWORD)
     connection = sqlite3.connect(path)
     insert = (
         "INSERT INTO users (username, password_hash, email, role, status, full_name, portal_only)"

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable
 
 WORDS = "ours: argon2id (m 19 MiB, t 2, p 1), beside it the shadow hash; shell: the shadow hash, by chpasswd"
-_PASSWORD = b"correct horse battery"
+_PASSWORD = "correct horse battery"
 
 
 def shadow() -> Callable[[], object]:
@@ -15,11 +15,11 @@ def shadow() -> Callable[[], object]:
     library.crypt_gensalt.restype = ctypes.c_char_p
     library.crypt.restype = ctypes.c_char_p
     setting = library.crypt_gensalt(None, 0, None, 0)
-    return lambda: library.crypt(_PASSWORD, setting)
+    return lambda: library.crypt(_PASSWORD.encode(), setting)
 
 
 def argon2() -> Callable[[], object]:
     """Return what makes one argon2id hash with the platform's parameters."""
-    from argon2.low_level import Type, hash_secret
+    from diycloud.auth.passwords import hash_password
 
-    return lambda: hash_secret(_PASSWORD, b"0123456789abcdef", 2, 19 * 1024, 1, 32, Type.ID)
+    return lambda: hash_password(_PASSWORD)

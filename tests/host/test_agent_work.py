@@ -402,8 +402,9 @@ def test_the_server_cannot_clear_the_house() -> None:
         sync(agent, [wish(name) for name in names])
         for name in names[:20]:
             agent.call_as_server(PurgeAccount(name, 1), Outcome)
-        with pytest.raises(TooManyRequests):
+        with pytest.raises(TooManyRequests) as slowed:
             agent.call_as_server(PurgeAccount(names[20], 1), Outcome)
+        assert 3000 < slowed.value.retry_after <= 3600
         agent.stop()
         agent.start()
         with pytest.raises(TooManyRequests):

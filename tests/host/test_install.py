@@ -12,6 +12,7 @@ import json
 import re
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 PROGRAM_PACKAGES = "apt-get -q -y install --no-install-recommends ca-certificates python3 python3-venv nginx"
 # What tools of the distribution note for themselves whenever they run.
 NOTES = ("/var/log/apt", "/var/log/dpkg.log", "/var/lib/dpkg", "/var/cache", "/var/lib/apt")
+LOCK = "/run/diycloud-install.lock"
 BACKUPS = ("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-")
 
 pytestmark = pytest.mark.slow
@@ -159,9 +161,10 @@ def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
     assert "cloud.example.org" in served_names(bookworm, ports.https)
 
     # One at a time.
-    with bookworm.path("/var/log/diycloud/install.log").open() as log_file:
-        fcntl.flock(log_file, fcntl.LOCK_EX)
-        assert "Another installation is running" in bookworm.run("diycloud install", ok=(6,)).stderr
+    with bookworm.path(LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for command, status in (("diycloud install", 6), ("diycloud uninstall --yes", 6), ("/src/install.sh", 1)):
+            assert "nother installation is running" in bookworm.run(command, ok=(status,)).stderr, command
 
     # What is down is named.
     assert "fail" not in bookworm.run("diycloud doctor").stdout.lower()
@@ -184,8 +187,51 @@ def test_a_bare_trixie_in_one_command(trixie, ports):
     plan = install(trixie, f"--dry-run {ports.options}").stdout
     assert "python3-venv (apt)" in plan
     assert differences(before, trixie.snapshot(), ALWAYS_IGNORED) == {}
-    assert sign_in(trixie, ports.https, password_in(install(trixie, ports.options).stdout)) == 200
+    # Two at once: one of them installs, the other says why it does not.
+    both = [trixie.spawn(f"exec /src/install.sh {ports.options} 2>&1", stdout=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=600)[0] for process in both]
+    done = [process.returncode for process in both].index(0)
+    assert (both[1 - done].returncode, said[1 - done].count("\n")) == (1, 1)
+    assert "another installation is running" in said[1 - done]
+    assert sign_in(trixie, ports.https, password_in(said[done])) == 200
+    assert not trixie.path(LOCK).exists()
     assert "fail" not in trixie.run("diycloud doctor").stdout.lower()
+
+
+def test_an_nginx_that_ran_before_serves_others_again(bookworm, ports):
+    """Without init ours takes its place and ends with the platform; the sites of others must not end with it."""
+    bookworm.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+    other = free_port()
+    site = f"server {{ listen 127.0.0.1:{other}; location / {{ return 200 'the other site'; }} }}"
+    bookworm.run(f'echo "{site}" > /etc/nginx/sites-enabled/other; rm /etc/nginx/sites-enabled/default; nginx')
+    assert served(other) == "the other site"
+    install(bookworm, ports.options)
+    assert served(other) == "the other site"
+    for _ in range(2):  # again, so that a repeat does not forget
+        bookworm.run("diycloud install")
+    plan = bookworm.run("diycloud uninstall --dry-run").stdout
+    assert 'exec "$@" > /dev/null 2>&1\' start /usr/sbin/nginx -c /etc/nginx/nginx.conf' in plan
+    said = bookworm.run("diycloud uninstall --yes").stdout
+    assert "the Nginx that ran before runs again" in said and "Note: " not in said
+    assert served(other) == "the other site"
+    assert "daemon off" not in bookworm.run("cat /proc/[0-9]*/cmdline").stdout
+
+    # The platform's own Nginx ends with it, and what it served of others is named.
+    bookworm.run("nginx -s quit; while [ -e /run/nginx.pid ]; do sleep 0.1; done")
+    install(bookworm, ports.options)
+    assert served(other) == "the other site"
+    assert "/etc/nginx/sites-enabled/other is not served now" in bookworm.run("diycloud uninstall --yes").stdout
+    with pytest.raises(ConnectionRefusedError):
+        served(other)
+
+
+def served(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
 
 
 def test_setting_up_killed_at_any_time_is_continued(bookworm, ports):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from diycloud.errors import Conflict, HostError, InvalidInput, PermissionDenied
 from diycloud.host import accounts, shadow
 from diycloud.host.accounts import HostAccounts, PosixAccount, check_ordinary, check_shell
-from diycloud.system import Result
-from diycloud.system.fake import Fake
+from diycloud.system import Owner, Result
+from diycloud.system.fake import Fake, File
 
 PASSWD = """root:x:0:0:root:/root:/bin/bash
 daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
@@ -129,7 +131,24 @@ def test_one_process_or_none(name: str, change: dict[str, object], command: str)
     assert fake.ran == ([command] if command else [])
 
 
-def test_passwords_of_a_batch_go_by_one_standard_input() -> None:
+SHADOW = "root:*:19000:0:99999:7:::\nalice:!:19000:0:90:7::20000:\nbobby:x:1:0:99999:7:::\n"
+
+
+def test_passwords_of_a_batch_are_one_write() -> None:
+    fake = Fake({"/etc/shadow": SHADOW})
+    fake.files["/etc/shadow"] = fake.files["/etc/shadow"]._replace(mode=0o640, owner=Owner(0, 42))
+    day = int(time.time()) // 86_400
+    accounts.set_passwords(fake, {"bob": "$y$b", "alice": "!$y$a"})
+    assert fake.ran == []
+    assert fake.files["/etc/shadow"] == File(
+        f"root:*:19000:0:99999:7:::\nalice:!$y$a:{day}:0:90:7::20000:\nbobby:x:1:0:99999:7:::\n"
+        f"bob:$y$b:{day}:0:99999:7:::\n",
+        mode=0o640,
+        owner=Owner(0, 42),
+    )
+
+
+def test_without_shadow_passwords_go_by_standard_input() -> None:
     seen: list[str | None] = []
 
     def chpasswd(argv: object, input: str | None) -> Result:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import NoneType
+
 import msgspec
 import pytest
 
 from diycloud.agent import protocol
-from diycloud.agent.client import _parts
+from diycloud.agent.client import _open_reply, _parts
 from diycloud.agent.handlers import TABLE, handler_for
 from diycloud.agent.protocol import (
     MAX_BATCH,
@@ -28,9 +30,9 @@ from diycloud.agent.protocol import (
     pack,
 )
 from diycloud.agent.reconcile import MAX_LISTED
-from diycloud.agent.server import _decode
+from diycloud.agent.server import _decode, _failure
 from diycloud.agent.state import Caller, Role
-from diycloud.errors import InvalidInput, PermissionDenied
+from diycloud.errors import BY_CODE, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests
 
 LONGEST = "x" * 32
 BIG = Wish(LONGEST, 2**53, Limits(4096.0, 1 << 60, 4_000_000), full_name="\U0001f600" * 100, shell="/" + "x" * 100)
@@ -56,6 +58,16 @@ def test_a_request_survives_the_way() -> None:
     frame = pack(request)
     assert protocol.frame_length(frame[:4]) == len(frame) - 4
     assert _decode(frame[4:]) == request
+
+
+@pytest.mark.parametrize("cls", BY_CODE.values())
+def test_an_error_survives_the_way(cls: type[DiyCloudError]) -> None:
+    given = cls("what", "then")
+    if isinstance(given, TooManyRequests):
+        given.retry_after = 1234
+    with pytest.raises(cls) as raised:
+        _open_reply(pack(_failure(7, given))[4:], 7, NoneType)
+    assert vars(raised.value) == vars(given)
 
 
 def test_lengths_out_of_range_are_refused() -> None:

@@ -213,7 +213,7 @@ HEAVY = {
     "structlog",
     "jinja2",
     "cryptography",
-    "argon2",
+    "nacl",
     "asyncio",
     "yaml",
 }

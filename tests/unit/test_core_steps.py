@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ from diycloud.core.installation import Installation
 from diycloud.core.nginx import default_servers, parse_version, read_settings
 from diycloud.core.options import InstallOptions
 from diycloud.core.services import agent_service, nginx_service, renewal_service, server_service
+from diycloud.core.uninstall import UninstallOptions, _nginx, _Removal
 from diycloud.distro.supervisor import render_program
 from diycloud.distro.systemd import render_unit
 from diycloud.distro.tables import family
@@ -229,3 +231,88 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+# --- an Nginx that ran before, on a host without init
+
+MASTER = "nginx: master process "
+NGINX = "/usr/sbin/nginx -c /etc/nginx/nginx.conf"
+NGINX_FILES = {
+    "/run/nginx.pid": "7\n",
+    "/proc/7/comm": "nginx\n",
+    "/etc/nginx/nginx.conf": "http { include /etc/nginx/sites-enabled/*; }",
+    "/etc/nginx/sites-enabled/default": "server { listen 80 default_server; }",
+}
+
+
+def with_nginx(prefix: str, title: str, **more: str) -> tuple[Fake, Installation]:
+    """A host where an Nginx with this title runs, until it is told to quit."""
+    fake = host(files={**NGINX_FILES, "/proc/7/cmdline": title, f"{prefix}/etc/diycloud/x": "", **more})
+    answer = fake._execute
+
+    def ending(argv: Sequence[str], input: str | None) -> Result:
+        if argv[-2:] == ["-s", "quit"]:
+            fake.remove("/run/nginx.pid")
+        return answer(argv, input)
+
+    fake._execute = ending  # type: ignore[method-assign]
+    return fake, run_on(fake, prefix)
+
+
+def started(fake: Fake) -> list[str]:
+    return [line for line in fake.ran if line.endswith(f"start {NGINX}")]
+
+
+@pytest.mark.parametrize("title", ["/usr/sbin/nginx", "nginx -g daemon on; master_process on;", NGINX])
+def test_an_nginx_that_ran_before_runs_again_afterwards(nowhere, title):
+    fake, run = with_nginx(nowhere, f"{MASTER}{title}\0")
+    run.platform.up()
+    assert f"{NGINX} -s quit" in fake.ran and not started(fake)
+    assert run.platform.give_back_nginx() is True
+    assert fake.ran.index(f"{NGINX} -t -q") < fake.ran.index(started(fake)[0])
+    assert run.platform.give_back_nginx() is False and len(started(fake)) == 1, "once"
+
+
+def test_an_nginx_that_was_the_platforms_own_is_nobodys_to_give_back(nowhere):
+    fake, run = with_nginx(nowhere, f"{MASTER}{' '.join(nginx_service(family('debian')).command)}\0")
+    run.platform.up()
+    assert f"{NGINX} -s quit" in fake.ran
+    assert run.platform.give_back_nginx() is False and not started(fake)
+
+
+def test_an_nginx_that_somebody_started_meanwhile_is_left_alone(nowhere):
+    fake, run = with_nginx(nowhere, f"{MASTER}nginx\0")
+    run.platform.up()
+    fake.write("/run/nginx.pid", "7\n")
+    assert run.platform.give_back_nginx() is True and not started(fake)
+
+
+def test_uninstalling_what_never_got_to_its_end_begins_by_making_nothing(nowhere):
+    fake = host()
+    before = dict(fake.files)
+    removal = _Removal(fake, UninstallOptions(prefix=nowhere))
+    assert (removal.registry.problem, removal.registry.entries, fake.files) == ("", {}, before)
+
+
+SITE = {"/etc/nginx/sites-enabled/other": "server { listen 8000; }"}
+
+
+@pytest.mark.parametrize(
+    ("before", "broken", "said", "note"),
+    [
+        (True, False, "runs again", ""),
+        (True, True, "there was none", "could not be started again: .*exploded.* `nginx -c /etc/nginx/nginx.conf`"),
+        (False, False, "there was none", "sites-enabled/other is not served now: `nginx -c /etc/nginx/nginx.conf`"),
+    ],
+)
+def test_uninstalling_says_what_became_of_others_sites(nowhere, before, broken, said, note):
+    fake, run = with_nginx(nowhere, f"{MASTER}nginx\0", **SITE)
+    if before:
+        run.platform.up()
+    else:
+        fake.remove("/run/nginx.pid")
+    removal = _Removal(fake, UninstallOptions(prefix=nowhere))
+    if broken:
+        fake._execute = lambda argv, _: Result("-t" in argv, "", "exploded")  # type: ignore[method-assign]
+    assert said in _nginx(removal)
+    assert len(removal.notes) == bool(note) and re.search(note, "".join(removal.notes))

@@ -6,6 +6,7 @@ The whole application on a real database; the agent is away, so what needs the h
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import subprocess
 import sys
@@ -128,6 +129,37 @@ def test_an_unknown_name_and_a_wrong_password_get_one_answer(visit: Visit) -> No
 
 
 @pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"username": "admin", "password": PASSWORD, "admin": True, "next": "/"}, {"admin", "next"}),
+        ({"username": "admin"}, {"password"}),
+        ({"username": 1, "password": None, "x": ""}, {"username", "password", "x"}),
+        ({}, {"username", "password"}),
+    ],
+)
+def test_signing_in_takes_its_two_fields_and_no_other(
+    visit: Visit, services: Services, body: dict, fields: set[str]
+) -> None:
+    answer = visit().post("/api/v1/auth/login", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert {error["field"] for error in answer.json()["errors"]} == fields
+    assert PASSWORD not in answer.text
+    assert query(services, "SELECT count(*) FROM sessions") == [(0,)]
+
+
+def test_signing_in_by_rest_takes_json_only(visit: Visit) -> None:
+    text = json.dumps({"username": "admin", "password": PASSWORD})
+    for kind, status in (("text/plain", 422), ("application/json; charset=utf-8", 200)):
+        answer = visit().post("/api/v1/auth/login", content=text, headers={"Content-Type": kind})
+        assert answer.status_code == status
+
+
+def test_a_form_without_its_fields_is_a_wrong_password(visit: Visit) -> None:
+    for form in ({}, {"username": "admin"}, {"password": PASSWORD}, {"username": "a\0b", "password": "\0"}):
+        assert visit().post("/sign-in", data=form).status_code == 401
+
+
+@pytest.mark.parametrize(
     "headers", [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.test"}]
 )
 def test_a_form_that_another_site_sent_is_refused(visit: Visit, headers: dict[str, str]) -> None:
@@ -187,6 +219,17 @@ def test_a_full_queue_of_sign_ins_says_when_to_come_again(visit: Visit, services
     assert sign_in(visit()) == 503
     services.hasher._free = 1
     assert sign_in(visit()) == 303, "and nobody was slowed down for it"
+
+
+def test_who_is_slowed_on_a_page_is_told_for_how_long(visit: Visit, services: Services) -> None:
+    client = visit()
+    sign_in(client)
+    (csrf,) = query(services, "SELECT csrf FROM sessions")[0]
+    for _ in range(30):
+        services.throttle.failed("admin", "192.0.2.7")
+    form = {"current": PASSWORD, "password": "another good phrase", "again": "another good phrase", "csrf": csrf}
+    answer = client.post("/account", data=form)
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 1
 
 
 @pytest.mark.parametrize("path", ["/api/v1/auth/login", "/sign-in"])

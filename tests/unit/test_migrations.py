@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,8 @@ def test_an_older_database_is_copied_before(database_file: Path) -> None:
     with pytest.raises(Exception, match="0000"):  # there is no way from a revision that never was
         migrate(database_file)
     copy = database_file.with_name(f"users.db.before-{HEAD}")
-    assert sqlite3.connect(copy).execute("SELECT username FROM users").fetchall() == [("ada",)]
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT username FROM users").fetchall() == [("ada",)]
 
 
 def test_a_write_is_one_transaction(database: Database) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,6 +67,89 @@ def _snapshot(root: Path) -> dict[str, tuple[int, int, bytes]]:
         text = path.read_bytes() if stat.S_ISREG(info.st_mode) else b""
         found[str(path)] = (info.st_mode, info.st_ino, text)
     return found
+
+
+def test_replace_keeps_what_a_file_is(system: System, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    system.write(path, "old", mode=0o640, owner=ME)
+    assert system.replace(path, "new")
+    assert not system.replace(path, "new")
+    assert system.read(path) == "new"
+    if kind in REAL:
+        assert (path.stat().st_mode & 0o7777, sorted(tmp_path.iterdir())) == (0o640, [path])
+    with pytest.raises(HostError, match="missing"):
+        system.replace(tmp_path / "missing", "text")
+
+
+def test_replace_keeps_labels(real: System, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    try:
+        os.setxattr(path, "user.label", b"kept")
+    except OSError as error:
+        pytest.skip(f"no extended attributes here: {error}")
+    real.replace(path, "new")
+    assert (path.read_text(), os.getxattr(path, "user.label")) == ("new", b"kept")
+
+
+def test_replace_follows_no_link(real: System, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "link").symlink_to("precious")
+    with pytest.raises(HostError, match="link"):
+        real.replace(tmp_path / "link", "new")
+    assert (tmp_path / "precious").read_text() == "old"
+
+
+def test_a_tree_is_copied_as_it_is(real: System, tmp_path: Path) -> None:
+    source, target = tmp_path / "skel", tmp_path / "home"
+    (source / "deep").mkdir(parents=True)
+    (source / ".profile").write_text("text")
+    (source / ".profile").chmod(0o6755)
+    (source / "deep/empty").touch(0o600)
+    (source / "deep").chmod(0o711)
+    (source / "link").symlink_to("/nowhere")
+    os.mkfifo(source / "pipe")
+    target.mkdir()
+    owner = Owner(54_321, 54_322) if os.geteuid() == 0 else ME
+    real.copy_tree(source, target, owner=owner)
+    found = {str(path.relative_to(target)): path.lstat() for path in target.rglob("*")}
+    assert {name: stat.S_IMODE(info.st_mode) for name, info in found.items() if name != "link"} == {
+        ".profile": 0o755,
+        "deep": 0o711,
+        "deep/empty": 0o600,
+    }
+    assert {(info.st_uid, info.st_gid) for info in found.values()} == {owner}
+    assert ((target / "link").readlink(), (target / ".profile").read_text()) == (Path("/nowhere"), "text")
+    with pytest.raises(HostError, match="exists"):
+        real.copy_tree(source, target, owner=owner)
+
+
+def test_the_fake_copies_too(tmp_path: Path) -> None:
+    fake = _make("fake", tmp_path)
+    for folder in ("from", "from/deep", "to"):
+        fake.make_dir(tmp_path / folder)
+    fake.write(tmp_path / "from/deep/file", "text", mode=0o600)
+    fake.copy_tree(tmp_path / "from", tmp_path / "to", owner=Owner(5, 6))
+    assert isinstance(fake, Fake)
+    assert fake.files[str(tmp_path / "to/deep/file")] == File("text", 0o600, Owner(5, 6))
+
+
+def test_a_lock_is_held_among_processes(real: System, tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(HostError, match="holds"), real.locked(path, patience_s=0.1):
+            pass
+        other.communicate(b"\n")
+    with real.locked(path, patience_s=0.1):
+        assert subprocess.run([sys.executable, "-c", f"{TRY}", str(path)], check=False).returncode == 1
+
+
+TRY = "import fcntl, sys\ntry: fcntl.lockf(open(sys.argv[1], 'r+'), 6)\nexcept OSError: sys.exit(1)"
 
 
 def test_a_file_is_written_once_and_read_back(system: System, tmp_path: Path) -> None:

@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from diycloud.actions.action import Action
 from diycloud.actions.actor import Actor
 from diycloud.actions.entry import Entry
 from diycloud.actions.parsing import fields_of
+from diycloud.db.engine import Prepared
 from diycloud.db.tables import audit
 
 MAX_TEXT = 2000
+_BEGIN = Prepared(
+    insert(audit).values(
+        {name: bindparam(name) for name in ("actor", "via", "address", "request_id", "action", "target", "changes")}
+    )
+)
+_END = Prepared(
+    update(audit)
+    .where(audit.c.id == bindparam("row_id"))
+    .values({name: bindparam(name) for name in ("outcome", "code", "message", "duration_ms")})
+    .values(changes=func.ifnull(bindparam("changes"), audit.c.changes))
+)
 
 
 def asked(action: Action[Any]) -> dict[str, Any]:
@@ -32,13 +44,13 @@ def asked(action: Action[Any]) -> dict[str, Any]:
 
 def begin(connection: Connection, actor: Actor, name: str, target: str, changes: dict[str, Any]) -> int:
     """Write that something was started; returns the row's id. A row left so after a crash is closed at the next start."""
-    row = insert(audit).values(
+    cursor = _BEGIN(
+        connection,
         actor=actor.name, via=actor.via, address=actor.address, request_id=actor.request_id,
         action=name, target=target[:100], changes=_json(changes),
     )  # fmt: skip
-    result = connection.execute(row)
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
 
 
 def end(
@@ -52,15 +64,15 @@ def end(
     changes: dict[str, Any] | None,
 ) -> None:
     """Write how it ended. changes: what really changed, if the handler told."""
-    values: dict[str, Any] = {
-        "outcome": outcome,
-        "code": code,
-        "message": message[:MAX_TEXT],
-        "duration_ms": round(duration_ms, 1),
-    }
-    if changes is not None:
-        values["changes"] = _json(changes)
-    connection.execute(update(audit).where(audit.c.id == row_id).values(values))
+    _END(
+        connection,
+        row_id=row_id,
+        outcome=outcome,
+        code=code,
+        message=message[:MAX_TEXT],
+        duration_ms=round(duration_ms, 1),
+        changes=None if changes is None else _json(changes),
+    )
 
 
 def close_crashed(connection: Connection) -> int:

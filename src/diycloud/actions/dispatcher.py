@@ -75,7 +75,11 @@ class Context:
                 fn(connection)
             end(connection, self._row or (self._begin(connection) if self._begin else 0))
 
-        await self.services.database.write(job)
+        database = self.services.database
+        if self._row:  # that it began, and what was wished, is on the disk
+            await database.note(job)
+        else:
+            await database.write(job)
 
 
 class Monitor(Protocol):

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import inspect
 
-from diycloud.actions.action import Action
 from diycloud.errors import FieldError, InvalidInput
 from diycloud.units import parse_size
 
-A = TypeVar("A", bound=Action[Any])
+A = TypeVar("A", bound=msgspec.Struct)
 _MISSING = object()
 
 
@@ -96,7 +95,7 @@ _KINDS: dict[type[Any], str] = {
 
 
 def parse_action(action: type[A], raw: Mapping[str, Any], source: Source) -> A:
-    """Return the action that raw input describes. Raises InvalidInput with every field at fault."""
+    """Return the action (or other declaration) that raw input describes. Raises InvalidInput with every field at fault."""
     known = fields_of(action)
     errors = [
         FieldError(str(name)[:60], f"no such field; there are: {', '.join(known)}") for name in raw if name not in known

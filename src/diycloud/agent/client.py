@@ -26,7 +26,7 @@ from diycloud.agent.protocol import (
     Usage,
     Wish,
 )
-from diycloud.errors import BY_CODE, DiyCloudError, InvalidInput, Unavailable
+from diycloud.errors import DiyCloudError, InvalidInput, Unavailable
 
 T = TypeVar("T")
 CONNECTIONS = 8
@@ -178,8 +178,8 @@ def _frame(number: int, message: Message, deadline: float) -> bytes:
 
 def _open_reply(frame: bytes, number: int, answer: type[T]) -> T:
     reply = _decoder.decode(frame)
-    if reply.code:
-        raise BY_CODE.get(reply.code, Unavailable)(reply.message, reply.hint)
+    if error := reply.error():
+        raise error
     if reply.id != number:
         raise Unavailable("The agent's answer is not to the question asked.", "Restart the agent.")
     return msgspec.msgpack.decode(reply.ok, type=answer)

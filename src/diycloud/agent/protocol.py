@@ -13,6 +13,8 @@ from typing import Annotated
 
 import msgspec
 
+from diycloud.errors import BY_CODE, DiyCloudError, TooManyRequests, Unavailable
+
 VERSION = 1
 MAX_FRAME = 64 * 1024
 FRAME_SECONDS = 5.0
@@ -249,13 +251,31 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """ok: the answer, itself in msgpack; nil with an error's code, message and hint (errors.BY_CODE)."""
+    """ok: the answer, itself in msgpack; nil with an error's code, message and hint (errors.BY_CODE).
+
+    retry_after: seconds, of a TooManyRequests; 0 of anything else.
+    """
 
     id: int
     ok: msgspec.Raw = _NIL
     code: str = ""
     message: str = ""
     hint: str = ""
+    retry_after: int = 0
+
+    @classmethod
+    def of_error(cls, request: int, error: DiyCloudError) -> Reply:
+        """Return the answer that tells of an error."""
+        wait = error.retry_after if isinstance(error, TooManyRequests) else 0
+        return cls(request, code=error.code, message=error.message, hint=error.hint, retry_after=wait)
+
+    def error(self) -> DiyCloudError | None:
+        """Return the error this tells of, None if it is an answer."""
+        if not self.code:
+            return None
+        if self.code == TooManyRequests.code:
+            return TooManyRequests(self.message, self.hint, retry_after=max(1, self.retry_after))
+        return BY_CODE.get(self.code, Unavailable)(self.message, self.hint)
 
 
 _LENGTH = struct.Struct(">I")

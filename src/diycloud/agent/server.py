@@ -250,7 +250,7 @@ def _decode(frame: bytes) -> Request:
 
 
 def _failure(request: int, error: DiyCloudError) -> Reply:
-    return Reply(request, code=error.code, message=error.message, hint=error.hint)
+    return Reply.of_error(request, error)
 
 
 def _whole(reply: Reply) -> Reply:

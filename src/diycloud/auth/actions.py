@@ -21,6 +21,16 @@ class ChangePassword(Action[Changed], frozen=True):
     password: Password
 
 
+class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What signing in asks for. No action: it makes the actor of all others.
+
+    Any text will do, so that no refusal tells what a name or password could be: what does not hold is wrong.
+    """
+
+    username: Annotated[str, Meta(extra={"rule": "text", "help": "name"})]
+    password: Annotated[str, Meta(extra={"rule": "text", "secret": True, "help": "password"})]
+
+
 @action("session.end", needs=Permission.OWN_READ, target="")
 class SignOut(Action[None], frozen=True):
     """Sign out: end the session this request belongs to."""

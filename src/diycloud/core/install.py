@@ -10,9 +10,11 @@ import os
 import sys
 from datetime import UTC, datetime
 
+from diycloud.config import Paths
 from diycloud.core import install_steps as do
 from diycloud.core.install_log import InstallLog
 from diycloud.core.installation import Installation
+from diycloud.core.lock import only_one
 from diycloud.core.options import InstallOptions
 from diycloud.core.steps import Printer, Step, StepFailed, run_steps
 from diycloud.errors import DiyCloudError, InvalidInput
@@ -39,7 +41,8 @@ STEPS: tuple[Step[Installation], ...] = (
 def install(system: System, options: InstallOptions, out: Printer) -> int:
     """Install, repair or upgrade the platform on this host. Returns the exit status: 0 done, 1 a step failed.
 
-    out: prints a line. Raises InvalidInput for options that cannot be, before anything is changed.
+    out: prints a line. Raises InvalidInput for options that cannot be and Conflict while another installation or
+    uninstallation runs, before anything is changed.
     """
     if options.dry_run:
         out("Dry run: this is what would be done. Nothing is changed.")
@@ -47,7 +50,8 @@ def install(system: System, options: InstallOptions, out: Printer) -> int:
         return _run(context, out, log=None)
     if os.geteuid() != 0:
         raise InvalidInput("Only root can install.", "Run it with sudo.")
-    with InstallLog(system, Installation(system, options).paths.logs) as log:
+    paths = Paths(options.prefix)
+    with only_one(system, paths), InstallLog(system, paths.logs) as log:
         log.write(f"diycloud install, Python {sys.version.split()[0]}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         context = Installation(Recording(system, before=log.write), options)
 

@@ -1,22 +1,18 @@
-"""The log of installations: root's alone, appended to, never following a link. Who writes it is the only one to install."""
+"""The log of installations: root's alone, appended to, never following a link."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
 from types import TracebackType
 
-from diycloud.errors import Conflict, HostError
+from diycloud.errors import HostError
 from diycloud.system import System
 
 
 class InstallLog:
-    """Appends lines with their time to install.log in a folder, which is made if it is missing.
-
-    Raises Conflict while another installation has it open.
-    """
+    """Appends lines with their time to install.log in a folder, which is made if it is missing."""
 
     def __init__(self, system: System, folder: Path) -> None:
         self.path = folder / "install.log"
@@ -25,11 +21,6 @@ class InstallLog:
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise HostError(f"Cannot write {self.path}: {error.strerror}.") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise Conflict("Another installation is running.", f"Follow it: tail -f {self.path}") from error
         self._file = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
 
     def write(self, line: str) -> None:

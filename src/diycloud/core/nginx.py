@@ -220,6 +220,12 @@ class Nginx:
         self._system.remove(site.folder)
         return there
 
+    def other_sites(self) -> list[str]:
+        """Return the files of others in which Nginx is told to listen, the distribution's default site left out."""
+        known = {str(self.file), str(self._link), self._layout.default_site}
+        files = read_settings(self._system, Path(self._layout.config))
+        return [path for path, text in files.items() if path not in known and _LISTEN.search(text)]
+
     def _may_be_default(self, site: Site, notes: list[str]) -> bool:
         """Tell whether our site may answer for unknown names; the distribution's own default site makes room."""
         files = read_settings(self._system, Path(self._layout.config))

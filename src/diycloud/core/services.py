@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -198,12 +199,42 @@ class Platform:
         if isinstance(self._manager, Supervisor):
             self._manager.down()
 
+    def give_back_nginx(self) -> bool:
+        """Start the Nginx that ran before ours took its place, after ours has ended. True if there was one.
+
+        Raises HostError if it does not start. With systemd there is one Nginx, which goes on.
+        """
+        if not self._system.exists(self._nginx_before):
+            return False
+        if not self._others_nginx():
+            start = [self._table.nginx.binary, "-c", self._table.nginx.config]
+            self._system.run([*start, "-t", "-q"])
+            # Its standard error may be its log: a pipe would be waited for.
+            self._system.run(["/bin/sh", "-c", 'exec "$@" > /dev/null 2>&1', "start", *start])
+        self._system.remove(self._nginx_before)
+        return True
+
     def _take_over_nginx(self) -> None:
-        """Without init: end an Nginx that a package or a person started, as ours could not bind beside it."""
-        if self._init is not Init.NONE or self._manager.is_active(self.nginx):
+        """Without init: end an Nginx that a package or a person started, as ours could not bind beside it.
+
+        That there was one is written down for uninstall, unless it is ours, left behind by a supervisor that was killed.
+        """
+        if self._init is not Init.NONE or not (pid := self._others_nginx()):
             return
+        title = (self._system.read(f"/proc/{pid}/cmdline") or "").strip("\0 ")
+        if not title.endswith(" ".join(nginx_service(self._table).command)):
+            self._system.write(self._nginx_before, f"{title}\n")
+        self._system.run([self._table.nginx.binary, "-c", self._table.nginx.config, "-s", "quit"])
+        still = f"while [ -e /proc/{pid} ]; do sleep 0.1; done"
+        self._system.run(["timeout", "30", "sh", "-c", still])
+
+    def _others_nginx(self) -> str:
+        """Return the process number of an Nginx that is not the service, empty if none runs."""
         pid = (self._system.read("/run/nginx.pid") or "").strip()
-        if pid.isdigit() and (self._system.read(f"/proc/{pid}/comm") or "").strip() == "nginx":
-            self._system.run([self._table.nginx.binary, "-c", self._table.nginx.config, "-s", "quit"])
-            still = f"while [ -e /proc/{pid} ]; do sleep 0.1; done"
-            self._system.run(["timeout", "30", "sh", "-c", still])
+        runs = pid.isdigit() and (self._system.read(f"/proc/{pid}/comm") or "").strip() == "nginx"
+        return pid if runs and not self._manager.is_active(self.nginx) else ""
+
+    @property
+    def _nginx_before(self) -> Path:
+        """Holds how the Nginx called itself whose place ours took."""
+        return self._paths.config_dir / "nginx-before"

@@ -12,7 +12,9 @@ from pathlib import Path
 import msgspec
 
 from diycloud.agent.registry import Registry
+from diycloud.config import Paths
 from diycloud.core.installation import Installation
+from diycloud.core.lock import only_one
 from diycloud.core.nginx import Site
 from diycloud.core.options import InstallOptions
 from diycloud.core.steps import Printer, Step, StepFailed, run_steps
@@ -47,7 +49,8 @@ class _Removal(Installation):
         self.agent = self.settings.agent
         self.our_site: Site = self.site
         self.our_hook = self.hook
-        self.registry = Registry(system, self.paths.managed, uid_min=self.agent.uid_min, uid_max=self.agent.uid_max)
+        reader = DryRun(system, lambda _: None)  # an installation that never got to its end has none, and gets none
+        self.registry = Registry(reader, self.paths.managed, uid_min=self.agent.uid_min, uid_max=self.agent.uid_max)
 
     def reload_units(self) -> None:
         """Have systemd, if it runs, forget drop-ins that are gone."""
@@ -56,15 +59,23 @@ class _Removal(Installation):
 
 
 def uninstall(system: System, options: UninstallOptions, out: Printer) -> int:
-    """Take everything away. Returns the exit status: 0 done, 1 a step failed. Raises PermissionDenied for others than root."""
+    """Take everything away. Returns the exit status: 0 done, 1 a step failed.
+
+    Raises PermissionDenied for others than root, Conflict while an installation or another uninstallation runs.
+    """
     if os.geteuid() != 0:
         raise PermissionDenied("Only root can uninstall.", "Run it with sudo.")
     if options.dry_run:
         out("Dry run: this is what would be done. Nothing is changed.")
-        system = DryRun(system, lambda line: out(f"         {line}"))
-    removal = _Removal(system, options)
+        return _run(_Removal(DryRun(system, lambda line: out(f"         {line}")), options), out)
+    with only_one(system, Paths(options.prefix)):
+        return _run(_Removal(system, options), out)
+
+
+def _run(removal: _Removal, out: Printer) -> int:
+    dry = removal.uninstall.dry_run
     try:
-        run_steps(_STEPS, removal, out, plan=options.dry_run)
+        run_steps(_STEPS, removal, out, plan=dry)
     except StepFailed as failure:
         cause = failure.__cause__
         assert isinstance(cause, DiyCloudError)
@@ -73,7 +84,7 @@ def uninstall(system: System, options: UninstallOptions, out: Printer) -> int:
         return 1
     for note in removal.notes:
         out(f"Note: {note}")
-    if not options.dry_run:
+    if not dry:
         out("\nDIY Cloud is gone from this host. Packages of the distribution stay: nginx and Python among them.")
     return 0
 
@@ -140,10 +151,25 @@ def _release(removal: _Removal, name: str, uid: int, slices: Slices) -> None:
 
 
 def _nginx(removal: _Removal) -> str:
-    if not removal.nginx.remove(removal.our_site):
-        return "there was none"
-    removal.platform.reload_nginx()
-    return "removed"
+    there = removal.nginx.remove(removal.our_site)
+    if there:
+        removal.platform.reload_nginx()
+    done = "removed" if there else "there was none"
+    return done if removal.facts.init is not Init.NONE else done + _others_sites(removal)
+
+
+def _others_sites(removal: _Removal) -> str:
+    """Without init Nginx ended with our services: have it serve others' sites again, or say that it does not."""
+    start = f"`nginx -c {removal.table.nginx.config}` starts it."
+    try:
+        if removal.platform.give_back_nginx():
+            return "; the Nginx that ran before runs again"
+    except HostError as error:
+        removal.notes.append(f"The Nginx that ran before could not be started again: {error.message} {start}")
+        return ""
+    if others := removal.nginx.other_sites():
+        removal.notes.append(f"Nginx was run by the platform and has ended, and {others[0]} is not served now: {start}")
+    return ""
 
 
 def _account(removal: _Removal) -> str:
@@ -179,9 +205,9 @@ def _program(removal: _Removal) -> str:
 
 _STEPS: tuple[Step[_Removal], ...] = (
     Step("Services", _services),
+    Step("Nginx site", _nginx),  # soon after its end, for the sites of others
     Step("Sign-in hook (PAM)", _sign_in_hook),
     Step("Users", _users),
-    Step("Nginx site", _nginx),
     Step("Service account", _account),
     Step("Folders", _folders),
     Step("Program", _program),

@@ -10,6 +10,7 @@ import argparse
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from diycloud.config import Paths
@@ -22,15 +23,12 @@ def revision(path: Path) -> str | None:
     """Return the schema's revision, None for a database that is not there or empty."""
     if not path.exists():
         return None
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchall()
         if not rows:
             return None
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(found[0]) if found else None
-    finally:
-        connection.close()
 
 
 def migrate(path: Path) -> bool:
@@ -63,12 +61,8 @@ def migrate(path: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a database that may be in use, by SQLite's own backup."""
-    old, new = sqlite3.connect(source), sqlite3.connect(target)
-    try:
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
-    finally:
-        old.close()
-        new.close()
 
 
 def main() -> int:

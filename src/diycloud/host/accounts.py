@@ -1,7 +1,7 @@
-"""POSIX accounts: read from the files' own text, changed only by the host's own tools (shadow-utils).
+"""POSIX accounts: read from the files' own text, changed by the host's own tools (shadow-utils).
 
-The tools bring what each host hangs on them: audit records, nscd and sssd caches, SELinux. One process adds an account;
-one sets the passwords of a whole batch; what is right already costs none.
+The tools bring what each host hangs on them: audit records, nscd and sssd caches, SELinux users. One process adds an
+account; what is right already costs none. Only the password fields are written here, those of a whole batch at once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ NEVER_GROUPS = frozenset(
     )
 )
 """Groups that are as good as root. No setting of the agent can allow them."""
+SHADOW = "/etc/shadow"
+LOCK = "/etc/.pwd.lock"
+"""The lock of all programs that change account files: lckpwdf(3)."""
 WAIT_S = 30.0
 """How long a held lock of /etc/passwd is waited for, on top of the tools' own patience."""
 _LOCKED = re.compile(r"cannot lock|try again later|unable to lock", re.IGNORECASE)
@@ -93,7 +96,7 @@ class HostAccounts:
 
     @cached_property
     def _shadow(self) -> Mapping[str, str]:
-        return _by_name(self._system.read("/etc/shadow") or "")
+        return _by_name(self._system.read(SHADOW) or "")
 
     def get(self, name: str) -> PosixAccount | None:
         """Return an account, None if the host has none of that name. Raises HostError for a line that is broken."""
@@ -276,8 +279,29 @@ def _refuse_taken(status: int, name: str, uid: int) -> None:
 
 
 def set_passwords(system: System, hashes: Mapping[str, str]) -> None:
-    """Set the password fields of some accounts by one process. hashes: name → field of /etc/shadow; `!` first locks."""
+    """Set the password fields of some accounts and the day of their change, as `chpasswd -e` would.
+
+    hashes: name → field of shadow(5); `!` first locks. Raises HostError if another program holds the lock for too long.
+    """
+    with system.locked(LOCK, patience_s=WAIT_S):
+        text = system.read(SHADOW)
+        if text is not None:
+            system.replace(SHADOW, _with_fields(text, hashes, today=int(time.time()) // 86_400))
+            return
+    # A host that keeps the hashes elsewhere (tcb(5)) has its own chpasswd.
     _patiently(system, ["chpasswd", "-e"], input="".join(f"{name}:{field}\n" for name, field in hashes.items()))
+
+
+def _with_fields(text: str, hashes: Mapping[str, str], *, today: int) -> str:
+    """Return the text of /etc/shadow with other password fields; a line that is missing is made as pwconv(8) would."""
+    left = dict(hashes)
+    lines = text.removesuffix("\n").split("\n")
+    for number, line in enumerate(lines):
+        if line.partition(":")[0] in left:
+            fields = line.split(":")
+            lines[number] = ":".join([fields[0], left.pop(fields[0]), str(today), *fields[3:]])
+    lines += [f"{name}:{field}:{today}:0:99999:7:::" for name, field in left.items()]
+    return "\n".join([*lines, ""])
 
 
 def change_account(

@@ -2,7 +2,7 @@
 
 Root touches a home only here, and never while its owner can reach it: a new one is built in a root-only folder beside
 the homes and renamed into place whole, so a home that is there is complete; a purged one is renamed into a root-only
-trash on the same file system. The skeleton is copied as its owner.
+trash on the same file system.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from diycloud.distro.mounts import parse_mountinfo
 from diycloud.errors import Conflict
 from diycloud.system.contract import Owner, System
-from diycloud.system.local import mount_id
+from diycloud.system.tree import mount_id
 
 STAGING = ".diycloud-new"
 TRASH = ".diycloud-trash"
@@ -52,7 +52,7 @@ def ensure_home(system: System, base: str, name: str, owner: Owner) -> bool:
     system.remove_tree(staged)  # of a start that was cut off
     system.make_dir(staged, mode=MODE, owner=owner)
     if system.exists(SKELETON):
-        system.run(["cp", "-rT", SKELETON, "."], user=owner, cwd=str(staged), env={"HOME": str(home)})
+        system.copy_tree(os.path.realpath(SKELETON), staged, owner=owner)
     for folder in FOLDERS:
         system.make_dir(staged / folder, mode=MODE, owner=owner)
     system.rename(staged, home)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -71,11 +72,20 @@ class System(Protocol):
     def write(self, path: str | Path, text: str, *, mode: int = 0o644, owner: Owner = ROOT) -> bool:
         """Make a file have this text, mode and owner, atomically (temporary file, fsync, rename). True if it changed."""
 
+    def replace(self, path: str | Path, text: str) -> bool:
+        """Give a file that is there another text, atomically. Mode, owner and labels stay. True if it changed."""
+
     def set_value(self, path: str | Path, value: str) -> None:
         """Write to a file of the kernel's (cgroup, sysctl) that exists already. Raises HostError with the kernel's word."""
 
     def make_dir(self, path: str | Path, *, mode: int = 0o755, owner: Owner = ROOT) -> bool:
         """Make one directory (its parent exists) have this mode and owner. True if it changed."""
+
+    def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
+        """Copy what a directory holds into one that is there, as the owner's: files, directories, links as they are.
+
+        Both must be nobody's to change meanwhile. Permissions are kept, but not set-user-ID and its like.
+        """
 
     def link(self, path: str | Path, target: str) -> bool:
         """Make a symbolic link at path to target. True if it changed."""
@@ -94,6 +104,12 @@ class System(Protocol):
 
     def list_dir(self, path: str | Path) -> list[str]:
         """Return the sorted names in a directory, none if there is no such directory."""
+
+    def locked(self, path: str | Path, *, patience_s: float = 30) -> AbstractContextManager[None]:
+        """Hold a lock file that other programs take too (fcntl(2)), made 0600 if it is missing.
+
+        Raises HostError if another process holds it for longer than patience_s.
+        """
 
     def kill(self, pid: int, sig: int = signal.SIGKILL) -> bool:
         """Send a signal. False if there was no such process."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from diycloud.errors import HostError
 from diycloud.system.contract import ROOT, Owner, Result, System, command_line
 from diycloud.system.fake import Fake, File
 
@@ -72,6 +74,15 @@ class DryRun(Fake):
                 self._show(f"           {line}")
         return True
 
+    def replace(self, path: str | Path, text: str) -> bool:
+        before = self.read(path)
+        if before is None:
+            raise HostError(f"Cannot replace {path}: No such file.")
+        self._lay(path, File(text))
+        if before != text:
+            self._show(f"replace    {path}")
+        return before != text
+
     def set_value(self, path: str | Path, value: str) -> None:
         self._show(f"set        {path} = {value}")
         self._lay(path, File(value))
@@ -82,6 +93,9 @@ class DryRun(Fake):
             self._show(f"directory  {path}   (mode {mode:04o})")
         self._lay(path, File(None, mode, owner))
         return new
+
+    def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
+        self._show(f"copy       {source} into {target}   (as uid {owner.uid})")
 
     def link(self, path: str | Path, target: str) -> bool:
         self._show(f"link       {path} -> {target}")
@@ -109,6 +123,9 @@ class DryRun(Fake):
             self._show(f"remove     {path} and all below it")
         self._hide(path)
         return there
+
+    def locked(self, path: str | Path, *, patience_s: float = 30) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def kill(self, pid: int, sig: int = signal.SIGKILL) -> bool:
         self._show(f"signal     {signal.Signals(sig).name} to process {pid}")

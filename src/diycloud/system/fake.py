@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +98,12 @@ class Fake:
         self.files[str(path)] = new
         return changed
 
+    def replace(self, path: str | Path, text: str) -> bool:
+        old = self.files.get(str(path))
+        if old is None or old.text is None or old.target is not None:
+            raise HostError(f"Cannot replace {path}: No such file.")
+        return self.write(path, text, mode=old.mode, owner=old.owner)
+
     def set_value(self, path: str | Path, value: str) -> None:
         old = self.files.get(str(path))
         if old is None or old.text is None:
@@ -110,6 +117,12 @@ class Fake:
             raise HostError(f"Cannot make directory {path}: Not a directory.")
         self.files[str(path)] = new
         return old != new
+
+    def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
+        if not self._is_dir(str(source)) or not self._is_dir(str(target)):
+            raise HostError(f"Cannot copy {source} to {target}: No such directory.")
+        for name in [n for n in self.files if n.startswith(f"{source}/")]:
+            self.files[str(target) + name[len(str(source)) :]] = self.files[name]._replace(owner=owner)
 
     def link(self, path: str | Path, target: str) -> bool:
         self._parent(path)
@@ -146,6 +159,9 @@ class Fake:
 
     def list_dir(self, path: str | Path) -> list[str]:
         return sorted({Path(n).name for n in self.files if n != "/" and str(Path(n).parent) == str(path)})
+
+    def locked(self, path: str | Path, *, patience_s: float = 30) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def kill(self, pid: int, sig: int = signal.SIGKILL) -> bool:
         self.ran.append(f"kill {pid} {sig}")

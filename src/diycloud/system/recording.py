@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from diycloud.system.contract import ROOT, Owner, Result, System, command_line
@@ -56,6 +57,10 @@ class Recording:
         self._note(f"write {path}")
         return self.inner.write(path, text, mode=mode, owner=owner)
 
+    def replace(self, path: str | Path, text: str) -> bool:
+        self._note(f"replace {path}")
+        return self.inner.replace(path, text)
+
     def set_value(self, path: str | Path, value: str) -> None:
         self._note(f"set {path} {value}")
         self.inner.set_value(path, value)
@@ -63,6 +68,10 @@ class Recording:
     def make_dir(self, path: str | Path, *, mode: int = 0o755, owner: Owner = ROOT) -> bool:
         self._note(f"make_dir {path}")
         return self.inner.make_dir(path, mode=mode, owner=owner)
+
+    def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
+        self._note(f"copy_tree {source} {target}")
+        self.inner.copy_tree(source, target, owner=owner)
 
     def link(self, path: str | Path, target: str) -> bool:
         self._note(f"link {path} {target}")
@@ -85,6 +94,9 @@ class Recording:
 
     def list_dir(self, path: str | Path) -> list[str]:
         return self.inner.list_dir(path)
+
+    def locked(self, path: str | Path, *, patience_s: float = 30) -> AbstractContextManager[None]:
+        return self.inner.locked(path, patience_s=patience_s)
 
     def kill(self, pid: int, sig: int = signal.SIGKILL) -> bool:
         self._note(f"kill {pid} {sig}")

@@ -17,12 +17,13 @@ from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.parsing import Source, fields_of, parse_action
+from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
 from diycloud.host.names import is_reserved
 from diycloud.users import host, repository, service
 from diycloud.users.actions import CreateUser, ImportUsers
-from diycloud.users.models import ImportReport, ImportRow, Row
+from diycloud.users.models import Allocation, ImportReport, ImportRow, Row
 
 BATCH = wire.MAX_BATCH
 MAX_ROWS = 10_000
@@ -181,7 +182,7 @@ async def import_users(ctx: Context, action: ImportUsers) -> ImportReport:
     """
     found = await check_rows(ctx, await asyncio.to_thread(parse_csv, action.csv))
     good = [service.allocation_of(c.wanted) for c in found if not c.errors]
-    warnings = await service.over_promised(ctx.services, sum(a.cpu for a in good), sum(a.memory for a in good))
+    warnings = await _promises(ctx.services, good)
     refused = len(found) - len(good)
     ctx.changes = {"rows": len(found), "refused": refused}
     if refused or action.dry_run:
@@ -195,6 +196,19 @@ async def import_users(ctx: Context, action: ImportUsers) -> ImportReport:
     return ImportReport(
         False, rows, by_outcome["created"], by_outcome["refused"], by_outcome["pending"], warnings=warnings
     )
+
+
+async def _promises(services: Services, good: list[Allocation]) -> tuple[str, ...]:
+    """Return warnings if these users' limits promise more than the settings' part of the host. Raises Conflict."""
+    try:
+        capacity = await services.capacity()
+    except Unavailable:
+        return ()
+    if not good:
+        return ()
+    cores, memory = await services.database.read_long(repository.promised)
+    cores, memory = cores + sum(a.cpu for a in good), memory + sum(a.memory for a in good)
+    return service.overcommitment(services.settings.server, capacity, cores, memory)
 
 
 class ImportRefused(InvalidInput):

@@ -6,10 +6,23 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from diycloud.actions.roles import Role
-from diycloud.db.engine import fetch_one
+from diycloud.db.engine import Prepared, fetch_one
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.db.tables import sessions, users
 from diycloud.errors import Conflict, InvalidInput
@@ -33,9 +46,13 @@ _FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_passw
 ROW: Select[Any] = select(*_COLUMNS).select_from(_JOIN)
 """What `to_row` takes: queries of lists add to it."""
 _BY_NAME = str(ROW.where(users.c.username == text("?")).compile(compile_kwargs={"literal_binds": True}))
+_BY_ID = str(ROW.where(users.c.id == text("?")).compile(compile_kwargs={"literal_binds": True}))
+_THIS = users.c.id == bindparam("user_id")
+_ANSWERED = users.c.generation == bindparam("answered")
 _DEFAULTS = Allocation()
 LEAST_MEMORY = 16 << 20
 NOW = func.current_timestamp()
+_TOUCH = Prepared(update(users).where(_THIS).values(updated_at=NOW))
 
 
 @lru_cache(maxsize=4096)  # a thousand users share a dozen sizes
@@ -73,7 +90,7 @@ def by_name(connection: Connection, username: str) -> Row | None:
 
 
 def by_id(connection: Connection, user_id: int) -> Row | None:
-    found = connection.execute(ROW.where(users.c.id == user_id)).first()
+    found = fetch_one(connection, _BY_ID, (user_id,))
     return to_row(found) if found else None
 
 
@@ -130,16 +147,23 @@ def change(
     Only what changes is written, so that two administrators who change different things lose nothing. since: the status
     this was decided upon. Raises Conflict if it is another by now.
     """
-    query = update(users).where(users.c.id == user_id)
-    if since is not None:
-        query = query.where(users.c.status == since)
-    done = connection.execute(query.values(updated_at=NOW, **values))
-    if since is not None and not done.rowcount:
-        raise Conflict("Somebody else changed the user meanwhile.", "Look again.")
-    if limits:
-        done = connection.execute(update(allocations).where(allocations.c.user_id == user_id).values(limits))
-        if not done.rowcount:
-            connection.execute(insert(allocations).values(user_id=user_id, **limits))
+    if values or since is not None:
+        query = update(users).where(users.c.id == user_id)
+        if since is not None:
+            query = query.where(users.c.status == since)
+        done = connection.execute(query.values(updated_at=NOW, **values))
+        if since is not None and not done.rowcount:
+            raise Conflict("Somebody else changed the user meanwhile.", "Look again.")
+    else:
+        _TOUCH(connection, user_id=user_id)
+    if limits and not _change_limits(tuple(limits))(connection, user_id=user_id, **limits).rowcount:
+        connection.execute(insert(allocations).values(user_id=user_id, **limits))
+
+
+@lru_cache(maxsize=64)
+def _change_limits(columns: tuple[str, ...]) -> Prepared:
+    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    return Prepared(update(allocations).where(allocations.c.user_id == bindparam("user_id")).values(values))
 
 
 def note(connection: Connection, user_id: int, values: dict[str, Any]) -> None:
@@ -148,21 +172,30 @@ def note(connection: Connection, user_id: int, values: dict[str, Any]) -> None:
 
 
 def settle(connection: Connection, user_id: int, generation: int, *, uid: int | None, problem: str = "") -> None:
-    """Note the host's answer to one generation of a wish: done, or what is in the way."""
-    columns = (users.c.status, users.c.generation, users.c.shadow_hash)
-    now = connection.execute(select(*columns).where(users.c.id == user_id)).first()
-    if now is None or (problem and now.generation != generation):
-        return  # removed meanwhile, or an answer to what is not wished any more
-    values: dict[str, Any] = {"host_problem": problem[:500]}
-    if uid is not None and not problem:  # a refusal may name the uid of an account that is not this user's
-        values["uid"] = uid
-    if not problem and now.generation == generation:
-        values.update(host_generation=generation, shadow_hash=None)
-        if now.shadow_hash is not None:
-            values["shadow_set"] = 1
-        if now.status == Status.PENDING:
-            values["status"] = Status.ACTIVE
-    connection.execute(update(users).where(users.c.id == user_id).values(values))
+    """Note the host's answer to one generation of a wish: done, or what is in the way.
+
+    Of an answer to what is not wished any more only the uid is kept.
+    """
+    if problem:  # a refusal may name the uid of an account that is not this user's
+        _REFUSED(connection, user_id=user_id, answered=generation, problem=problem[:500])
+    elif not _DONE(connection, user_id=user_id, answered=generation, new_uid=uid).rowcount:
+        _OVERTAKEN(connection, user_id=user_id, new_uid=uid)
+
+
+_UID = {"host_problem": "", "uid": func.ifnull(bindparam("new_uid"), users.c.uid)}
+_REFUSED = Prepared(update(users).where(_THIS, _ANSWERED).values(host_problem=bindparam("problem")))
+_OVERTAKEN = Prepared(update(users).where(_THIS).values(_UID))
+_DONE = Prepared(
+    update(users)
+    .where(_THIS, _ANSWERED)
+    .values(_UID)
+    .values(
+        host_generation=bindparam("answered"),
+        shadow_set=case((users.c.shadow_hash.is_not(None), 1), else_=users.c.shadow_set),
+        shadow_hash=None,
+        status=case((users.c.status == Status.PENDING, Status.ACTIVE), else_=users.c.status),
+    )
+)
 
 
 def note_lost_passwords(connection: Connection, names: Iterable[str]) -> None:
@@ -220,12 +253,19 @@ def with_status(connection: Connection, status: Status) -> list[Row]:
     return [to_row(row) for row in connection.execute(ROW.where(users.c.status == status).order_by(users.c.id))]
 
 
+_PROMISED = Prepared(
+    select(allocations.c.mem_limit, func.count(), func.sum(func.ifnull(allocations.c.cpu_limit, _DEFAULTS.cpu)))
+    .select_from(_JOIN)
+    .where(
+        or_(*(users.c.status == s for s in (Status.PENDING, Status.ACTIVE, Status.INACTIVE))), users.c.portal_only == 0
+    )
+    .group_by(allocations.c.mem_limit)
+)
+
+
 def promised(connection: Connection) -> tuple[float, int]:
     """Return the cores and bytes of memory promised to users that are not deleted."""
-    cpu = func.sum(func.ifnull(allocations.c.cpu_limit, _DEFAULTS.cpu))
-    query = select(allocations.c.mem_limit, func.count(), cpu).select_from(_JOIN).group_by(allocations.c.mem_limit)
-    query = query.where(users.c.status.in_([Status.PENDING, Status.ACTIVE, Status.INACTIVE]), users.c.portal_only == 0)
-    rows = connection.execute(query).all()
+    rows = _PROMISED(connection).fetchall()
     return sum(cores for _, _, cores in rows), sum(_size(memory, _DEFAULTS.memory) * count for memory, count, _ in rows)
 
 

@@ -15,6 +15,7 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import passwords, sessions
+from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from diycloud.host.names import is_reserved
 from diycloud.units import format_size, human_size
@@ -59,11 +60,16 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
         ctx, action.password, (action.username, action.full_name or "", action.email or "")
     )
     allocation = allocation_of(action)
-    warnings += await check_capacity(services, allocation)
+    capacity = await check_size(services, allocation)
     hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
     values = new_columns(action, hashed, shadow, generated=action.password is UNSET)
-    user_id = await ctx.write(repository.add, values, allocation)
-    row = _by_id(services, user_id)
+
+    def store(connection: Connection) -> tuple[int, tuple[str, ...]]:
+        user_id = repository.add(connection, values, allocation)
+        return user_id, over_promised(connection, services.settings.server, capacity, allocation)
+
+    user_id, promises = await ctx.write(store)
+    row, warnings = _by_id(services, user_id), warnings + promises
     try:
         outcome = (await host.ensure(services.agent, [row]))[0]
     except Unavailable:
@@ -141,40 +147,50 @@ def beyond_host(capacity: wire.HostCapacity, wanted: Allocation) -> list[FieldEr
     return errors
 
 
-async def over_promised(services: Services, more_cores: float, more_memory: int) -> tuple[str, ...]:
-    """Return warnings if promising this much more is more than the settings' part of the host.
-
-    Nothing more is no reason for a warning. Raises Conflict where the settings refuse it.
-    """
-    if more_cores <= 0 and more_memory <= 0:
-        return ()
+async def check_size(services: Services, wanted: Allocation) -> wire.HostCapacity | None:
+    """Return the host's size, None if the agent is away. Raises InvalidInput for limits above it."""
     try:
         capacity = await services.capacity()
     except Unavailable:
+        return None
+    if errors := beyond_host(capacity, wanted):
+        raise InvalidInput.of(errors)
+    return capacity
+
+
+def over_promised(
+    connection: Connection,
+    settings: ServerSettings,
+    capacity: wire.HostCapacity | None,
+    wanted: Allocation,
+    before: Allocation | None = None,
+) -> tuple[str, ...]:
+    """Return warnings if the limits that a transaction has just stored promise more than the settings' part of the host.
+
+    Nothing more than before is no reason for one. Raises Conflict, and so undoes the transaction, where the settings
+    refuse it: two administrators cannot both promise the last core.
+    """
+    more_cores = wanted.cpu - (before.cpu if before else 0)
+    more_memory = wanted.memory - (before.memory if before else 0)
+    if capacity is None or (more_cores <= 0 and more_memory <= 0):
         return ()
-    settings = services.settings.server
-    cores, memory = await services.database.read_long(repository.promised)
-    cores, memory = cores + more_cores, memory + more_memory
+    cores, memory = repository.promised(connection)
+    return overcommitment(settings, capacity, cores if more_cores > 0 else 0, memory if more_memory > 0 else 0)
+
+
+def overcommitment(settings: ServerSettings, capacity: wire.HostCapacity, cores: float, memory: int) -> tuple[str, ...]:
+    """Return what of so many promised cores and bytes is above the settings' part of the host.
+
+    Raises Conflict where the settings refuse it.
+    """
     found = []
-    if more_cores > 0 and cores > capacity.cores * settings.overcommit_cpu:
+    if cores > capacity.cores * settings.overcommit_cpu:
         found.append(f"CPU: {cores:g} cores promised on a host of {capacity.cores}.")
-    if more_memory > 0 and memory > capacity.memory * settings.overcommit_memory:
+    if memory > capacity.memory * settings.overcommit_memory:
         found.append(f"Memory: {human_size(memory)} promised on a host of {human_size(capacity.memory)}.")
     if found and settings.refuse_overcommit:
         raise Conflict(" ".join(found), "Lower other limits, or set server.refuse_overcommit to false.")
     return tuple(found)
-
-
-async def check_capacity(services: Services, wanted: Allocation, before: Allocation | None = None) -> tuple[str, ...]:
-    """Return warnings about promising more than the host has. Raises InvalidInput for limits above the host's own size."""
-    try:
-        errors = beyond_host(await services.capacity(), wanted)
-    except Unavailable:
-        return ()
-    if errors:
-        raise InvalidInput.of(errors)
-    cores = wanted.cpu - (before.cpu if before else 0)
-    return await over_promised(services, cores, wanted.memory - (before.memory if before else 0))
 
 
 async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
@@ -189,9 +205,9 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
     if values.get("role", Role.ADMIN) is not Role.ADMIN:
         keep_an_admin(ctx, row)
     allocation = _changed_allocation(row.allocation, action)
-    warnings: tuple[str, ...] = ()
+    capacity = None
     if allocation != row.allocation:
-        warnings = await check_capacity(services, allocation, row.allocation)
+        capacity = await check_size(services, allocation)
         if allocation.memory < row.allocation.memory and not action.force and not row.portal_only:
             await host.check_limits(services.agent, row, allocation)
         changes |= _allocation_changes(row.allocation, allocation)
@@ -199,7 +215,7 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
     if not changes:
         return Changed(host.view(row))
 
-    def store(connection: Connection) -> None:
+    def store(connection: Connection) -> tuple[str, ...]:
         before = repository.allocation_columns(row.allocation)
         after = repository.allocation_columns(allocation)
         repository.change(connection, row.id, values, {k: v for k, v in after.items() if v != before[k]})
@@ -207,9 +223,9 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
             sessions.end_all(connection, row.id)
             if row.role is Role.ADMIN:
                 leave_an_admin(connection)
+        return over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
 
-    await ctx.write(store)
-    return await apply(ctx, row.id, warnings)
+    return await apply(ctx, row.id, await ctx.write(store))
 
 
 async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, strict: bool = False) -> Changed:

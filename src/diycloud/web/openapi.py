@@ -10,6 +10,7 @@ import msgspec
 from diycloud import __version__
 from diycloud.actions.action import Action, summary
 from diycloud.actions.parsing import fields_of
+from diycloud.auth.actions import Credentials
 from diycloud.core.routes import PREFIX, ROUTES, Route
 from diycloud.web.problems import MEDIA_TYPE, STATUS, TITLE
 
@@ -74,7 +75,7 @@ def _operation(route: Route, result: Any) -> dict[str, Any]:
     return operation
 
 
-def field_schemas(action: type[Action[Any]]) -> dict[str, dict[str, Any]]:
+def field_schemas(action: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
     """Return the JSON Schema of each field, with its help and rule as the description."""
     found = {}
     for name, field in fields_of(action).items():
@@ -132,8 +133,9 @@ def _login() -> dict[str, Any]:
     text = {"type": "string"}
     asked = {
         "type": "object",
-        "properties": {"username": text, "password": {**text, "writeOnly": True}},
-        "required": ["username", "password"],
+        "properties": field_schemas(Credentials),
+        "required": list(fields_of(Credentials)),
+        "additionalProperties": False,
     }
     given = {
         "type": "object",

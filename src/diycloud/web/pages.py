@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from diycloud.actions.action import Permission
 from diycloud.actions.dispatcher import authorise
+from diycloud.actions.parsing import Source, parse_action
 from diycloud.actions.roles import PERMISSIONS
 from diycloud.auth import passwords
-from diycloud.auth.actions import ChangePassword, ListAudit, SignOut
+from diycloud.auth.actions import ChangePassword, Credentials, ListAudit, SignOut
 from diycloud.errors import DiyCloudError, InvalidInput, NotFound, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.resources.actions import ShowHost
 from diycloud.users import host, repository, service
@@ -41,12 +44,13 @@ async def show_sign_in(page: Page) -> Response:
 
 
 async def sign_in(page: Page) -> Response:
-    sent = {"username": "", "password": "", "next": "", **page.sent("username", "password", "next")}
-    shown: dict[str, Any] = {"next": sent["next"], "username": sent["username"][:64]}
+    given = {"username": "", "password": "", **page.sent("username", "password")}
+    sent, target = parse_action(Credentials, given, Source.TEXT), page.sent("next").get("next", "")
+    shown: dict[str, Any] = {"next": target, "username": sent.username[:64]}
     agent = page.request.headers.get("user-agent", "")
     try:
         done = await page.portal.sign_in(
-            sent["username"].strip(), sent["password"], actor=page.visitor.actor, kind="browser", user_agent=agent
+            sent.username.strip(), sent.password, actor=page.visitor.actor, kind="browser", user_agent=agent
         )
     except TooManyRequests as error:
         response = page.render("sign_in.html", 429, error=error.message, retry_after=error.retry_after, **shown)
@@ -58,7 +62,7 @@ async def sign_in(page: Page) -> Response:
         )
     if page.visitor.csrf:  # signed in before, in this browser: that session ends with the new one
         await page.run(SignOut, {})
-    target = "/account" if done.must_change_password else safe_next(sent["next"])
+    target = "/account" if done.must_change_password else safe_next(target)
     max_age = page.portal.dispatcher.services.settings.server.session_max_hours * 3600
     return page.set_session(page.redirect(target), done.token, max_age)
 
@@ -144,27 +148,39 @@ async def live_usage(page: Page) -> Response:
     if row.portal_only or host.impossible(row):
         raise NotFound(f"There is nothing to measure of {username}.")
 
-    streams, watcher = page.portal.streams, page.visitor.actor.name
-    if streams[watcher] >= MAX_STREAMS:
-        raise TooManyRequests(f"{watcher} looks at {MAX_STREAMS} gauges already.", "Close a page.", retry_after=5)
-
     async def events() -> AsyncIterator[bytes]:
-        streams[watcher] += 1
-        try:
-            sent = 0
-            async for reading in page.portal.gauges.watch(username):
-                sent += 1
-                if sent % CHECK_EVERY == 0 and not page.still_signed_in():
-                    return
-                yield as_event(reading)
-                if sent * EVERY_S >= MAX_STREAM_S:
-                    return
-        finally:
-            streams[watcher] -= 1
-            if not streams[watcher]:
-                del streams[watcher]
+        sent = 0
+        async for reading in page.portal.gauges.watch(username):
+            sent += 1
+            if sent % CHECK_EVERY == 0 and not page.still_signed_in():
+                return
+            yield as_event(reading)
+            if sent * EVERY_S >= MAX_STREAM_S:
+                return
 
-    return StreamingResponse(events(), 200, {**HEADERS, "x-accel-buffering": "no"}, "text/event-stream")
+    return _Stream(events(), page.portal.streams, page.visitor.actor.name)
+
+
+class _Stream(StreamingResponse):
+    """A stream that is counted from when it is admitted, before anything is sent, until it ends, however it ends.
+
+    open_streams: by watcher. Raises TooManyRequests for one too many.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], open_streams: Counter[str], watcher: str) -> None:
+        if open_streams[watcher] >= MAX_STREAMS:
+            raise TooManyRequests(f"{watcher} looks at {MAX_STREAMS} gauges already.", "Close a page.", retry_after=5)
+        super().__init__(events, 200, {**HEADERS, "x-accel-buffering": "no"}, "text/event-stream")
+        self._open_streams, self._watcher = open_streams, watcher
+        open_streams[watcher] += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._open_streams[self._watcher] -= 1
+            if not self._open_streams[self._watcher]:
+                del self._open_streams[self._watcher]
 
 
 async def components(page: Page) -> Response:

@@ -32,7 +32,7 @@ from diycloud.users import repository
 from diycloud.users.usage import Gauges
 from diycloud.web import identity
 from diycloud.web.identity import Visitor
-from diycloud.web.problems import STATUS
+from diycloud.web.problems import STATUS, retry_after
 from diycloud.web.templating import CONTENT_SECURITY_POLICY, STATIC, environment
 
 R = TypeVar("R")
@@ -222,8 +222,8 @@ def _error_page(page: Page, error: DiyCloudError) -> Response:
     status = STATUS.get(error.code, 500)
     request_id = page.visitor.actor.request_id
     response = page.render("error.html", status, message=error.message, hint=error.hint, request_id=request_id)
-    if status == 503:
-        response.headers["retry-after"] = "1"
+    if wait := retry_after(error):
+        response.headers["retry-after"] = str(wait)
     return response
 
 

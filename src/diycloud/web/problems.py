@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from diycloud.errors import DiyCloudError, InvalidInput, TooManyRequests
+from diycloud.errors import DiyCloudError, InvalidInput, TooManyRequests, Unavailable
 from diycloud.users.importing import ImportRefused
 
 STATUS = {
@@ -52,6 +52,13 @@ def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | No
     return Response(msgspec.json.encode(body), status, {**fixed, **(headers or {})}, MEDIA_TYPE)
 
 
+def retry_after(error: DiyCloudError) -> int:
+    """Return after how many seconds to try again, 0 if that is of no use."""
+    if isinstance(error, TooManyRequests):
+        return error.retry_after
+    return 1 if isinstance(error, Unavailable) else 0
+
+
 def problem_of(error: DiyCloudError, request_id: str) -> Response:
     """Return an error as a problem: its words, its hint, every field at fault."""
     status, headers = STATUS.get(error.code, 500), {}
@@ -62,10 +69,8 @@ def problem_of(error: DiyCloudError, request_id: str) -> Response:
         more["errors"] = error.errors
     if isinstance(error, ImportRefused):
         more["report"] = error.report
-    if isinstance(error, TooManyRequests):
-        headers["Retry-After"] = str(error.retry_after)
-    elif status == 503:
-        headers["Retry-After"] = "1"
+    if wait := retry_after(error):
+        headers["Retry-After"] = str(wait)
     elif status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="DIY Cloud"'
     return problem(status, error.code, error.message, headers=headers, **more)

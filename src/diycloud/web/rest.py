@@ -11,7 +11,8 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 
 from diycloud.actions.dispatcher import Dispatcher
-from diycloud.actions.parsing import Source, decode_json
+from diycloud.actions.parsing import Source, decode_json, parse_action
+from diycloud.auth.actions import Credentials
 from diycloud.auth.service import SignIn, stranger
 from diycloud.core.routes import PREFIX, ROUTES, Route
 from diycloud.errors import DiyCloudError, FieldError, InvalidInput, Unauthenticated
@@ -90,14 +91,9 @@ class Rest:
         """Give a bearer token for a name and password."""
         actor = stranger("rest", identity.address(request), identity.request_id(request))
         try:
-            raw = decode_json(await read_body(request, MAX_BODY))
-            missing = [
-                FieldError(n, "is needed, as text") for n in ("username", "password") if not isinstance(raw.get(n), str)
-            ]
-            if missing:
-                raise InvalidInput.of(missing)
+            sent = parse_action(Credentials, _json(request, await read_body(request, MAX_BODY)), Source.JSON)
             agent = request.headers.get("user-agent", "")
-            done = await self._sign_in(raw["username"], raw["password"], actor=actor, kind="api", user_agent=agent)
+            done = await self._sign_in(sent.username, sent.password, actor=actor, kind="api", user_agent=agent)
         except DiyCloudError as error:
             return problems.problem_of(error, actor.request_id)
         body = {
@@ -120,20 +116,29 @@ def _query(request: Request) -> dict[str, Any]:
 async def _body(route: Route, request: Request) -> dict[str, Any]:
     limit = MAX_IMPORT if route.action is ImportUsers else MAX_BODY
     body = await read_body(request, limit)
-    kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
-    if route.action is ImportUsers and kind == "text/csv":
+    if route.action is ImportUsers and _media_type(request) == "text/csv":
         try:
             text = body.decode("utf-8")
         except UnicodeDecodeError:
             raise InvalidInput("csv: is not UTF-8.", "Save it as CSV UTF-8.") from None
         return {"csv": text, "dry_run": request.query_params.get("dry_run", "").lower() in ("1", "true", "yes")}
-    if body and kind != _JSON:
-        raise InvalidInput(f"The body is {kind or 'of no type'}.", f"Send {_JSON}.")
-    raw = decode_json(body) if body else {}
+    raw = _json(request, body)
     both = set(raw) & set(request.path_params)
     if both:
         raise InvalidInput.of([FieldError(name, "is in the path already") for name in sorted(both)])
     return raw
+
+
+def _json(request: Request, body: bytes) -> dict[str, Any]:
+    """Return the object of a JSON body, an empty one for none. Raises InvalidInput, for another media type too."""
+    kind = _media_type(request)
+    if body and kind != _JSON:
+        raise InvalidInput(f"The body is {kind or 'of no type'}.", f"Send {_JSON}.")
+    return decode_json(body) if body else {}
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
 
 
 def _headers(route: Route, request: Request, raw: dict[str, Any], result: Any) -> dict[str, str]:

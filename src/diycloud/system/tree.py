@@ -1,0 +1,115 @@
+"""Directory trees, walked by descriptors: whatever a name is swapped for meanwhile, nothing outside is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from diycloud.system.contract import Owner
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_ROUNDS = 1_000_000
+"""One for each level of nesting: an end to the work if someone adds folders meanwhile."""
+
+
+def copy_into(source: str | Path, target: str | Path, owner: Owner) -> None:
+    """Copy files, directories and links from one directory into another; what is of another kind is left out.
+
+    Raises OSError, FileExistsError too: nothing that is there is written to.
+    """
+    with _descriptor(source) as old, _descriptor(target) as new:
+        _copy(old, new, owner)
+
+
+def _copy(old: int, new: int, owner: Owner) -> None:
+    with os.scandir(old) as entries:
+        for entry in entries:
+            name, mode = entry.name, stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode) & 0o777
+            if entry.is_symlink():
+                os.symlink(os.readlink(name, dir_fd=old), name, dir_fd=new)
+                os.chown(name, *owner, dir_fd=new, follow_symlinks=False)
+            elif entry.is_dir():
+                os.mkdir(name, 0o700, dir_fd=new)
+                with _descriptor(name, old) as below, _descriptor(name, new) as made:
+                    _copy(below, made, owner)
+                    os.fchown(made, *owner)
+                    os.fchmod(made, mode)
+            elif entry.is_file():
+                _copy_file(name, old, new, owner, mode)
+
+
+def _copy_file(name: str, old: int, new: int, owner: Owner, mode: int) -> None:
+    read = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old)
+    with os.fdopen(read, "rb") as source, os.fdopen(os.open(name, _NEW_FILE, 0o600, dir_fd=new), "wb") as target:
+        shutil.copyfileobj(source, target)
+        os.fchown(target.fileno(), *owner)
+        os.fchmod(target.fileno(), mode)
+
+
+@contextlib.contextmanager
+def _descriptor(path: str | Path, parent: int | None = None) -> Iterator[int]:
+    fd = os.open(path, _DIRECTORY, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def mount_id(fd: int) -> int:
+    """Return the number of the mount that a descriptor was opened in (proc_pid_fdinfo(5)).
+
+    Not st_dev: a bind mount of a folder of the same file system has the same.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    raise OSError(errno.ENOSYS, "/proc does not tell mounts apart")
+
+
+def remove_at(parent: int, name: str, mount: int) -> None:
+    """Remove a name by the descriptor of its directory, so that a swapped link leads nowhere.
+
+    Folders below are lifted up to the top one and emptied there: however deep someone made them nest, two descriptors
+    and no recursion are enough.
+    """
+    try:
+        os.unlink(name, dir_fd=parent)
+    except IsADirectoryError:
+        with _opened(parent, name, mount) as top:
+            for _ in range(_MAX_ROUNDS):
+                if not (children := os.listdir(top)):
+                    break
+                for child in children:
+                    _lift(top, child, mount)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _lift(top: int, name: str, mount: int) -> None:
+    """Remove one entry of a folder; the folders in it move up beside it first."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.unlink(name, dir_fd=top)
+        except IsADirectoryError:
+            with _opened(top, name, mount) as folder:
+                for child in os.listdir(folder):
+                    try:
+                        os.unlink(child, dir_fd=folder)
+                    except IsADirectoryError:
+                        os.rename(child, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=top)
+            os.rmdir(name, dir_fd=top)
+
+
+@contextlib.contextmanager
+def _opened(parent: int, name: str, mount: int) -> Iterator[int]:
+    with _descriptor(name, parent) as fd:
+        if mount_id(fd) != mount:
+            raise OSError(errno.EXDEV, "something is mounted inside")
+        yield fd
