@@ -219,6 +219,17 @@ def test_an_account_that_somebody_removed_comes_back(stack: Stack) -> None:
     settled(stack, {"dthone": PASSWORD})
 
 
+def test_a_change_notices_an_account_that_somebody_removed(stack: Stack) -> None:
+    """As above, before any reconcile: the change makes the account anew and knows that it has no password."""
+    subprocess.run(["userdel", "dthone"], check=True)
+    stack.cli("limits", "set", "dthone", "--tasks", "333")
+    assert is_there("dthone")
+    assert query(stack, "SELECT shadow_set FROM users WHERE username = 'dthone'") == [(0,)]
+    stack.token("dthone", PASSWORD, "192.0.2.54")
+    assert verifies("dthone", PASSWORD)
+    settled(stack, {"dthone": PASSWORD})
+
+
 def test_people_read_it_with_their_own_queries(stack: Stack) -> None:
     found = sqlite(
         stack,

@@ -327,6 +327,19 @@ def test_becoming_active_is_the_hosts_answer_not_a_wish(connection: Connection) 
     assert repository.unsettled(connection, 10) == []
 
 
+def test_an_account_that_was_made_anew_has_no_password_but_the_one_that_waited(connection: Connection) -> None:
+    user_id = add(connection, "ada", shadow_hash="$y$x")
+    for changed, made, has_password in (
+        ({}, True, True),
+        ({"full_name": "A"}, False, True),
+        ({"full_name": "B"}, True, False),
+    ):
+        if changed:
+            repository.change(connection, user_id, changed)
+        repository.settle(connection, user_id, get(connection, user_id).generation, uid=20_000, made=made)
+        assert get(connection, user_id).shadow_set is has_password
+
+
 def test_an_answer_to_an_older_wish_settles_nothing(connection: Connection) -> None:
     row = get(connection, add(connection, "ada"))
     repository.change(connection, row.id, {"full_name": "New"})

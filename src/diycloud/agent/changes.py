@@ -27,6 +27,7 @@ class _Step:
     before: Entry | None
     host: PosixAccount | None
     changed: bool = False
+    made: bool = False
     warning: str = ""
     error: DiyCloudError | None = None
 
@@ -166,8 +167,8 @@ def _limit_one(agent: Agent, step: _Step) -> bool:
 
 def _ensure_account(agent: Agent, host: HostAccounts, step: _Step) -> bool:
     wish, uid = step.wanted.wish, step.entry.uid
-    made = step.host is None
     if step.host is None:
+        step.made = True
         accounts.add_account(
             agent.system, host, step.name, uid, full_name=wish.full_name, shell=wish.shell,
             home=agent.home(step.name), locked=wish.state is State.LOCKED,
@@ -176,7 +177,7 @@ def _ensure_account(agent: Agent, host: HostAccounts, step: _Step) -> bool:
             step.name, uid, uid, wish.full_name, agent.home(step.name), wish.shell,
             accounts.NO_PASSWORD, accounts.LOCK_DAY if wish.state is State.LOCKED else "",
         )  # fmt: skip
-    return homes.ensure_home(agent.system, agent.settings.home, step.name, Owner(uid, step.host.gid)) or made
+    return homes.ensure_home(agent.system, agent.settings.home, step.name, Owner(uid, step.host.gid)) or step.made
 
 
 def _set_passwords(agent: Agent, steps: Sequence[_Step]) -> None:
@@ -223,7 +224,7 @@ def _take_back(agent: Agent, failed: Sequence[_Step]) -> None:
 def _outcome(step: _Step) -> Outcome:
     if step.error is not None:
         return failure(step.name, step.error, step.entry.uid if step.before else None)
-    return Outcome(step.name, step.entry.uid, changed=step.changed, warning=step.warning)
+    return Outcome(step.name, step.entry.uid, changed=step.changed, warning=step.warning, made=step.made)
 
 
 def _shown(outcome: Outcome) -> dict[str, object]:

@@ -184,6 +184,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """How one account fared. code: an error's code (errors.py), empty for success.
 
     uid: None if there is no account, or a create was refused because the one that there is belongs to someone else.
+    made: there was no account before; it has no password but one that was sent.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Outcome(msgspec.Struct, frozen=True):
     code: str = ""
     message: str = ""
     warning: str = ""
+    made: bool = False
 
 
 class Remains(msgspec.Struct, frozen=True):

@@ -66,7 +66,7 @@ def note(connection: Connection, rows: list[Row], outcomes: list[wire.Outcome]) 
     """Write down the host's answers."""
     for row, outcome in zip(rows, outcomes, strict=True):
         problem = outcome.message if outcome.code else ""
-        repository.settle(connection, row.id, row.generation, uid=outcome.uid, problem=problem)
+        repository.settle(connection, row.id, row.generation, uid=outcome.uid, problem=problem, made=outcome.made)
 
 
 async def settle(database: Database, agent: Agent, rows: list[Row]) -> list[wire.Outcome]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     or_,
     select,
     text,
@@ -171,14 +172,17 @@ def note(connection: Connection, user_id: int, values: dict[str, Any]) -> None:
     connection.execute(update(users).where(users.c.id == user_id).values(values))
 
 
-def settle(connection: Connection, user_id: int, generation: int, *, uid: int | None, problem: str = "") -> None:
+def settle(
+    connection: Connection, user_id: int, generation: int, *, uid: int | None, problem: str = "", made: bool = False
+) -> None:
     """Note the host's answer to one generation of a wish: done, or what is in the way.
 
-    Of an answer to what is not wished any more only the uid is kept.
+    Of an answer to what is not wished any more only the uid is kept. made: the account is new, so it has the password
+    that waited in the row or none, which the next sign-in mends.
     """
     if problem:  # a refusal may name the uid of an account that is not this user's
         _REFUSED(connection, user_id=user_id, answered=generation, problem=problem[:500])
-    elif not _DONE(connection, user_id=user_id, answered=generation, new_uid=uid).rowcount:
+    elif not _DONE(connection, user_id=user_id, answered=generation, new_uid=uid, made=int(made)).rowcount:
         _OVERTAKEN(connection, user_id=user_id, new_uid=uid)
 
 
@@ -191,7 +195,9 @@ _DONE = Prepared(
     .values(_UID)
     .values(
         host_generation=bindparam("answered"),
-        shadow_set=case((users.c.shadow_hash.is_not(None), 1), else_=users.c.shadow_set),
+        shadow_set=case(
+            (users.c.shadow_hash.is_not(None), 1), (literal(1) == bindparam("made"), 0), else_=users.c.shadow_set
+        ),
         shadow_hash=None,
         status=case((users.c.status == Status.PENDING, Status.ACTIVE), else_=users.c.status),
     )
