@@ -211,7 +211,7 @@ def test_what_a_crash_left_open_is_closed_at_the_next_start(database: Database) 
         return await database.write(audit.close_crashed)
 
     assert asyncio.run(scenario()) == 1
-    entry = database.read(audit.page)[0]
+    entry = database.read_now(audit.page)[0]
     assert (entry.outcome, entry.actor) == ("crashed", "system")
 
 
@@ -222,12 +222,12 @@ def test_the_audit_is_read_newest_first_by_any_column(database: Database) -> Non
             await database.write(audit.end, row, "done", duration_ms=1, changes=None)
 
     asyncio.run(scenario())
-    first = database.read(audit.page, limit=2)
-    rest = database.read(audit.page, before=first[-1].id)
+    first = database.read_now(audit.page, limit=2)
+    rest = database.read_now(audit.page, before=first[-1].id)
     assert [e.target for e in first + rest] == ["u4", "u3", "u2", "u1", "u0"]
-    assert [e.target for e in database.read(audit.page, action="test.1")] == ["u3", "u1"]
-    assert [e.changes for e in database.read(audit.page, target="u2")] == [{"n": 2}]
-    assert database.read(audit.page, actor="bob") == []
+    assert [e.target for e in database.read_now(audit.page, action="test.1")] == ["u3", "u1"]
+    assert [e.changes for e in database.read_now(audit.page, target="u2")] == [{"n": 2}]
+    assert database.read_now(audit.page, actor="bob") == []
 
 
 def test_old_rows_are_forgotten(database: Database) -> None:
@@ -238,4 +238,4 @@ def test_old_rows_are_forgotten(database: Database) -> None:
         return await database.write(audit.forget, 30)
 
     assert asyncio.run(scenario()) == 1
-    assert [e.target for e in database.read(audit.page)] == ["new"]
+    assert [e.target for e in database.read_now(audit.page)] == ["new"]

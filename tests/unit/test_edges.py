@@ -264,10 +264,10 @@ def test_with_the_host_away_a_create_is_promised(visit: Visit, services: Service
 
 def test_the_first_administrator_has_no_account_on_the_host(services: Services) -> None:
     database = services.database
-    row = database.read(repository.by_name, "admin")
+    row = database.read_now(repository.by_name, "admin")
     assert row is not None and row.portal_only and row.uid is None
-    assert database.read(repository.wishes) == [], "nothing is wished of the host"
-    assert database.read(repository.unsettled, 10) == []
+    assert database.read_now(repository.wishes) == [], "nothing is wished of the host"
+    assert database.read_now(repository.unsettled, 10) == []
     again = asyncio.run(first_admin.ensure_admin(database, "other", PASSWORD, one_time=True))
     assert (again["username"], again["created"]) == ("admin", False)
 

@@ -125,7 +125,7 @@ def run(database: Database, text: str, actor: Actor = ROOT, *, dry_run: bool = F
 
 
 def names(database: Database) -> list[str]:
-    return [row.username for row in database.read(repository.wishes)]
+    return [row.username for row in database.read_now(repository.wishes)]
 
 
 def test_a_dry_run_changes_nothing(database: Database) -> None:

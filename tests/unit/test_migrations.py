@@ -113,7 +113,7 @@ def test_a_write_is_one_transaction(database: Database) -> None:
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(database.write(half))
-    assert database.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one()) == 0
+    assert database.read_now(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one()) == 0
 
 
 def test_broken_constraints_are_conflicts(database: Database) -> None:
@@ -148,7 +148,7 @@ def test_what_is_read_is_what_was_written_last(database: Database) -> None:
                     f"INSERT INTO users (username, password_hash) VALUES ('u{n}', 'x')"
                 )
             )
-            found.append(database.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one()))
+            found.append(database.read_now(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one()))
             found.append(
                 await database.read_long(lambda c: c.exec_driver_sql("SELECT count(*) FROM users").scalar_one())
             )

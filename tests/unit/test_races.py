@@ -24,7 +24,7 @@ def test_a_status_that_somebody_else_changed_meanwhile_is_a_conflict(database: D
     asyncio.run(database.write(repository.change, user, {"status": Status.DELETED}, since=Status.ACTIVE))
     with pytest.raises(Conflict, match="meanwhile"):
         asyncio.run(database.write(repository.change, user, {"status": Status.INACTIVE}, since=Status.ACTIVE))
-    row = database.read(repository.by_id, user)
+    row = database.read_now(repository.by_id, user)
     assert row is not None and row.status is Status.DELETED
 
 
@@ -37,16 +37,16 @@ def test_the_transaction_that_would_take_the_last_administrator_is_undone(databa
 
     with pytest.raises(Conflict, match="no administrator"):
         asyncio.run(database.write(disable))
-    row = database.read(repository.by_id, admin)
+    row = database.read_now(repository.by_id, admin)
     assert row is not None and row.status is Status.ACTIVE
 
 
 def test_an_older_databases_generations_are_raised_above_the_agents(database: Database) -> None:
     user = add(database, "ada")
-    before = database.read(repository.by_id, user)
+    before = database.read_now(repository.by_id, user)
     assert before is not None
     asyncio.run(database.write(repository.overtake, [("ada", before.generation + 5), ("nobody", 3)]))
-    row = database.read(repository.by_id, user)
+    row = database.read_now(repository.by_id, user)
     assert row is not None and row.generation == before.generation + 6
     assert row.generation != row.host_generation
 

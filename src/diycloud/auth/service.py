@@ -45,7 +45,7 @@ class SignIn:
 
         Raises Unauthenticated with the same words and after the same time for every reason, TooManyRequests, Unavailable.
         """
-        started, row = time.monotonic(), self._services.database.read(repository.by_name, username[:64])
+        started, row = time.monotonic(), await self._services.database.read(repository.by_name, username[:64])
         try:
             self.throttle.check(username[:64], actor.address, known_address=row.last_login_ip if row else None)
             self.throttle.failed(username[:64], actor.address)  # until it is known: guesses sent all at once count too
@@ -89,7 +89,7 @@ class SignIn:
             return
         await self._services.database.write(repository.change, row.id, {"shadow_hash": shadow})
         try:
-            fresh = self._services.database.read(repository.by_id, row.id)
+            fresh = await self._services.database.read(repository.by_id, row.id)
             await host.settle(self._services.database, self._services.agent, [fresh] if fresh else [])
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
@@ -114,7 +114,7 @@ async def change_password(ctx: Context, action: ChangePassword) -> Changed:
     services = ctx.services
     if ctx.actor.user_id is None:
         raise Conflict(f"{ctx.actor.name} has no password here.", "`diycloud user set-password NAME` sets a user's.")
-    row = service.get(services, ctx.actor.name)
+    row = await service.get(services, ctx.actor.name)
     services.throttle.check(row.username, ctx.actor.address)
     if not await services.hasher.verify(action.current, row.password_hash):
         services.throttle.failed(row.username, ctx.actor.address)

@@ -117,8 +117,12 @@ class Database:
         self._long_reader = connect(path)
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="db-reader")
 
-    def read(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a point read inline. Keep it to lookups by key and pages of a list."""
+    async def read(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a point read, inline: a lookup takes microseconds. Keep it to lookups by key and pages of a list."""
+        return fn(self._reading, *args, **kwargs)
+
+    def read_now(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a point read where no event loop runs: a program of one task, a test."""
         return fn(self._reading, *args, **kwargs)
 
     async def read_long(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:

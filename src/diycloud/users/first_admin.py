@@ -40,10 +40,10 @@ async def ensure_admin(database: Database, username: str, password: str, *, one_
         msgspec.convert(username, Username)
     except msgspec.ValidationError:
         raise InvalidInput(f"{username!r} cannot be a name.", "Use 1–32 of a–z, 0–9, _ and -.") from None
-    first = database.read(repository.first_admin)
+    first = await database.read(repository.first_admin)
     if first is not None:
         return {"username": first, "password": None, "created": False}
-    if database.read(repository.by_name, username) is not None:
+    if await database.read(repository.by_name, username) is not None:
         raise Conflict(f"There is a user {username} already.", "Choose another name: --admin-name NAME.")
     hasher = passwords.Hasher(threads=1)
     hashed = await hasher.hash(password)

@@ -143,7 +143,7 @@ async def check_rows(ctx: Context, found: list[Candidate]) -> list[Candidate]:
         capacity = await ctx.services.capacity()
     except Unavailable:
         capacity = None
-    taken, taken_emails = read(repository.existing_names, names), read(repository.existing_emails, emails)
+    taken, taken_emails = await read(repository.existing_names, names), await read(repository.existing_emails, emails)
     others = _Others(taken, taken_emails, {}, {}, capacity)
     return [_checked(ctx, c, others) if c.action else c for c in found]
 

@@ -32,9 +32,9 @@ async def delete_user(ctx: Context, action: DeleteUser) -> Changed:
 
 
 async def _lock_out(ctx: Context, username: str, to: Status, *, keep_running: bool) -> Changed:
-    row = service.get(ctx.services, username)
+    row = await service.get(ctx.services, username)
     service.check_transition(row, to)
-    service.keep_an_admin(ctx, row)
+    await service.keep_an_admin(ctx, row)
     changed = await _move(ctx, row, to, end_sessions=True)
     if keep_running or row.portal_only or changed.user.uid is None:
         return changed
@@ -54,7 +54,7 @@ async def restore_user(ctx: Context, action: RestoreUser) -> Changed:
 
 
 async def _activate(ctx: Context, username: str, since: Status) -> Changed:
-    row = service.get(ctx.services, username)
+    row = await service.get(ctx.services, username)
     if row.status is not since:
         raise Conflict(f"{username} is {row.status}, not {since}.")
     return await _move(ctx, row, Status.ACTIVE)
@@ -76,7 +76,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
 
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
-    row = service.get(ctx.services, action.username)
+    row = await service.get(ctx.services, action.username)
     if row.portal_only or row.uid is None:
         return PurgePlan(row.username, row.status, None, "", "0B", 0, 0)
     left = await ctx.services.agent.call(wire.PurgePreview(row.username), wire.Remains)
@@ -86,14 +86,14 @@ async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
 
 async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
     """Remove a soft-deleted user for good. Can be repeated until it is through; reconcile goes on after a crash."""
-    row = service.get(ctx.services, action.username)
+    row = await service.get(ctx.services, action.username)
     if row.status is not Status.PURGING:
         if row.status not in (Status.DELETED, Status.PURGE_ERROR):
             raise Conflict(
                 f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
             )
         await ctx.write(repository.change, row.id, {"status": Status.PURGING}, since=row.status)
-    await finish_purge(ctx.services, service.get(ctx.services, action.username))
+    await finish_purge(ctx.services, await service.get(ctx.services, action.username))
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
     return Purged(row.username, home_in_trash=not row.portal_only and row.uid is not None)
 

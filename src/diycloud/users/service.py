@@ -27,23 +27,23 @@ UNSET = msgspec.UNSET
 LATER = "The agent does not answer: the host follows as soon as it does."
 
 
-def get(services: Services, username: str) -> Row:
+async def get(services: Services, username: str) -> Row:
     """Return a user. Raises NotFound."""
-    row = services.database.read(repository.by_name, username)
+    row = await services.database.read(repository.by_name, username)
     if row is None:
         raise NotFound(f"There is no user {username!r}.", "`diycloud user list --status all` shows everyone.")
     return row
 
 
 async def show_user(ctx: Context, action: ShowUser) -> User:
-    return host.view(get(ctx.services, action.username))
+    return host.view(await get(ctx.services, action.username))
 
 
 async def list_users(ctx: Context, action: ListUsers) -> Page:
     asked = {name: getattr(action, name) for name in ListUsers.__struct_fields__}
     database = ctx.services.database
     if action.sort == "username" and not action.search and action.limit <= 100:  # one walk along an index
-        rows, total, following, previous = database.read(listing.page, **asked)
+        rows, total, following, previous = await database.read(listing.page, **asked)
     else:
         rows, total, following, previous = await database.read_long(listing.page, **asked)
     return Page([host.view(row) for row in rows], total, following, previous)
@@ -53,9 +53,9 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     services, database = ctx.services, ctx.services.database
     if is_reserved(action.username):
         raise InvalidInput.of([FieldError("username", f"{action.username} is a name of the system's")])
-    if database.read(repository.existing_names, [action.username]):
+    if await database.read(repository.existing_names, [action.username]):
         raise Conflict(f"username: there is a user {action.username!r} already.", "A name is free again after a purge.")
-    check_email(services, action.email)
+    await check_email(services, action.email)
     password, warnings = choose_password(
         ctx, action.password, (action.username, action.full_name or "", action.email or "")
     )
@@ -69,7 +69,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
         return user_id, over_promised(connection, services.settings.server, capacity, allocation)
 
     user_id, promises = await ctx.write(store)
-    row, warnings = _by_id(services, user_id), warnings + promises
+    row, warnings = await _by_id(services, user_id), warnings + promises
     try:
         outcome = (await host.ensure(services.agent, [row]))[0]
     except Unavailable:
@@ -130,10 +130,11 @@ def choose_password(
     return given, (f"The password is weak: it should have {weakness}.",)
 
 
-def check_email(services: Services, email: str | None, *, mine: str | None = None) -> None:
+async def check_email(services: Services, email: str | None, *, mine: str | None = None) -> None:
     """Raise Conflict if another user has the address."""
-    changed = email is not None and email.lower() != (mine or "").lower()
-    if changed and email and services.database.read(repository.existing_emails, [email]):
+    if not email or email.lower() == (mine or "").lower():
+        return
+    if await services.database.read(repository.existing_emails, [email]):
         raise Conflict("email: another user has this address.", "Each address belongs to one user.")
 
 
@@ -196,14 +197,14 @@ def overcommitment(settings: ServerSettings, capacity: wire.HostCapacity, cores:
 async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
     """Change fields and limits; new limits are in force on what runs before this returns, or a warning says so."""
     services = ctx.services
-    row = get(services, action.username)
+    row = await get(services, action.username)
     if row.status in (Status.PURGING, Status.PURGE_ERROR):
         raise Conflict(f"{row.username} is being removed.")
     values, changes = _changed_fields(row, action)
     if "email" in values:
-        check_email(services, values["email"], mine=row.email)
+        await check_email(services, values["email"], mine=row.email)
     if values.get("role", Role.ADMIN) is not Role.ADMIN:
-        keep_an_admin(ctx, row)
+        await keep_an_admin(ctx, row)
     allocation = _changed_allocation(row.allocation, action)
     capacity = None
     if allocation != row.allocation:
@@ -233,7 +234,7 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
 
     strict: a refusal by the host is raised (somebody who is not locked out must not look so); the wish stays.
     """
-    row = _by_id(ctx.services, user_id)
+    row = await _by_id(ctx.services, user_id)
     if not row.portal_only and row.generation != row.host_generation:
         try:
             outcome = (await host.ensure(ctx.services.agent, [row]))[0]
@@ -250,7 +251,7 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
 async def set_password(ctx: Context, action: SetPassword) -> Changed:
     """Set or generate another's password; every session of theirs ends."""
     services = ctx.services
-    row = get(services, action.username)
+    row = await get(services, action.username)
     password, warnings = choose_password(ctx, action.password, (row.username, row.full_name, row.email or ""))
     generated = action.password is UNSET
     must_change = generated if action.must_change_password is UNSET else action.must_change_password
@@ -280,13 +281,13 @@ async def store_password(
     await ctx.write(store)
 
 
-def keep_an_admin(ctx: Context, row: Row) -> None:
+async def keep_an_admin(ctx: Context, row: Row) -> None:
     """Raise Conflict if a change would take the last administrator, or the actor's own way in."""
     if row.role is not Role.ADMIN or row.status not in SIGN_IN:
         return
     if ctx.actor.user_id == row.id:
         raise Conflict("You cannot take your own administrator's rights or account.", "Another administrator can.")
-    if ctx.services.database.read(repository.active_admins) <= 1:
+    if await ctx.services.database.read(repository.active_admins) <= 1:
         raise Conflict(f"{row.username} is the last administrator.", "Make another one first.")
 
 
@@ -303,8 +304,8 @@ def check_transition(row: Row, to: Status) -> None:
         raise Conflict(f"{row.username} is {row.status} and cannot become {to}.", f"What can follow: {allowed}.")
 
 
-def _by_id(services: Services, user_id: int) -> Row:
-    row = services.database.read(repository.by_id, user_id)
+async def _by_id(services: Services, user_id: int) -> Row:
+    row = await services.database.read(repository.by_id, user_id)
     if row is None:
         raise NotFound("The user was removed meanwhile.")
     return row

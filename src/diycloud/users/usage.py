@@ -42,7 +42,7 @@ def usage(row: Row, now: wire.Usage | None, before: wire.Usage | None) -> Usage:
 
 async def read_usage(ctx: Context, action: ReadUsage) -> Usage:
     """Read twice, a fifth of a second apart, so that CPU is a rate."""
-    row = service.get(ctx.services, action.username)
+    row = await service.get(ctx.services, action.username)
     before = await _read(ctx.services, [row.username])
     await asyncio.sleep(0.2)
     now = await _read(ctx.services, [row.username])
@@ -110,7 +110,9 @@ class Gauges:
                 fresh = await _read(self._services, names)
                 for name in names:
                     with contextlib.suppress(NotFound):
-                        current[name] = usage(service.get(self._services, name), fresh.get(name), self._last.get(name))
+                        current[name] = usage(
+                            await service.get(self._services, name), fresh.get(name), self._last.get(name)
+                        )
                 for reading in fresh.values():
                     self._remember(reading)
             except DiyCloudError as error:

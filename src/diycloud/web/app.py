@@ -69,14 +69,14 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
             return problems.problem(
                 error.status_code, "not-found" if error.status_code == 404 else "invalid-input", str(error.detail)
             )
-        return portal.plain_error(request, error.status_code)
+        return await portal.plain_error(request, error.status_code)
 
     async def crash(request: Request, error: Exception) -> Response:
         reference = identity.request_id(request)
         log.error("request crashed", path=request.url.path, request_id=reference, exc_info=error)
         if request.url.path.startswith("/api/"):
             return problems.problem(500, "error", "Something broke; it is in the server's log.", request_id=reference)
-        return portal.plain_error(request, 500)
+        return await portal.plain_error(request, 500)
 
     app = Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: http_error, Exception: crash})
     app.router.redirect_slashes = False  # a redirect would name this socket's host, and repeat a change elsewhere

@@ -72,27 +72,27 @@ def is_root(connection: HTTPConnection) -> bool:
     return connection.scope.get("client") == (UNIX_PEER, 0) and "x-forwarded-for" not in connection.headers
 
 
-def visitor(connection: HTTPConnection, services: Services, *, via: str) -> Visitor:
+async def visitor(connection: HTTPConnection, services: Services, *, via: str) -> Visitor:
     """Return who sends a request. Raises Unauthenticated for a token that does not hold."""
     header = connection.headers.get("authorization", "")
     if header:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("Only bearer tokens are taken.", "POST /api/v1/auth/login gives one.")
-        found = _of_session(connection, services, token.strip(), via)
+        found = await _of_session(connection, services, token.strip(), via)
         if found is None:
             raise Unauthenticated("The token does not hold.", "Sign in again: POST /api/v1/auth/login.")
         return Visitor(found.actor, signed_in=True)
     if is_root(connection):
         return Visitor(Actor("root", Role.ADMIN, "cli", request_id=request_id(connection)), signed_in=True)
     cookie = connection.cookies.get(COOKIE)
-    found = _of_session(connection, services, cookie, via) if cookie else None
+    found = await _of_session(connection, services, cookie, via) if cookie else None
     return found or Visitor(stranger(via, address(connection), request_id(connection)), signed_in=False)
 
 
-def _of_session(connection: HTTPConnection, services: Services, token: str, via: str) -> Visitor | None:
+async def _of_session(connection: HTTPConnection, services: Services, token: str, via: str) -> Visitor | None:
     now, idle = int(time.time()), services.settings.server.session_idle_minutes * 60
-    session = services.database.read(sessions.find, token, now=now, idle_s=idle)
+    session = await services.database.read(sessions.find, token, now=now, idle_s=idle)
     if session is None:
         return None
     if now - session.last_seen >= sessions.SEEN_EVERY_S:

@@ -102,7 +102,7 @@ async def change_password(page: Page) -> Response:
 
 async def home(page: Page) -> Response:
     actor, services = page.visitor.actor, page.portal.dispatcher.services
-    row = service.get(services, actor.name)
+    row = await service.get(services, actor.name)
     usage = None if row.portal_only else await page.portal.gauges.glance(row)
     sees_all = Permission.USERS_READ in PERMISSIONS[actor.role]
     return page.render(
@@ -144,7 +144,7 @@ async def live_usage(page: Page) -> Response:
     """Stream one user's readings as server-sent events."""
     username = page.request.query_params.get("user") or page.visitor.actor.name
     authorise(page.visitor.actor, ReadUsage, username)
-    row = service.get(page.portal.dispatcher.services, username)
+    row = await service.get(page.portal.dispatcher.services, username)
     if row.portal_only or host.impossible(row):
         raise NotFound(f"There is nothing to measure of {username}.")
 
@@ -152,7 +152,7 @@ async def live_usage(page: Page) -> Response:
         sent = 0
         async for reading in page.portal.gauges.watch(username):
             sent += 1
-            if sent % CHECK_EVERY == 0 and not page.still_signed_in():
+            if sent % CHECK_EVERY == 0 and not await page.still_signed_in():
                 return
             yield as_event(reading)
             if sent * EVERY_S >= MAX_STREAM_S:

@@ -92,7 +92,7 @@ async def _user(page: Page, status: int, errors: dict[str, str]) -> Response:
     name = page.path["username"]
     user = await page.run(ShowUser, {"username": name})
     history = await page.run(ListAudit, {"user": name, "limit": str(USER_AUDIT)})
-    row = service.get(page.portal.dispatcher.services, name)
+    row = await service.get(page.portal.dispatcher.services, name)
     return page.render(
         "user.html",
         status,
@@ -118,7 +118,7 @@ async def _edit(
     page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str, *, offer_force: bool = False
 ) -> Response:
     user = await page.run(ShowUser, {"username": page.path["username"]})
-    given = service.get(page.portal.dispatcher.services, user.username).allocation
+    given = (await service.get(page.portal.dispatcher.services, user.username)).allocation
     host = await capacity(page, without=(given.cpu, given.memory))
     return page.render(
         "user_edit.html",

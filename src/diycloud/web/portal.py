@@ -67,6 +67,7 @@ class Page:
         self.request = request
         self.visitor = visitor
         self.form = form
+        self.person: Person | None = None
 
     @property
     def path(self) -> Mapping[str, str]:
@@ -87,7 +88,7 @@ class Page:
             host=self.portal.host,
             address=self.portal.address,
             version=__version__,
-            actor=self._person(),
+            actor=self.person,
             csrf=self.visitor.csrf,
             flashes=[*_read_flashes(self.request), *({"kind": "warn", "text": text} for text in notes)],
             **{"status": status, **context},
@@ -114,19 +115,21 @@ class Page:
         response.delete_cookie(identity.COOKIE, **_COOKIE)  # type: ignore[arg-type]
         return response
 
-    def still_signed_in(self) -> bool:
+    async def still_signed_in(self) -> bool:
         """Tell whether the session that began this request still holds."""
         try:
-            return identity.visitor(self.request, self.portal.dispatcher.services, via="portal").signed_in
+            return (await identity.visitor(self.request, self.portal.dispatcher.services, via="portal")).signed_in
         except DiyCloudError:
             return False
 
-    def _person(self) -> Person | None:
+    async def meet(self) -> None:
+        """Find out who looks. Raises Unauthenticated for a token that does not hold."""
+        services = self.portal.dispatcher.services
+        self.visitor = await identity.visitor(self.request, services, via="portal")
         actor = self.visitor.actor
-        if actor.user_id is None:
-            return None
-        row = self.portal.dispatcher.services.database.read(repository.by_id, actor.user_id)
-        return Person(actor.name, row.full_name if row else "", actor.role)
+        if actor.user_id is not None:
+            row = await services.database.read(repository.by_id, actor.user_id)
+            self.person = Person(actor.name, row.full_name if row else "", actor.role)
 
 
 PageFunction = Callable[[Page], Awaitable[Response]]
@@ -168,10 +171,10 @@ class Portal:
 
     def _endpoint(self, entry: Entry) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            nobody = stranger("portal", identity.address(request), identity.request_id(request))
-            page = Page(self, request, Visitor(nobody, signed_in=False), None)
+            page = Page(self, request, nobody(request), None)
             try:
-                page.visitor = visitor = identity.visitor(request, self.dispatcher.services, via="portal")
+                await page.meet()
+                visitor = page.visitor
                 if not entry.open and not visitor.csrf:
                     return self._to_sign_in(request)
                 if not entry.open and visitor.actor.must_change_password:
@@ -207,15 +210,21 @@ class Portal:
     async def _static_file(self, request: Request) -> Response:
         path = self._static.get(request.path_params["path"])
         if path is None:
-            return self.plain_error(request, 404)
+            return await self.plain_error(request, 404)
         return _file(path)
 
-    def plain_error(self, request: Request, status: int) -> Response:
+    async def plain_error(self, request: Request, status: int) -> Response:
         """Answer with the error page, for what no page function answers."""
         with contextlib.suppress(DiyCloudError):
-            visitor = identity.visitor(request, self.dispatcher.services, via="portal")
-            return Page(self, request, visitor, None).render("error.html", status)
+            page = Page(self, request, nobody(request), None)
+            await page.meet()
+            return page.render("error.html", status)
         return Response(str(status), status, HEADERS)
+
+
+def nobody(request: Request) -> Visitor:
+    """Return the visitor of a request before it is known who sends it."""
+    return Visitor(stranger("portal", identity.address(request), identity.request_id(request)), signed_in=False)
 
 
 def _error_page(page: Page, error: DiyCloudError) -> Response:

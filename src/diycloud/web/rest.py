@@ -70,7 +70,7 @@ class Rest:
         return endpoint
 
     async def _answer(self, route: Route, request: Request) -> Response:
-        found = identity.visitor(request, self._dispatcher.services, via="rest")
+        found = await identity.visitor(request, self._dispatcher.services, via="rest")
         if not found.signed_in:
             raise Unauthenticated("Nobody is signed in.", "POST /api/v1/auth/login gives a token.")
         if route.method == "GET":
