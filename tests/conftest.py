@@ -7,13 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import Connection, Engine
 
 from diycloud.db.engine import Database
+from diycloud.db.sqlite import SqliteDatabase, connect
+from tests.cluster import Cluster
 from tests.stack import CONTROLLERS, ROOT, Stack
 
 OWN: dict[str, Any] = {"uid_min": 54_000, "uid_max": 55_999, "cgroup": "dtwide"}
@@ -51,6 +55,12 @@ def leaves_the_process_as_it_was() -> Iterator[None]:
     assert after == before
 
 
+@pytest.fixture(scope="session")
+def stack_cluster() -> Cluster | None:
+    """Where stacks keep their data: a SQLite file of their own. tests/host/postgres says otherwise."""
+    return None
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """The platform with its own UIDs and cgroups; every account, home and process of it is gone afterwards."""
@@ -78,8 +88,31 @@ def database_file(empty_database: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def connection(database_file: Path) -> Iterator[Connection]:
+    """A connection to a database of the test's own, in one transaction."""
+    with closing_engine(connect(database_file)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def module_connection(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A connection to a database of the module's own."""
+    path = Path(shutil.copyfile(empty_database, tmp_path_factory.mktemp("module") / "users.db"))
+    with closing_engine(connect(path)) as found:
+        yield found
+
+
+@contextmanager
+def closing_engine(engine: Engine) -> Iterator[Connection]:
+    """Give a connection of an engine that is closed afterwards."""
+    with engine.connect() as found:
+        yield found
+    engine.dispose()
+
+
+@pytest.fixture
 def database(database_file: Path) -> Iterator[Database]:
     """The same, open."""
-    found = Database(database_file)
+    found = SqliteDatabase(database_file)
     yield found
     found.close()

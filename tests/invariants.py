@@ -6,11 +6,10 @@ import contextlib
 import ctypes
 import os
 import pwd
-import sqlite3
 import time
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diycloud.errors import InvalidInput
 from diycloud.host.slices import RESERVED_TASKS
@@ -19,7 +18,7 @@ from tests.stack import Stack
 
 CGROUPS = Path("/sys/fs/cgroup")
 _QUERY = """SELECT u.*, a.cpu_limit, a.mem_limit, a.tasks_limit FROM users AS u
-LEFT JOIN resource_allocations AS a ON a.user_id = u.id WHERE NOT u.portal_only ORDER BY u.id"""
+LEFT JOIN resource_allocations AS a ON a.user_id = u.id WHERE u.portal_only = 0 ORDER BY u.id"""
 
 
 class Shadow(NamedTuple):
@@ -27,23 +26,14 @@ class Shadow(NamedTuple):
     expires: str
 
 
-def rows(stack: Stack) -> list[sqlite3.Row]:
+def rows(stack: Stack) -> list[dict[str, Any]]:
     """Return every user's row with its allocation, read by a connection of our own."""
-    connection = sqlite3.connect(f"file:{stack.database()}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    try:
-        return connection.execute(_QUERY).fetchall()
-    finally:
-        connection.close()
+    names, found = stack.by_hand(_QUERY)
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def query(stack: Stack, statement: str, *values: object) -> list[tuple]:
-    connection = sqlite3.connect(stack.database())
-    try:
-        with connection:
-            return connection.execute(statement, values).fetchall()
-    finally:
-        connection.close()
+    return stack.by_hand(statement, *values)[1]
 
 
 def shadows() -> dict[str, Shadow]:

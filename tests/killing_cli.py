@@ -5,13 +5,13 @@ With the server down its work is done by a child, which is the killing one (test
 
 from __future__ import annotations
 
-import http.client
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from diycloud.cli import main as cli
-from diycloud.cli import transport
+from diycloud.client import connection, wire
 from diycloud.core import in_place
 from diycloud.system import Local, Result
 from tests.killing_process import Killer
@@ -28,25 +28,29 @@ class _InPlace(Local):
         return super().run(words, **options | {"env": {"PYTHONPATH": f"{ROOT}/src:{ROOT}"}})
 
 
-class _Connection(transport._UnixConnection):
-    def connect(self) -> None:
-        killer("connect")
-        super().connect()
-
-    def request(self, *args, **options) -> None:
+class _Wire(wire.Wire):
+    def ask(self, *args) -> wire.Head:
         killer("send the request")
-        super().request(*args, **options)
+        return super().ask(*args)
 
-    def getresponse(self) -> http.client.HTTPResponse:
+    def _head(self) -> tuple[bytes, wire.Head]:
         killer("read the answer")
-        response = super().getresponse()
+        return super()._head()
+
+    def pieces(self, head: wire.Head) -> Iterator[bytes]:
+        yield from super().pieces(head)
         killer("show the answer")
-        return response
+
+
+def _open(path: Path) -> wire.Wire:
+    killer("connect")
+    return open_unix(path)
 
 
 if __name__ == "__main__":
     killer = Killer("cli", sys.argv)
-    transport._UnixConnection = _Connection  # type: ignore[misc]
+    open_unix, connection.open_unix = connection.open_unix, _open
+    connection.Wire = _Wire  # type: ignore[misc]
     in_place.Local = _InPlace  # type: ignore[misc]
     os.chdir("/")
     sys.exit(cli.main())

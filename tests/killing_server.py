@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import sys
 
-from diycloud.db.engine import Database
+from diycloud.db.engine import open_database
 from diycloud.users import importing, reconcile
 from diycloud.web import main as server
 from diycloud.web import once
 from tests.killing_process import Killer
 
 if __name__ == "__main__":
-    server.Database = functools.partial(Database, before_commit=Killer("server", sys.argv))  # type: ignore[misc,assignment]
+    server.open_database = functools.partial(open_database, before_commit=Killer("server", sys.argv))  # type: ignore[attr-defined]
     importing.BATCH = 2
     if "--every" in sys.argv:
         where = sys.argv.index("--every")

@@ -3,11 +3,12 @@
     with Stack() as stack:
         stack.cli("user", "create", "dtalice", "--cpu", "0.5")
 
-Everything it made is gone afterwards: accounts (found by their UIDs), homes, cgroups, processes (by pid).
+Everything it made is gone afterwards: accounts and groups (found by their numbers), homes, cgroups, processes (by pid).
 """
 
 from __future__ import annotations
 
+import grp
 import http.client
 import json
 import os
@@ -15,11 +16,16 @@ import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.cluster import Cluster
 
 ROOT = Path(__file__).parents[1]
 SERVER_USER = "dtserver"
@@ -27,13 +33,24 @@ CONTROLLERS = ("cpu", "cpuacct", "memory", "pids")
 
 
 class Stack:
-    """uid_min..uid_max: the range of this stack's users; cgroup: the folder of its slices."""
+    """uid_min..uid_max: the range of this stack's users; cgroup: the folder of its slices.
+
+    Its groups have GIDs of the same range 20,000 higher, and their shared folders are in `prefix/shared`.
+    """
 
     def __init__(
-        self, *, uid_min: int = 50_000, uid_max: int = 52_999, cgroup: str = "dtstack", settings: str = ""
+        self,
+        *,
+        uid_min: int = 50_000,
+        uid_max: int = 52_999,
+        cgroup: str = "dtstack",
+        settings: str = "",
+        cluster: Cluster | None = None,
     ) -> None:
         self.uid_min, self.uid_max, self.cgroup = uid_min, uid_max, cgroup
+        self.gid_min, self.gid_max = uid_min + 20_000, uid_max + 20_000
         self._settings = settings
+        self._cluster, self._database = cluster, "dtstack"
         self.prefix = Path(tempfile.mkdtemp(prefix="dtstack-", dir="/var/tmp"))
         self.agent: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
@@ -56,9 +73,12 @@ class Stack:
             path.chmod(mode)
         (self.prefix / "etc/diycloud/config.yaml").write_text(
             f"agent:\n  server_user: {SERVER_USER}\n  uid_min: {self.uid_min}\n  uid_max: {self.uid_max}\n"
+            f"  gid_min: {self.gid_min}\n  gid_max: {self.gid_max}\n  shared: {self.prefix}/shared\n"
             f"  cgroup: {self.cgroup}\n{self._settings}"
         )
         try:
+            if self._cluster is not None:
+                self._use(self._cluster)
             self.start_agent()
             self.start_server()
         except BaseException:
@@ -73,6 +93,8 @@ class Stack:
             if self.uid_min <= account.pw_uid <= self.uid_max:
                 subprocess.run(["userdel", "-f", account.pw_name], capture_output=True, check=False)
                 shutil.rmtree(account.pw_dir, ignore_errors=True)
+        for group in [found for found in grp.getgrall() if self.gid_min <= found.gr_gid <= self.gid_max]:
+            subprocess.run(["groupdel", group.gr_name], capture_output=True, check=False)
         self._remove_trash()
         remove_cgroups(self.cgroup)
         shutil.rmtree(self.prefix, ignore_errors=True)
@@ -168,6 +190,26 @@ class Stack:
         )
         assert status == 200, body
         return body["token"]
+
+    def _use(self, cluster: Cluster) -> None:
+        """Have the server use a PostgreSQL database of its own, where it signs in as its account."""
+        cluster.drop("dtstack")
+        cluster.ensure_role(SERVER_USER)
+        cluster.database("dtstack", owner=SERVER_USER)
+        with (self.prefix / "etc/diycloud/config.yaml").open("a") as settings:
+            settings.write(f"server:\n  database: postgresql:///dtstack?host={cluster.folder}\n")
+
+    def by_hand(self, statement: str, *values: object) -> tuple[list[str], list[tuple]]:
+        """Run a statement as people do, by a connection of our own; returns the columns' names and the rows."""
+        if self._cluster is not None:
+            return self._cluster.run(self._cluster.url(self._database), statement.replace("?", "%s"), values)
+        connection = sqlite3.connect(self.database())
+        try:
+            with connection:
+                cursor = connection.execute(statement, values)
+                return [column[0] for column in cursor.description or ()], cursor.fetchall()
+        finally:
+            connection.close()
 
     def database(self) -> Path:
         return self.prefix / "var/lib/diycloud/server/users.db"

@@ -4,6 +4,8 @@ CREATE TABLE audit (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
     actor TEXT NOT NULL,
+    on_behalf_of TEXT DEFAULT '' NOT NULL,
+    domain TEXT DEFAULT '' NOT NULL,
     via TEXT DEFAULT '' NOT NULL,
     address TEXT DEFAULT '' NOT NULL,
     request_id TEXT DEFAULT '' NOT NULL,
@@ -17,7 +19,66 @@ CREATE TABLE audit (
     CONSTRAINT ck_outcome CHECK (outcome IN ('started', 'done', 'refused', 'failed', 'crashed'))
 );
 CREATE INDEX audit_actor ON audit (actor, id);
+CREATE INDEX audit_domain ON audit (domain, id);
 CREATE INDEX audit_target ON audit (target, id);
+
+CREATE TABLE idempotency_keys (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    actor TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    status INTEGER,
+    answer TEXT DEFAULT '' NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (actor, "key")
+);
+CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+
+CREATE TABLE policies (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    cpu REAL DEFAULT '1.0' NOT NULL,
+    memory TEXT DEFAULT '2G' NOT NULL,
+    disk TEXT DEFAULT '5G' NOT NULL,
+    tasks INTEGER DEFAULT '512' NOT NULL,
+    gpu INTEGER DEFAULT '0' NOT NULL,
+    max_cpu REAL,
+    max_memory TEXT,
+    max_disk TEXT,
+    max_tasks INTEGER,
+    max_gpu INTEGER DEFAULT '1' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (name)
+);
+
+CREATE TABLE domains (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    policy TEXT DEFAULT 'default' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (name),
+    FOREIGN KEY(policy) REFERENCES policies (name)
+);
+
+CREATE TABLE groups (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    domain TEXT DEFAULT 'default' NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    gid INTEGER,
+    disk_quota TEXT,
+    removing INTEGER DEFAULT '0' NOT NULL,
+    host_problem TEXT DEFAULT '' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (name),
+    FOREIGN KEY(domain) REFERENCES domains (name)
+);
+CREATE INDEX groups_domain ON groups (domain, name);
 
 CREATE TABLE users (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -44,13 +105,38 @@ CREATE TABLE users (
     password_changed_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
     updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
     last_login_ip TEXT,
+    domain TEXT DEFAULT 'default' NOT NULL,
+    policy TEXT DEFAULT 'default' NOT NULL,
+    allowed_client_ip TEXT DEFAULT '' NOT NULL,
+    external_id TEXT,
+    sudo INTEGER DEFAULT '0' NOT NULL,
+    container_uid INTEGER,
+    container_gid INTEGER,
+    container_gids TEXT DEFAULT '' NOT NULL,
+    ssh_keys TEXT DEFAULT '' NOT NULL,
     CONSTRAINT ck_status CHECK (status IN ('pending', 'active', 'inactive', 'deleted', 'purging', 'purge-error')),
-    CONSTRAINT ck_role CHECK (role IN ('admin', 'monitor', 'user')),
-    UNIQUE (username)
+    CONSTRAINT ck_role CHECK (role IN ('admin', 'domain-admin', 'monitor', 'user')),
+    UNIQUE (username),
+    FOREIGN KEY(domain) REFERENCES domains (name),
+    FOREIGN KEY(policy) REFERENCES policies (name),
+    UNIQUE (external_id)
 );
+CREATE INDEX ix_users_policy ON users (policy);
+CREATE INDEX users_domain ON users (domain, username);
 CREATE UNIQUE INDEX users_email ON users (lower(email));
 CREATE INDEX users_unsettled ON users (id) WHERE generation <> host_generation AND portal_only = 0;
 CREATE UNIQUE INDEX users_uuid ON users (uuid);
+
+CREATE TABLE group_members (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    group_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    added_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (group_id, user_id),
+    FOREIGN KEY(group_id) REFERENCES groups (id) ON DELETE CASCADE,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_group_members_user_id ON group_members (user_id);
 
 CREATE TABLE resource_allocations (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -102,8 +188,9 @@ BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END;
 CREATE TRIGGER users_first_generation AFTER INSERT ON users
 WHEN NEW.generation = 1 AND NEW.host_generation = 0
 BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END;
-CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash ON users
-WHEN (NEW.full_name, NEW.shell) <> (OLD.full_name, OLD.shell)
+CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip ON users
+WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip)
+  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip)
   OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
   OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END;
@@ -114,4 +201,8 @@ BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
 CREATE TRIGGER allocations_wish_added AFTER INSERT ON resource_allocations
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
 CREATE TRIGGER allocations_wish_removed AFTER DELETE ON resource_allocations
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END;
+CREATE TRIGGER members_wish_added AFTER INSERT ON group_members
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
+CREATE TRIGGER members_wish_removed AFTER DELETE ON group_members
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END;

@@ -16,6 +16,8 @@ import msgspec
 from diycloud.errors import InvalidInput
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+POSTGRESQL = r"\A(postgresql://(?!\S*password=)([^:@/?#\s]*@)?[^@\s]*)?\Z"
+"""A URL as libpq takes it, without a password: settings are shown to whoever asks."""
 
 
 class Paths(msgspec.Struct, frozen=True):
@@ -62,6 +64,16 @@ class Paths(msgspec.Struct, frozen=True):
         return self.agent_state / "managed"
 
     @property
+    def groups(self) -> Path:
+        """The groups of the agent's (agent/group_registry.py)."""
+        return self.agent_state / "groups"
+
+    @property
+    def keys(self) -> Path:
+        """Users' SSH keys, one file each, which sshd reads."""
+        return self._at("var/lib/diycloud/keys")
+
+    @property
     def logs(self) -> Path:
         return self._at("var/log/diycloud")
 
@@ -92,16 +104,26 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first UID for users. UIDs are never given twice."""
     uid_max: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 59_999
     """The last UID for users."""
+    gid_min: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 10_000
+    """The first GID for groups. GIDs are never given twice; numbers of the UIDs' range are left out."""
+    gid_max: Annotated[int, msgspec.Meta(ge=1000, le=2_000_000_000)] = 19_999
+    """The last GID for groups."""
     server_user: str = "diycloud"
     """The account the server runs as; besides root only it may talk to the agent."""
     home: str = "/home"
     """The folder of the homes."""
+    shared: Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/srv/diycloud"
+    """The folder of the groups' shared folders; not the one of the homes."""
     cgroup: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z")] = "user"
     """Without systemd: the folder under each controller's root that holds the slices."""
     allowed_groups: tuple[str, ...] = ()
     """Supplementary groups the server may put users in. Never sudo, wheel, docker, disk, shadow, adm, lxd, kvm."""
+    allow_sudo: bool = False
+    """Whether root may make users administrators of the host: diycloud user sudo."""
+    archive: Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/var/backups/diycloud"
+    """The folder, for root only, of the archives of purged users' homes."""
     trash_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = 24
-    """How long the home of a purged user is kept."""
+    """How long the home of a purged user, or the folder of a removed group, is kept."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +139,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A session that is not used for so long ends."""
     session_max_hours: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 24
     """A session ends after so long, used or not."""
+    requests_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1200
+    """How many requests a session may send in a minute; 0 for no limit."""
+    strangers_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 60
+    """How many an address may send on which nobody is signed in (IPv6: a /64); 0 for no limit."""
     audit_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 365
     """How long the audit is kept."""
     refuse_overcommit: bool = False
@@ -125,6 +151,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many times the host's cores may be promised."""
     overcommit_memory: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.5
     """How many times the host's memory may be promised."""
+    database: Annotated[str, msgspec.Meta(pattern=POSTGRESQL)] = ""
+    """Empty: a SQLite file. Else the URL of a PostgreSQL database, without a password, such as `postgresql:///diycloud`."""
+    database_password_file: Annotated[str, msgspec.Meta(pattern=r"\A(/[^\x00\n]+)?\Z")] = ""
+    """A file whose first line is the password for PostgreSQL; the server's account must be able to read it."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ DiyCloudError           code            HTTP  exit
 ├── PermissionDenied    permission-denied 403 4
 ├── NotFound            not-found       404   5
 ├── Conflict            conflict        409   6     the state of the thing forbids it
+├── PreconditionFailed  precondition-failed 412 11  the thing is not as the request says it is (If-Match)
 ├── Unsupported         unsupported     501   7     this host cannot do it; never pretended
 ├── HostError           host-error      500   8     the host refused; carries the tool's last lines
 ├── Unavailable         unavailable     503   9     a part is down or full; try again
@@ -82,6 +83,12 @@ class Conflict(DiyCloudError):
     code = "conflict"
 
 
+class PreconditionFailed(DiyCloudError):
+    """The thing is not, or no more, as the request says it is. Nothing was changed."""
+
+    code = "precondition-failed"
+
+
 class Unsupported(DiyCloudError):
     """This host cannot do it."""
 
@@ -118,6 +125,7 @@ BY_CODE: dict[str, type[DiyCloudError]] = {
         PermissionDenied,
         NotFound,
         Conflict,
+        PreconditionFailed,
         Unsupported,
         HostError,
         Unavailable,

@@ -146,7 +146,15 @@ class Load:
     cpu_us: float
 
 
-def load(base: str, paths: Sequence[str], token: str, server: int, *, seconds: float, connections: int = 8) -> Load:
+def load(
+    base: str,
+    paths: Sequence[str],
+    headers: Mapping[str, str],
+    server: int,
+    *,
+    seconds: float,
+    connections: int = 8,
+) -> Load:
     """Ask for the paths in turn over HTTP from the load core and return what was reached. server: its pid.
 
     Raises RuntimeError if a single answer was not 2xx or a connection failed: such a rate means nothing.
@@ -155,7 +163,7 @@ def load(base: str, paths: Sequence[str], token: str, server: int, *, seconds: f
     script.write_text(_WRK_SCRIPT)
     listing.write_text("".join(f"{path}\n" for path in paths))
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
-    command += ["-H", f"Authorization: Bearer {token}", base]
+    command += [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")] + [base]
     cpu = cpu_seconds(server)
     done = subprocess.run(
         command, env=os.environ | {"BENCH_PATHS": str(listing)}, capture_output=True, text=True, check=True

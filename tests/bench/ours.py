@@ -24,7 +24,7 @@ from diycloud.config import Paths
 
 ROOT = Path(__file__).parents[2]
 SERVER_USER, BENCH_USER = "diycloud", "dtbsrv"
-PAGE = 50
+PAGE, WHOLE = 50, 1_000
 
 
 class Refused(RuntimeError):
@@ -36,10 +36,12 @@ class Platform:
 
     users: rows put into the database before the start. They are portal-only: the host is not asked to follow them.
     tcp: the server listens on a loopback port instead of its Unix socket (wrk speaks no other), and an administrator's
-    token is sent; else requests are root's, over the socket.
+    token is sent; else requests are root's, over the socket. watched: with a watch on its event loop (watched.py).
     """
 
-    def __init__(self, prefix: Path, cgroup: str, *, users: int = 0, tcp: bool = False) -> None:
+    health = "/api/v1/health"
+
+    def __init__(self, prefix: Path, cgroup: str, *, users: int = 0, tcp: bool = False, watched: bool = False) -> None:
         self.prefix, self.cgroup, self.users = prefix, cgroup, users
         self.paths = Paths(str(prefix))
         self.account, self._made_account = _server_account()
@@ -47,6 +49,8 @@ class Platform:
         self.tcp, self.port = tcp, free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.token = ""
+        self.headers: dict[str, str] = {}
+        self.module = "tests.bench.watched" if watched else "diycloud.web.main"
         self.agent: subprocess.Popen[bytes] | None = None
         self.server: subprocess.Popen[bytes] | None = None
 
@@ -61,8 +65,8 @@ class Platform:
         self.agent = self._run("diycloud.agent.main")
         wait_for(self.paths.agent_socket.exists, self.agent, "the agent")
         port = ("--port", str(self.port)) if self.tcp else ()
-        self.server = self._run("diycloud.web.main", *port, **as_server)
-        wait_for(lambda: bool(self.call("GET", "/api/v1/health")), self.server, "the server")
+        self.server = self._run(self.module, *port, **as_server)
+        wait_for(lambda: bool(self.call("GET", self.health)), self.server, "the server")
         if self.tcp:
             signed_in = self.call("POST", "/api/v1/auth/login", {"username": "benchadmin", "password": PASSWORD})
             self.token = signed_in["token"]
@@ -142,6 +146,24 @@ class Platform:
                 raise RuntimeError(f"a page of {PAGE} has {len(page['users'])} users")
             found.append(f"/api/v1/users?limit={PAGE}&cursor={page['next']}")
         return found[::10]
+
+    def walk_paths(self) -> list[str]:
+        """Return every page of the largest size, each by the cursor that the one before it gave."""
+        found = [f"/api/v1/users?limit={WHOLE}"]
+        while following := self.call("GET", found[-1])["next"]:
+            found.append(f"/api/v1/users?limit={WHOLE}&cursor={following}")
+        return found
+
+    def export_path(self) -> str:
+        """Return the path of the whole list in one answer; empty where there is none."""
+        from diycloud.core.routes import PREFIX, ROUTES
+
+        return next((f"{PREFIX}{r.path}?format=json" for r in ROUTES if r.path == "/users/export"), "")
+
+    def lateness(self) -> list[float]:
+        """Return how late the event loop woke a sleeper, in ms, each time since this was last asked (watched.py)."""
+        found: list[float] = self.call("GET", "/bench/lateness")
+        return found
 
     def _make_folders(self) -> None:
         paths, server = self.paths, self.account.pw_name

@@ -1,7 +1,8 @@
 """Figures against the older ways, in one run: `python -m tests.bench.run [--only NAME] [--rounds 5]`, as root.
 
-Names: help, create, change, import, get, memory. The older ways are in older/: shell scripts as an administrator would
-write them, and a Flask service. What is made (users dtb…, cgroups under dtbench, a prefix under /var/tmp, processes) is
+Names: help, create, change, import, get, list, write, memory. The older ways are in older/: shell scripts as an
+administrator would write them, and a Flask service; in peers/ is JupyterHub, measured where --jupyterhub-venv says that
+it is installed (peers/hub.py). What is made (users dtb…, cgroups under dtbench, a prefix under /var/tmp, processes) is
 removed at the end. Times are never asserted: the aims stand beside the figures.
 """
 
@@ -16,58 +17,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tests.bench import clean, hashes
-from tests.bench.harness import (
-    CACHE,
-    LOAD_CORE,
-    SERVER_CORE,
-    Figure,
-    Load,
-    Report,
-    Row,
-    alternate,
-    load,
-    milliseconds,
-    pin,
-    pss_mb,
-)
-from tests.bench.older.ways import Flask, Shell
-from tests.bench.ours import Platform, command_line
+from tests.bench import clean, hashes, people
+from tests.bench.harness import CACHE, Figure, Report, Row, alternate, milliseconds, pss_mb
+from tests.bench.older.ways import Shell
+from tests.bench.ours import command_line
+from tests.bench.setting import CGROUP, USERS, Setting
 
-CGROUP = "dtbench"
-USERS = 10_000
 IMPORTED = 1_000
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how often to measure. ours: False measures the older ways alone."""
-
-    place: Path
-    rounds: int
-    seconds: float
-    ours: bool
-    report: Report
-    stack: ExitStack
-
-    def platform(self, name: str, *, users: int = 0, tcp: bool = False) -> Platform | None:
-        """Start the platform with so many rows in its database, and see that it ends with the run."""
-        if not self.ours:
-            return None
-        platform = Platform(self.place / name, CGROUP, users=users, tcp=tcp)
-        self.stack.callback(platform.close)
-        platform.start()
-        return platform
-
-    def flask(self, place: Path, *, index: bool) -> Flask:
-        """Start the Flask service over a filled database, and see that it ends with the run."""
-        flask = Flask(place, users=USERS, index=index)
-        self.stack.callback(flask.close)
-        return flask
 
 
 def bench_help(setting: Setting) -> None:
@@ -174,51 +134,10 @@ def bench_import(setting: Setting) -> None:
     )
 
 
-def bench_get(setting: Setting) -> None:
-    """GET one user and a page of 50 among 10,000: servers on one core, wrk on the other."""
-    place = setting.place / "get"
-    place.mkdir()
-    flask, indexed = (setting.flask(place, index=index) for index in (False, True))
-    servers: dict[str, Flask | Platform] = {"flask": flask, "indexed": indexed}
-    platform = setting.platform("get-ours", users=USERS, tcp=True)
-    if platform:
-        for pid in platform.pids().values():
-            pin(pid, SERVER_CORE)
-        servers["ours"] = platform
-    for what in ("one user", "page of 50"):
-        found: dict[str, list[Load]] = {name: [] for name in servers}
-        paths = {name: _paths(server, what) for name, server in servers.items()}
-        for _ in range(setting.rounds):
-            for name, server in servers.items():
-                reached = load(server.base, paths[name], server.token, server.pids()["server"], seconds=setting.seconds)
-                found[name].append(reached)
-        _report_rates(setting.report, f"GET {what} at {USERS:,}", found)
-
-
-def _paths(server: Flask | Platform, what: str) -> list[str]:
-    return server.page_paths() if what == "page of 50" else [server.user_path(n * 37 % USERS) for n in range(1_000)]
-
-
-def _report_rates(report: Report, what: str, found: dict[str, list[Load]]) -> None:
-    """Add the rates against both databases, and the CPU time a request costs (a busy machine moves that the least)."""
-    rates = {name: Figure(tuple(one.rate for one in loads), "/s") for name, loads in found.items()}
-    costs = {name: Figure(tuple(one.cpu_us for one in loads), "µs") for name, loads in found.items()}
-    tails = ", ".join(f"{name} {max(one.p99_ms for one in loads):.0f}" for name, loads in found.items())
-    places = f"core {SERVER_CORE} serves, core {LOAD_CORE} asks, wrk -t1 -c8"
-    ours, cost = rates.get("ours"), costs.get("ours")
-    report.add(
-        Row(f"{what}, Flask as found", ours, rates["flask"], "≥ 5 ×", f"{places}; worst p99 in ms: {tails}"),
-        Row(f"{what}, Flask with an index", ours, rates["indexed"], "≥ 5 ×", "its allocations indexed by user"),
-        Row(f"{what}, CPU a request, as found", cost, costs["flask"], "≤ 0.2 ×"),
-        Row(f"{what}, CPU a request, with an index", cost, costs["indexed"], "≤ 0.2 ×"),
-    )
-
-
 def bench_memory(setting: Setting) -> None:
     """Memory of server and agent 60 s after start (a page and a user asked for meanwhile), 10,000 users stored."""
     place = setting.place / "memory"
-    place.mkdir()
-    flask = setting.flask(place, index=False)
+    flask, hub = setting.flask(place, index=False), setting.hub(place / "hub")
     platform = setting.platform("memory-ours", users=USERS)
     ours, note = None, ""
     if platform:
@@ -229,8 +148,11 @@ def bench_memory(setting: Setting) -> None:
         sizes = {name: pss_mb([pid]) for name, pid in platform.pids().items()}
         ours = Figure((sum(sizes.values()),), "MB")
         note = ", ".join(f"{name} {size:.0f}" for name, size in sizes.items())
-    older = Figure((pss_mb([flask.process.pid]),), "MB")
-    setting.report.add(Row("sum of PSS 60 s after start", ours, older, "≤ 150 MB", note))
+    others = {"Flask": flask, "JupyterHub": hub}
+    for name, server in others.items():
+        if server is not None:
+            older = Figure((pss_mb(server.pids().values()),), "MB")
+            setting.report.add(Row(f"sum of PSS 60 s after start, {name}", ours, older, "≤ 150 MB", note))
 
 
 BENCHES: dict[str, Callable[[Setting], None]] = {
@@ -238,7 +160,9 @@ BENCHES: dict[str, Callable[[Setting], None]] = {
     "create": bench_create,
     "change": bench_change,
     "import": bench_import,
-    "get": bench_get,
+    "get": people.bench_get,
+    "list": people.bench_list,
+    "write": people.bench_write,
     "memory": bench_memory,
 }
 
@@ -250,6 +174,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=3, help="seconds of load in each round (default 3)")
     parser.add_argument("--older-only", action="store_true", help="measure the older ways alone")
+    parser.add_argument("--jupyterhub-venv", type=Path, help="an environment that has JupyterHub (peers/hub.py)")
     parser.add_argument("--keep-logs", action="store_true", help="leave the run's folder, with the logs, and print it")
     given = parser.parse_args()
     missing = [name for name in ("wrk", "taskset", "sqlite3", "useradd") if shutil.which(name) is None]
@@ -265,7 +190,9 @@ def main() -> int:
         for name in given.only or BENCHES:
             print(f"{name} …", flush=True)
             with ExitStack() as stack:
-                setting = Setting(place, given.rounds, given.seconds, not given.older_only, report, stack)
+                setting = Setting(
+                    place, given.rounds, given.seconds, not given.older_only, given.jupyterhub_venv, report, stack
+                )
                 try:
                     BENCHES[name](setting)
                 except Exception as error:  # the other figures are still wanted

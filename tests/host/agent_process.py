@@ -95,15 +95,15 @@ class AgentProcess:
         shutil.rmtree(self.prefix)
 
 
-def as_user(uid: int, act: Callable[[], T]) -> T:
-    """Run a function in a child with this UID and GID and no other rights; return or raise what it did."""
+def as_user(uid: int, act: Callable[[], T], gid: int | None = None) -> T:
+    """Run a function in a child with this UID and GID (the same number) and no other rights; return or raise what it did."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(read)
         try:
             os.setgroups([])
-            os.setgid(uid)
+            os.setgid(uid if gid is None else gid)
             os.setuid(uid)
             answer: tuple[bool, object] = (True, act())
         except BaseException as error:

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from diycloud.core.routes import PREFIX, ROUTES
+from tests.cluster import Cluster
 from tests.conftest import OWN
 from tests.invariants import CGROUPS
 from tests.stack import Stack
@@ -19,8 +20,8 @@ from tests.stack import Stack
 class Recorded(Stack):
     """A stack that remembers which verbs and which routes were used."""
 
-    def __init__(self) -> None:
-        super().__init__(**OWN)
+    def __init__(self, cluster: Cluster | None) -> None:
+        super().__init__(**OWN, cluster=cluster)
         self.used: set[str] = set()
 
     def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from diycloud.core.routes import ROUTES
+from tests.cluster import Cluster
 from tests.conftest import cannot_run
 from tests.host.people import Recorded, account_is_open, end, run_as, signs_in
 from tests.invariants import CGROUPS, limits_of, query, rows, settled, shadow_of, verifies
@@ -29,8 +30,8 @@ ADA = "dtaada"
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Recorded]:
-    with Recorded() as running:
+def stack(stack_cluster: Cluster | None) -> Iterator[Recorded]:
+    with Recorded(stack_cluster) as running:
         yield running
 
 

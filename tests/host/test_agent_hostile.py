@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from diycloud.agent.framing import Reply, Request, pack
 from diycloud.agent.protocol import (
     Account,
     CheckLimits,
@@ -32,12 +33,9 @@ from diycloud.agent.protocol import (
     PurgeAccount,
     PurgePreview,
     Remains,
-    Reply,
-    Request,
     State,
     StopWorkloads,
     Wish,
-    pack,
 )
 from diycloud.errors import Conflict, InvalidInput, PermissionDenied, Unavailable
 from diycloud.system import Local

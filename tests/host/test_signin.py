@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import pytest
 
 from diycloud.core.routes import PREFIX, ROUTES
+from tests.cluster import Cluster
 from tests.conftest import OWN, cannot_run
 from tests.invariants import query
 from tests.stack import SERVER_USER, Stack
@@ -32,8 +33,8 @@ _addresses = (f"198.51.{a}.{b}" for a, b in itertools.product(range(100, 120), r
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Stack(**OWN) as running:
+def stack(stack_cluster: Cluster | None) -> Iterator[Stack]:
+    with Stack(**OWN, cluster=stack_cluster) as running:
         names = [ADA, OFF, GONE, *(f"dti{kind}{n}" for kind in ("a", "off") for n in range(8))]
         running.cli("user", "import", "-", input="username,password\n" + "".join(f"{n},{PASSWORD}\n" for n in names))
         for name in [OFF, *(f"dtioff{n}" for n in range(8))]:

@@ -7,12 +7,15 @@ from types import NoneType
 import msgspec
 import pytest
 
-from diycloud.agent import protocol
-from diycloud.agent.client import _open_reply, _parts
+from diycloud.agent import framing
+from diycloud.agent.client import _open_reply
+from diycloud.agent.framing import MAX_FRAME, Reply, Request, pack
+from diycloud.agent.groups import MAX_TEXT
 from diycloud.agent.handlers import TABLE, handler_for
 from diycloud.agent.protocol import (
     MAX_BATCH,
-    MAX_FRAME,
+    MAX_GROUPS,
+    MAX_PART,
     MAX_READ,
     Account,
     AnyMessage,
@@ -21,21 +24,26 @@ from diycloud.agent.protocol import (
     Message,
     Outcome,
     Ping,
-    Reply,
-    Request,
     Sync,
     SyncReport,
     Usage,
     Wish,
-    pack,
 )
 from diycloud.agent.reconcile import MAX_LISTED
 from diycloud.agent.server import _decode, _failure
 from diycloud.agent.state import Caller, Role
 from diycloud.errors import BY_CODE, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests
+from diycloud.host.groups import NO_ACL
 
 LONGEST = "x" * 32
-BIG = Wish(LONGEST, 2**53, Limits(4096.0, 1 << 60, 4_000_000), full_name="\U0001f600" * 100, shell="/" + "x" * 100)
+BIG = Wish(
+    LONGEST,
+    2**53,
+    Limits(4096.0, 1 << 60, 4_000_000),
+    full_name="\U0001f600" * 100,
+    shell="/" + "x" * 100,
+    groups=[LONGEST] * 64,
+)
 
 
 def test_every_message_is_in_the_table_and_in_the_union() -> None:
@@ -56,7 +64,7 @@ def test_who_is_not_in_the_table_may_not_ask() -> None:
 def test_a_request_survives_the_way() -> None:
     request = Request(7, EnsureAccounts([Account(BIG, create=True)]), deadline=1.5)
     frame = pack(request)
-    assert protocol.frame_length(frame[:4]) == len(frame) - 4
+    assert framing.frame_length(frame[:4]) == len(frame) - 4
     assert _decode(frame[4:]) == request
 
 
@@ -73,7 +81,7 @@ def test_an_error_survives_the_way(cls: type[DiyCloudError]) -> None:
 def test_lengths_out_of_range_are_refused() -> None:
     for length in (0, MAX_FRAME + 1, 2**32 - 1):
         with pytest.raises(ValueError, match="not 1"):
-            protocol.frame_length(length.to_bytes(4, "big"))
+            framing.frame_length(length.to_bytes(4, "big"))
     with pytest.raises(ValueError, match="over"):
         pack(Reply(1, message="x" * MAX_FRAME))
 
@@ -99,13 +107,23 @@ def test_names_that_are_none_are_refused(name: str) -> None:
 
 def test_the_parts_of_a_wish_list_fit_frames_and_lose_nothing() -> None:
     wishes = [msgspec.structs.replace(BIG, generation=number) for number in range(1000)]
-    parts = list(_parts(wishes))
+    parts = list(framing.parts(wishes, MAX_PART))
     assert [wish for part in parts for wish in part] == wishes
     for part in parts:
         assert len(pack(Request(1, Sync(part, True, True)))) <= MAX_FRAME + 4
-    assert list(_parts([])) == [[]], "an empty list is a wish list too"
+    assert list(framing.parts([], MAX_PART)) == [[]], "an empty list is a wish list too"
     small = Wish("a", 1, Limits(1.0, 64 << 20, 50))
-    assert [len(part) for part in _parts([small] * 401)] == [200, 200, 1]
+    assert [len(part) for part in framing.parts([small] * 401, MAX_PART)] == [200, 200, 1]
+
+
+def test_accounts_in_many_groups_are_sent_in_parts() -> None:
+    accounts = [Account(BIG, "$6$" + "x" * 200)] * MAX_BATCH
+    with pytest.raises(ValueError, match="over"):
+        pack(Request(1, EnsureAccounts(accounts)))
+    cut = list(framing.parts(accounts, MAX_BATCH))
+    assert sum(map(len, cut)) == MAX_BATCH
+    for part in cut:
+        pack(Request(1, EnsureAccounts(part)))
 
 
 def test_the_largest_answers_fit_a_frame() -> None:
@@ -114,6 +132,8 @@ def test_the_largest_answers_fit_a_frame() -> None:
     worst = (
         [Usage(name, 1.5, 2**53, 2**53, 2**31, 2**31, 2**53)] * MAX_READ,
         [Outcome(name, 2**31, True, "permission-denied", long, long)] * MAX_BATCH,
+        [Outcome(name, 2**31, True, "permission-denied", "x" * MAX_TEXT)] * MAX_GROUPS,
+        [Outcome(name, 2**31, True, warning=NO_ACL, made=True)] * MAX_GROUPS,
         SyncReport(
             names,
             names,

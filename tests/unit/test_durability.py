@@ -7,15 +7,13 @@ import asyncio
 import pytest
 from sqlalchemy import Connection
 
-from diycloud.db.engine import Database, fetch_one
+from diycloud.db.engine import Database
 
 NORMAL, FULL = 1, 2
 
 
 def level(connection: Connection) -> int:
-    found = fetch_one(connection, "PRAGMA synchronous", ())
-    assert found is not None
-    return int(found[0])
+    return int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
 
 
 def crash(_: Connection) -> None:

@@ -20,8 +20,9 @@ from diycloud.db.engine import Database
 from diycloud.errors import InvalidInput, Unavailable
 from diycloud.users import importing, repository
 from diycloud.users.actions import ImportUsers
-from diycloud.users.importing import Candidate, ImportRefused, parse_csv
+from diycloud.users.importing import ImportRefused
 from diycloud.users.models import Allocation
+from diycloud.users.rows import Candidate, parse_csv
 
 ROOT = Actor("root", Role.ADMIN, "cli")
 ADMIN = Actor("ada", Role.ADMIN, "rest", user_id=1)
@@ -40,7 +41,7 @@ def test_as_any_program_writes_it(between: str, end: str, mark: str) -> None:
     assert shown(found) == [(2, "ada", True), (3, "bob", True)]
     ada, bob = (c.wanted for c in found)
     assert (ada.cpu, ada.memory, ada.full_name) == (0.5, 512 << 20, "Ada Lovelace")
-    assert (bob.cpu, bob.memory, bob.full_name) == (1.0, 2 << 30, None), "an empty cell means the default"
+    assert (bob.cpu, bob.memory, bob.full_name) == (msgspec.UNSET, 2 << 30, None), "an empty cell means the default"
 
 
 def test_lines_are_those_of_the_file() -> None:

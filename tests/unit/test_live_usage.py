@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from diycloud.actions.actor import Actor
+from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.roles import Role
 from diycloud.db.engine import Database
 from diycloud.errors import NotFound, PermissionDenied, TooManyRequests
-from diycloud.users import repository
+from diycloud.users import places, repository
 from diycloud.users.models import Allocation, Status
 from diycloud.web.pages import MAX_STREAMS, live_usage
+from diycloud.web.portal import Page
 
 
 class _Gauges:
@@ -32,14 +34,15 @@ class _Gauges:
 
 
 def page(database: Database, *, streams: Counter[str] | None = None, user: str = "", ends: bool = True) -> Any:
-    portal = SimpleNamespace(
+    services: Any = SimpleNamespace(database=database)
+    portal: Any = SimpleNamespace(
         streams=Counter() if streams is None else streams,
-        dispatcher=SimpleNamespace(services=SimpleNamespace(database=database)),
+        dispatcher=Dispatcher({}, services, places.find),
         gauges=_Gauges(ends=ends),
     )
-    visitor = SimpleNamespace(actor=Actor("ada", Role.USER, "portal", 1))
-    request = SimpleNamespace(query_params={"user": user} if user else {})
-    return SimpleNamespace(portal=portal, visitor=visitor, request=request)
+    visitor: Any = SimpleNamespace(actor=Actor("ada", Role.USER, "portal", 1))
+    request: Any = SimpleNamespace(query_params={"user": user} if user else {})
+    return Page(portal, request, visitor, None)
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from diycloud.db import migrate as migrating
-from diycloud.db.engine import Database, connect
+from diycloud.db.engine import Database
 from diycloud.db.migrate import HEAD, migrate, revision
+from diycloud.db.sqlite import connect
 from diycloud.db.tables import TRIGGERS, metadata
 from diycloud.errors import Conflict, HostError, Unavailable
 

@@ -31,7 +31,7 @@ def test_json_values_become_an_action() -> None:
     raw = {"username": "ada", "cpu": 0.5, "memory": "512M", "gpu": True, "role": "monitor", "email": None, "tasks": 64}
     found = parse_action(CreateUser, raw, Source.JSON)
     assert (found.cpu, found.memory, found.gpu, found.role) == (0.5, 512 << 20, True, Role.MONITOR)
-    assert (found.email, found.password, found.disk, found.tasks) == (None, UNSET, 5 << 30, 64)
+    assert (found.email, found.password, found.disk, found.tasks) == (None, UNSET, UNSET, 64)
 
 
 def test_text_is_read_as_people_write_it() -> None:

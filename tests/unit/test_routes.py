@@ -10,11 +10,11 @@ import pytest
 from diycloud.actions.action import Action, Audited, Permission, summary
 from diycloud.actions.parsing import fields_of
 from diycloud.cli.main import NOUNS
-from diycloud.cli.verbs import request_of
+from diycloud.client.requests import request_of
 from diycloud.core.handlers import HANDLERS
 from diycloud.core.reference import NO_VERB, actions_page
-from diycloud.core.routes import PREFIX, ROUTES, Route
-from diycloud.web.openapi import document, result_type
+from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
+from diycloud.web.openapi import document
 
 IDS = {"argvalues": ROUTES, "ids": [route.action.action_name for route in ROUTES]}
 

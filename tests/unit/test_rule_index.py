@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from diycloud.cli.main import EXIT, NOUNS, PLATFORM
+from diycloud.cli.main import EXIT, NOUNS, PLATFORM, SESSION
 from diycloud.config import Paths
 from diycloud.core.routes import ROUTES
 from diycloud.distro.tables import FAMILIES, family
@@ -110,8 +110,8 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
     found = re.findall(r"```sh\n(.*?)```|`([^`\n]+)`", page.read_text(encoding="utf-8"), re.S)
     code = "\n".join(block or inline for block, inline in found)
     for noun, verb in re.findall(r"(?<![\w/.:_-])diycloud ([a-z]+)(?: ([a-z-]+))?", code):
-        assert noun in NOUNS or noun in PLATFORM, f"diycloud {noun}"
-        assert noun in PLATFORM or not verb or verb.startswith("-") or f"{noun} {verb}" in verbs, (
+        assert noun in NOUNS or noun in PLATFORM or noun in SESSION, f"diycloud {noun}"
+        assert noun not in NOUNS or not verb or verb.startswith("-") or f"{noun} {verb}" in verbs, (
             f"diycloud {noun} {verb}"
         )
 

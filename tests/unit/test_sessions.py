@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
 
 from diycloud.actions.roles import Role
 from diycloud.auth import sessions
-from diycloud.db.engine import connect
 from diycloud.users import repository
 from diycloud.users.models import Allocation
 
@@ -19,13 +16,10 @@ NOW, MAX_S, IDLE_S = 1_000_000, 86_400, 7_200
 
 
 @pytest.fixture
-def connection(database_file: Path) -> Iterator[Connection]:
-    engine = connect(database_file)
-    with engine.connect() as found:
-        for name in ("ada", "bob"):
-            repository.add(found, {"username": name, "password_hash": "x", "status": "active"}, Allocation())
-        yield found
-    engine.dispose()
+def connection(connection: Connection) -> Connection:
+    for name in ("ada", "bob"):
+        repository.add(connection, {"username": name, "password_hash": "x", "status": "active"}, Allocation())
+    return connection
 
 
 def begin(connection: Connection, user_id: int = 1) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diycloud.errors import HostError
+from diycloud.errors import HostError, Unsupported
 from diycloud.system import Local, Owner, Result, System
 from diycloud.system.dry_run import DryRun
 from diycloud.system.fake import Fake, File, UnexpectedCommand
@@ -90,6 +90,35 @@ def test_replace_keeps_labels(real: System, tmp_path: Path) -> None:
         pytest.skip(f"no extended attributes here: {error}")
     real.replace(path, "new")
     assert (path.read_text(), os.getxattr(path, "user.label")) == ("new", b"kept")
+
+
+def test_a_directory_gets_an_attribute(system: System, kind: str, tmp_path: Path) -> None:
+    folder, name = tmp_path / "folder", "user.label"
+    system.make_dir(folder, owner=ME)
+    system.write(tmp_path / "file", "", owner=ME)
+    try:
+        assert system.set_attribute(folder, name, b"\0one") is True
+    except Unsupported as error:
+        pytest.skip(f"no extended attributes here: {error}")
+    assert system.set_attribute(folder, name, b"\0one") is False
+    assert system.set_attribute(folder, name, b"two") is True
+    assert system.make_dir(folder, owner=ME) is False
+    assert system.set_attribute(folder, name, b"two") is False, "it stays when the directory is looked after"
+    for other in ("missing", "file"):
+        with pytest.raises(HostError):
+            system.set_attribute(tmp_path / other, name, b"")
+    if kind in REAL:
+        assert os.getxattr(folder, name) == b"two"
+
+
+def test_an_attribute_follows_no_link_and_says_what_cannot_be(real: System, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "link").symlink_to("precious")
+    with pytest.raises(HostError, match="link"):
+        real.set_attribute(tmp_path / "link", "user.label", b"x")
+    assert os.listxattr(tmp_path / "precious") == []
+    with pytest.raises(Unsupported, match="posix_acl_default"):
+        real.set_attribute("/proc", "system.posix_acl_default", b"x")
 
 
 def test_replace_follows_no_link(real: System, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What an action is: data, the permission it needs, the type of its result.
 
-X a user: portal account, POSIX account, slice and limits.\"\"\"
+    @action("user.show", needs=Permission.USERS_READ, audited=Audited.NO)
+    class ShowUser(Action[User], frozen=True):
+        \"\"\"Show one user.\"\"\"
 
         username: Username
 
@@ -20,7 +22,23 @@ R = TypeVar("R")
 
 
 class Permission(StrEnum):
-    """What may be done; `noun:verb`. Which role has which: actions/roles.py."""
+    """What may be done; `noun:verb`. Which role has which, and how far it reaches: actions/roles.py."""
+
+    ROOT = "root:word"
+    """Only on the word of the host's own root."""
+    ACCOUNT = "account:own"
+    """One's own sign-in: password, sessions."""
+    ACT_AS = "users:act-as"
+    USERS_EXPORT = "users:export"
+    KEYS_READ = "keys:read"
+    KEYS = "keys:write"
+    GROUPS_READ = "groups:read"
+    GROUPS = "groups:write"
+    DOMAINS_READ = "domains:read"
+    DOMAINS = "domains:write"
+    POLICIES_READ = "policies:read"
+    POLICIES = "policies:write"
+    AUDIT_EXPORT = "audit:export"
 
     USERS_READ = "users:read"
     USERS_CREATE = "users:create"
@@ -33,26 +51,36 @@ class Permission(StrEnum):
     USAGE_READ = "usage:read"
     AUDIT_READ = "audit:read"
     HOST_READ = "host:read"
-    OWN_READ = "own:read"
-    OWN_PASSWORD = "own:password"  # noqa: S105 - a permission's name
 
 
 class Audited(Enum):
-    """What leaves a row in the audit. Refusals always do."""
+    """What leaves a row in the audit. Refusals always do. EXPORT: a read that takes much away at once."""
 
     CHANGE = "change"
+    EXPORT = "export"
     NO = "no"
 
 
+class Kind(Enum):
+    """What an action's target is. NEW: a user that is not there yet; NOTHING: a list, or the actor."""
+
+    USER = "user"
+    NEW = "new"
+    GROUP = "group"
+    NEW_GROUP = "new-group"
+    DOMAIN = "domain"
+    POLICY = "policy"
+    NOTHING = ""
+
+
 class Action(msgspec.Struct, Generic[R], frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Root of all actions. own: the permission that is enough when the target
-    is the actor; target_field: the field that names what is acted on."""
+    """Root of all actions. target_field: the field that names what is acted on; kind: what that is."""
 
     action_name: ClassVar[str]
     permission: ClassVar[Permission]
-    own: ClassVar[Permission | None]
     audited: ClassVar[Audited]
     target_field: ClassVar[str]
+    kind: ClassVar[Kind]
 
     @property
     def target(self) -> str:
@@ -67,14 +95,18 @@ def action(
     name: str,
     *,
     needs: Permission,
-    own: Permission | None = None,
     audited: Audited = Audited.CHANGE,
     target: str = "username",
+    kind: Kind | None = None,
 ) -> Callable[[A], A]:
-    """Name an action, the permission it needs, and what it leaves in the audit. target: the field that names what is acted on."""
+    """Name an action, the permission it needs, and what it leaves in the audit.
+
+    target: the field that names what is acted on; kind: what that is, by default what the target field is usually for.
+    """
 
     def define(cls: A) -> A:
-        cls.action_name, cls.permission, cls.own, cls.audited, cls.target_field = name, needs, own, audited, target
+        cls.action_name, cls.permission, cls.audited, cls.target_field = name, needs, audited, target
+        cls.kind = kind or (Kind.USER if target == "username" else Kind.NOTHING)
         return cls
 
     return define

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, or_, select, update
 
 from diycloud.actions.action import Action
 from diycloud.actions.actor import Actor
@@ -15,11 +16,8 @@ from diycloud.db.engine import Prepared
 from diycloud.db.tables import audit
 
 MAX_TEXT = 2000
-_BEGIN = Prepared(
-    insert(audit).values(
-        {name: bindparam(name) for name in ("actor", "via", "address", "request_id", "action", "target", "changes")}
-    )
-)
+_BEGUN = ("actor", "on_behalf_of", "domain", "via", "address", "request_id", "action", "target", "changes")
+_BEGIN = Prepared(insert(audit).values({name: bindparam(name) for name in _BEGUN}))
 _END = Prepared(
     update(audit)
     .where(audit.c.id == bindparam("row_id"))
@@ -42,15 +40,16 @@ def asked(action: Action[Any]) -> dict[str, Any]:
     return shown
 
 
-def begin(connection: Connection, actor: Actor, name: str, target: str, changes: dict[str, Any]) -> int:
+def begin(
+    connection: Connection, actor: Actor, name: str, target: str, changes: dict[str, Any], *, domain: str = ""
+) -> int:
     """Write that something was started; returns the row's id. A row left so after a crash is closed at the next start."""
-    cursor = _BEGIN(
+    return _BEGIN.insert(
         connection,
-        actor=actor.name, via=actor.via, address=actor.address, request_id=actor.request_id,
-        action=name, target=target[:100], changes=_json(changes),
+        actor=actor.real or actor.name, on_behalf_of=actor.name if actor.real else actor.on_behalf_of[:100], domain=domain,
+        via=actor.via, address=actor.address, request_id=actor.request_id,
+        action=name, target=_plain(target[:100]), changes=_json(changes),
     )  # fmt: skip
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
 
 
 def end(
@@ -69,7 +68,7 @@ def end(
         row_id=row_id,
         outcome=outcome,
         code=code,
-        message=message[:MAX_TEXT],
+        message=_plain(message[:MAX_TEXT]),
         duration_ms=round(duration_ms, 1),
         changes=None if changes is None else _json(changes),
     )
@@ -80,29 +79,61 @@ def close_crashed(connection: Connection) -> int:
     return connection.execute(update(audit).where(audit.c.outcome == "started").values(outcome="crashed")).rowcount
 
 
-def page(
-    connection: Connection,
+def conditions(
     *,
     target: str = "",
     actor: str = "",
     action: str = "",
     outcome: str = "",
-    before: int = 0,
-    limit: int = 50,
-) -> list[Entry]:
-    """Return rows, newest first. before: the id of the last row of the page before, 0 for the first page."""
-    query = select(audit).order_by(audit.c.id.desc()).limit(limit)
-    for column, value in (
-        (audit.c.target, target),
-        (audit.c.actor, actor),
-        (audit.c.action, action),
-        (audit.c.outcome, outcome),
-    ):
-        if value:
-            query = query.where(column == value)
+    via: str = "",
+    address: str = "",
+    request_id: str = "",
+    domain: str | None = None,
+    search: str = "",
+    since: str = "",
+    until: str = "",
+) -> list[ColumnElement[bool]]:
+    """Return what asks for these entries. actor: who did it, or as whom it was done; action: one, or `user.` for all of them.
+
+    since, until: `YYYY-MM-DD HH:MM:SS`, UTC, the second one is no longer asked for.
+    """
+    equal = (
+        (audit.c.target, target), (audit.c.outcome, outcome), (audit.c.via, via), (audit.c.address, address),
+        (audit.c.request_id, request_id),
+    )  # fmt: skip
+    found: list[ColumnElement[bool]] = [column == value for column, value in equal if value]
+    if actor:
+        found.append(or_(audit.c.actor == actor, audit.c.on_behalf_of == actor))
+    if action:
+        found.append(
+            audit.c.action.startswith(action, autoescape=True) if action.endswith(".") else audit.c.action == action
+        )
+    if domain is not None:
+        found.append(audit.c.domain == domain)
+    if search:
+        columns = (audit.c.message, audit.c.changes)
+        found.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
+    found += [audit.c.at >= since] if since else []
+    found += [audit.c.at < until] if until else []
+    return found
+
+
+def page(connection: Connection, *, before: int = 0, limit: int = 50, **asked: Any) -> list[Entry]:
+    """Return entries, newest first. before: the id of the last row of the page before, 0 for the first; asked: `conditions`."""
+    query = select(audit).where(*conditions(**asked)).order_by(audit.c.id.desc()).limit(limit)
     if before:
         query = query.where(audit.c.id < before)
-    return [Entry(**{**row._mapping, "changes": _changes(row.changes)}) for row in connection.execute(query)]
+    return [_entry(row) for row in connection.execute(query)]
+
+
+def following(connection: Connection, after: int, limit: int, **asked: Any) -> list[Entry]:
+    """Return entries, oldest first, after an id."""
+    query = select(audit).where(*conditions(**asked), audit.c.id > after).order_by(audit.c.id).limit(limit)
+    return [_entry(row) for row in connection.execute(query)]
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(**{**row._mapping, "changes": _changes(row.changes)})
 
 
 def _changes(text: str) -> dict[str, Any]:
@@ -114,9 +145,13 @@ def _changes(text: str) -> dict[str, Any]:
 
 def forget(connection: Connection, days: int) -> int:
     """Remove rows older than some days; returns how many."""
-    from sqlalchemy import delete, func
+    oldest = datetime.now(UTC) - timedelta(days=days)
+    return connection.execute(delete(audit).where(audit.c.at < f"{oldest:%Y-%m-%d %H:%M:%S}")).rowcount
 
-    return connection.execute(delete(audit).where(audit.c.at < func.datetime("now", f"-{days} days"))).rowcount
+
+def _plain(text: str) -> str:
+    """Return a text without NUL, which PostgreSQL's text cannot hold: anything may be asked for."""
+    return text.replace("\0", "\ufffd")
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -14,10 +14,11 @@ import structlog
 from sqlalchemy import Connection
 
 from diycloud.actions import audit
-from diycloud.actions.action import Action, Audited
+from diycloud.actions.action import Action, Audited, Kind
 from diycloud.actions.actor import Actor
 from diycloud.actions.parsing import Source, parse_action
-from diycloud.actions.roles import PERMISSIONS
+from diycloud.actions.reach import Lookup, Place, authorise, check_place, stand_in
+from diycloud.actions.roles import Scope
 from diycloud.actions.services import Services
 from diycloud.errors import DiyCloudError, PermissionDenied
 
@@ -33,30 +34,66 @@ REFUSED = frozenset(
         "permission-denied",
         "not-found",
         "conflict",
+        "precondition-failed",
         "unsupported",
         "too-many-requests",
     }
 )
 
 
+class Terms:
+    """What an edge asks beside an action, held in the transactions that store it; these ask nothing.
+
+    Each method may raise what refuses the action. None of them may call anything but the database.
+    """
+
+    def check(self, connection: Connection) -> None:
+        """Look whether the action may go on: before its handler, and again in the first transaction that it writes."""
+
+    def begin(self, connection: Connection) -> None:
+        """Write what belongs to the wish, in its transaction."""
+
+    def end(self, connection: Connection, result: object, outcome: str) -> None:
+        """Write how a wish ended (as the audit has it), in the transaction of the audit's end; not called without a wish."""
+
+
 class Context:
     """What a handler has. services: the process's own (database, agent, hasher…); actor: who asks.
 
-    changes: the handler puts here what really changed, field → [before, after], for the audit.
+    changes: the handler puts here what really changed, field → [before, after], for the audit. bound: the only domain
+    that it may read or change, None for all; domain: the target's, for the audit (a handler that creates sets it).
     """
 
-    def __init__(self, services: Services, actor: Actor, begin: Callable[[Connection], int] | None = None) -> None:
+    def __init__(
+        self,
+        services: Services,
+        actor: Actor,
+        begin: Callable[[Connection], int] | None = None,
+        terms: Terms | None = None,
+    ) -> None:
         self.services = services
         self.actor = actor
         self.changes: dict[str, Any] | None = None
+        self.bound: str | None = None
+        self.domain = ""
         self._row = 0
         self._last: list[Callable[[Connection], object]] = []
         self._begin = begin
+        self._terms = terms
+
+    def within(self, domain: str | None) -> str | None:
+        """Return the domain that a list is to show, None for all. Raises PermissionDenied for one that is not the actor's."""
+        if self.bound is not None and domain not in (None, self.bound):
+            raise PermissionDenied(f"{self.actor.name} sees the domain {self.bound} only.", "Ask an administrator.")
+        return self.bound or domain
 
     async def write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one transaction (db.engine). The first also writes the audit's row, so that no wish is without one."""
 
         def job(connection: Connection) -> tuple[int, T]:
+            if not self._row and self._terms:
+                self._terms.check(connection)
+                self._terms.begin(connection)
             row = self._row or (self._begin(connection) if self._begin else 0)
             return row, fn(connection, *args, **kwargs)
 
@@ -67,12 +104,16 @@ class Context:
         """Have a change written with the audit's end, in one transaction: the host's answer, which reconcile would get again."""
         self._last.append(lambda connection: fn(connection, *args, **kwargs))
 
-    async def finish(self, end: Callable[[Connection, int], None]) -> None:
+    async def finish(
+        self, end: Callable[[Connection, int], None], result: object = None, *, done: bool = False
+    ) -> None:
         """Write how it ended, beginning the audit's row if nothing was written before."""
 
         def job(connection: Connection) -> None:
             for fn in self._last:
                 fn(connection)
+            if self._terms and self._row:
+                self._terms.end(connection, result, outcome)
             end(connection, self._row or (self._begin(connection) if self._begin else 0))
 
         database = self.services.database
@@ -91,45 +132,74 @@ class Monitor(Protocol):
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
-def authorise(actor: Actor, action: type[Action[Any]], target: str) -> None:
-    """Raise PermissionDenied unless the actor may do this to the target."""
-    held = PERMISSIONS[actor.role]
-    own = action.own is not None and action.own in held and target == actor.name and actor.user_id is not None
-    if actor.must_change_password and action.action_name not in ("password.change", "session.end"):
-        raise PermissionDenied("The password must be changed first.", "Sign in at the portal and choose one.")
-    if not own and action.permission not in held:
-        raise PermissionDenied(f"{actor.name} may not do this ({action.action_name}).", "Ask an administrator.")
-
-
 class Dispatcher:
-    """Runs actions. handlers: one for each action; services: given to each in its Context."""
+    """Runs actions. handlers: one for each action; services: given to each in its Context; lookup: where a target is."""
 
-    def __init__(self, handlers: Mapping[type[Action[Any]], Handler], services: Services) -> None:
+    def __init__(
+        self, handlers: Mapping[type[Action[Any]], Handler], services: Services, lookup: Lookup = lambda *_: None
+    ) -> None:
         self.handlers = handlers
         self.services = services
+        self._lookup = lookup
         self.monitors: list[Monitor] = []
         self._database = services.database
 
-    async def run(self, actor: Actor, action: Action[R]) -> R:
-        """Run an action made in Python."""
-        return cast(R, await self._span(actor, type(action), action.target, lambda: action))
+    async def run(self, actor: Actor, action: Action[R], terms: Terms | None = None) -> R:
+        """Run an action made in Python. terms: what is asked beside it."""
+        return cast(R, await self._span(actor, type(action), action.target, lambda: action, terms))
 
-    async def submit(self, actor: Actor, action: type[Action[R]], raw: Mapping[str, Any], source: Source) -> R:
+    async def submit(
+        self,
+        actor: Actor,
+        action: type[Action[R]],
+        raw: Mapping[str, Any],
+        source: Source,
+        terms: Terms | None = None,
+    ) -> R:
         """Run an action that raw input describes; who may not do it at all learns nothing about its fields."""
-        target = raw.get(action.target_field, "")
-        return cast(R, await self._span(actor, action, str(target)[:100], lambda: parse_action(action, raw, source)))
+        target = str(raw.get(action.target_field, ""))[:100]
+        return cast(R, await self._span(actor, action, target, lambda: parse_action(action, raw, source), terms))
 
-    async def _span(self, actor: Actor, cls: type[Action[Any]], target: str, make: Callable[[], Action[Any]]) -> Any:
+    async def place(self, kind: Kind, target: str) -> Place | None:
+        """Return where a target is, None if there is no such thing."""
+        return await self._database.read(self._lookup, kind, target)
+
+    async def check(self, actor: Actor, cls: type[Action[Any]], target: str) -> str | None:
+        """Return the only domain that the actor may reach with an action, None for all. Raises PermissionDenied."""
+        if authorise(actor, cls, target) is not Scope.DOMAIN:
+            return None
+        if cls.kind not in _NOT_THERE:
+            check_place(actor, target, await self.place(cls.kind, target))
+        return actor.domain
+
+    async def _span(
+        self,
+        actor: Actor,
+        cls: type[Action[Any]],
+        target: str,
+        make: Callable[[], Action[Any]],
+        terms: Terms | None,
+    ) -> Any:
         started = time.monotonic()
         asked: dict[str, Any] = {}
-        context = Context(
-            self.services, actor, lambda connection: audit.begin(connection, actor, cls.action_name, target, asked)
-        )
+
+        def begin(connection: Connection) -> int:
+            domain = context.domain
+            if not domain and cls.kind not in _NOT_THERE and (place := self._lookup(connection, cls.kind, target)):
+                domain = place.domain
+            return audit.begin(connection, context.actor, cls.action_name, target, asked, domain=domain)
+
+        context = Context(self.services, actor, begin, terms)
         outcome, code, message = "crashed", "", ""
+        result: Any = None
         try:
-            authorise(actor, cls, target)
+            if actor.on_behalf_of:
+                context.actor = stand_in(actor, await self.place(Kind.USER, actor.on_behalf_of))
+            context.bound = await self.check(context.actor, cls, target)
             action = make()
             asked.update(audit.asked(action))
+            if terms is not None:
+                await self._database.read(terms.check)
             result = await self.handlers[cls](context, action)
             outcome = "done"
             return result
@@ -149,9 +219,17 @@ class Dispatcher:
                     "duration_ms": seconds * 1000,
                     "changes": context.changes,
                 }
-                await context.finish(lambda connection, row: audit.end(connection, row, outcome, **values))
+                await context.finish(
+                    lambda connection, row: audit.end(connection, row, outcome, **values),
+                    result,
+                    outcome,
+                )
             for monitor in self.monitors:
                 monitor(actor, cls.action_name, outcome, seconds)
+
+
+_NOT_THERE = frozenset({Kind.NOTHING, Kind.NEW, Kind.NEW_GROUP})
+"""Targets that have no place: what they may reach is the handler's to keep (Context.bound)."""
 
 
 def _leaves_row(cls: type[Action[Any]], outcome: str, code: str) -> bool:

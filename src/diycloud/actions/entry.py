@@ -13,6 +13,8 @@ class Entry(msgspec.Struct, frozen=True):
     id: int
     at: str
     actor: str
+    on_behalf_of: str
+    domain: str
     via: str
     address: str
     request_id: str

@@ -95,7 +95,68 @@ Tasks = Annotated[
     Meta(ge=16, le=4_000_000, extra={"rule": "a whole number, 16–4000000", "help": "limit of processes and threads"}),
 ]
 Gpu = Annotated[bool, Meta(extra={"rule": "true or false", "help": "access to GPUs"})]
-RoleField = Annotated[Role, Meta(extra={"rule": "one of: admin, monitor, user", "help": "admin, monitor or user"})]
+_ROLES = ", ".join(Role)
+RoleField = Annotated[Role, Meta(extra={"rule": f"one of: {_ROLES}", "help": f"what the user may do: {_ROLES}"})]
+
+
+def _name(help: str) -> Meta:
+    rule = "1–32 characters: a–z, 0–9, _ and -, starting with a letter or _"
+    return Meta(pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z", extra={"rule": rule, "help": help})
+
+
+DomainName = Annotated[str, _name("domain")]
+PolicyName = Annotated[str, _name("policy: default and largest limits")]
+GroupName = Annotated[str, _name("group")]
+Usernames = Annotated[
+    tuple[Username, ...],
+    Meta(min_length=1, max_length=1000, extra={"rule": "1–1000 names of users", "help": "users, with commas between"}),
+]
+GroupNames = Annotated[
+    tuple[GroupName, ...],
+    Meta(max_length=64, extra={"rule": "at most 64 names of groups", "help": "groups, with commas between"}),
+]
+Networks = Annotated[
+    tuple[str, ...],
+    Meta(
+        max_length=64,
+        extra={
+            "rule": "at most 64 addresses or networks such as 192.0.2.7, 10.1.0.0/16 or 2001:db8::/32",
+            "kind": "networks",
+            "help": "where the user may come from, with commas between; none: from anywhere",
+        },
+    ),
+]
+ExternalId = Annotated[
+    str,
+    Meta(
+        pattern=rf"\A{_FORMULA}[^{_CONTROL}]{{1,200}}\Z",
+        extra={
+            "rule": "1–200 printable characters, not starting with = + - @",
+            "help": "id in an outside directory, of one user only",
+        },
+    ),
+]
+Shell = Annotated[
+    str,
+    Meta(
+        pattern=r"\A/[A-Za-z0-9/._+-]{1,100}\Z",
+        extra={"rule": "a path of /etc/shells, such as /bin/bash", "help": "login shell"},
+    ),
+]
+_ID = {"rule": "a whole number, 0–4294967293"}
+ContainerUid = Annotated[
+    int, Meta(ge=0, le=4_294_967_293, extra={**_ID, "help": "UID that containers run as, instead of the user's own"})
+]
+ContainerGid = Annotated[
+    int, Meta(ge=0, le=4_294_967_293, extra={**_ID, "help": "GID that containers run as, instead of the user's own"})
+]
+ContainerGids = Annotated[
+    tuple[Annotated[int, Meta(ge=0, le=4_294_967_293)], ...],
+    Meta(
+        max_length=64,
+        extra={"rule": "at most 64 whole numbers, 0–4294967293", "help": "further GIDs of containers, commas between"},
+    ),
+]
 Flag = Annotated[bool, Meta(extra={"rule": "true or false"})]
 Search = Annotated[
     str,

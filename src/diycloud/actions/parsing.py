@@ -6,7 +6,9 @@ secret fields.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
@@ -91,6 +93,7 @@ _KINDS: dict[type[Any], str] = {
     inspect.EnumType: "choice",
     inspect.LiteralType: "choice",
     inspect.ListType: "list",
+    inspect.VarTupleType: "list",
 }
 
 
@@ -122,10 +125,35 @@ def parse_field(field: Field, given: Any, source: Source) -> Any:
         return None
     if field.kind == "size":
         given = _size(field, given, source)
+    elif field.kind in _LISTS and source is Source.TEXT and isinstance(given, str):
+        given = [part for part in re.split(r"[\s,;]+", given) if part]
+    if field.kind == "networks":
+        given = _networks(field, given)
     try:
         return msgspec.convert(given, field.type, strict=source is Source.JSON)
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise InvalidInput(field.rule or str(error)) from None
+
+
+_LISTS = frozenset({"list", "networks"})
+"""Kinds that are written with commas or spaces between the parts where input is text."""
+
+
+def _networks(field: Field, given: Any) -> Any:
+    """Return networks as the standard writes them: 192.168.1.5/24 means 192.168.1.0/24, each once."""
+    if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
+        return given  # the type's own check says what is wrong
+    found: dict[str, None] = {}
+    for part in given:
+        try:
+            network = ipaddress.ip_network(part.strip(), strict=False)
+        except ValueError:
+            raise InvalidInput(f"{field.rule}; {part[:60]!r} is none") from None
+        mapped = network.network_address.ipv4_mapped if network.version == 6 else None
+        if mapped is not None and network.prefixlen >= 96:
+            network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
+        found[str(network)] = None
+    return list(found)
 
 
 def _size(field: Field, given: Any, source: Source) -> int:

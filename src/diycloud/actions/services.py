@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
@@ -19,7 +20,7 @@ CAPACITY_S = 60.0
 class Agent(Protocol):
     """What the services need of the agent's client. Raises the agent's own errors, Unavailable if it does not answer."""
 
-    async def call(self, message: Message, answer: type[T]) -> T: ...
+    async def call(self, message: Message, answer: type[T], *, deadline: float = 60.0) -> T: ...
 
     async def sync(self, wishes: Iterable[Wish]) -> SyncReport: ...
 
@@ -47,6 +48,8 @@ class Throttle(Protocol):
 
     def succeeded(self, username: str, address: str) -> None: ...
 
+    def clear(self, username: str) -> None: ...
+
     def is_news(self, address: str) -> bool: ...
 
 
@@ -61,6 +64,8 @@ class Services:
         self.hasher = hasher
         self.throttle = throttle
         self.settings = settings
+        self.group_changes = asyncio.Lock()
+        """Held by whoever has the host make or remove groups (groups/host.py)."""
         self.report = SyncReport()
         """What the last reconcile found."""
         self._capacity: tuple[float, HostCapacity] | None = None

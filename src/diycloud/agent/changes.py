@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from diycloud.agent import groups, sudo
 from diycloud.agent.protocol import LIFE, Account, Outcome, PurgeAccount, State
 from diycloud.agent.registry import Entry
 from diycloud.agent.state import Agent, Caller, failure, log
 from diycloud.errors import Conflict, DiyCloudError, HostError, InvalidInput, PermissionDenied, Unsupported
-from diycloud.host import accounts, homes
+from diycloud.host import accounts, homes, keys
 from diycloud.host.accounts import HostAccounts, PosixAccount
 from diycloud.system.contract import Owner
 
@@ -52,8 +53,10 @@ def ensure_accounts(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> 
     # Limits come before the account, so that no process of the user's ever runs without them.
     _limit(agent, steps)
     _each(steps, lambda step: _ensure_account(agent, host, step))
+    _set_groups(agent, host, steps)
     _set_passwords(agent, steps)
     _each(steps, lambda step: _ensure_state(agent, step))
+    _each(steps, lambda step: _ensure_keys(agent, caller, step))
     _take_back(agent, [step for step in steps if step.error is not None and step.before is None])
     outcomes = refused | {step.name: _outcome(step) for step in steps}
     for outcome in outcomes.values():
@@ -99,7 +102,9 @@ def _check_new(agent: Agent, account: Account, host: HostAccounts) -> None:
         raise Conflict(f"{name} exists on the host as {what}.", "Choose another name.")
     if not account.create:
         raise PermissionDenied(f"{name} is not an account of the platform.", "Only managed accounts can be changed.")
-    accounts.check_new_name(host, name, allowed_groups=agent.settings.allowed_groups)
+    if agent.groups.get(name) is not None:
+        raise Conflict(f"{name} is a group of the platform.", "Choose another name.")
+    accounts.check_new_name(host, name, allowed_groups=agent.allowed_groups(host))
     if agent.was_purged(name, account.wish.generation):
         raise Conflict(f"{name} was purged after this wish was made.")
     homes.check_home(agent.settings.home, name, -1)
@@ -125,10 +130,24 @@ def _check_known(
             f"{before.name} is on the host without a user: its home belongs to someone else.",
             f"Restore the user's row with its uid, {before.uid}, or purge the account as root.",
         )
-    live = agent.check_live(caller, before, host)
+    live = agent.check_live(caller, before, host, harmless=True)
+    if live is not None and not caller.is_root and before.name in agent.administrators.names:
+        _check_harmless(account, live)
     if live is None:
-        accounts.check_new_name(host, before.name, allowed_groups=agent.settings.allowed_groups)
+        accounts.check_new_name(host, before.name, allowed_groups=agent.allowed_groups(host))
     return live
+
+
+def _check_harmless(account: Account, live: PosixAccount) -> None:
+    """Refuse what would give the caller a way into an administrator's account: all but limits, groups and locking."""
+    wish = account.wish
+    opened = wish.state is State.ACTIVE and not live.open
+    if account.shadow is not None or opened or (wish.full_name, wish.shell) != (live.full_name, live.shell):
+        what = "open" if opened else "change"
+        raise PermissionDenied(
+            f"{wish.name} has sudo, so only root may {what} the account.",
+            f"As root: diycloud user sudo {wish.name} --revoke; afterwards it can be granted again.",
+        )
 
 
 def _each(steps: Sequence[_Step], act: Callable[[_Step], bool]) -> None:
@@ -180,6 +199,21 @@ def _ensure_account(agent: Agent, host: HostAccounts, step: _Step) -> bool:
     return homes.ensure_home(agent.system, agent.settings.home, step.name, Owner(uid, step.host.gid)) or step.made
 
 
+def _set_groups(agent: Agent, host: HostAccounts, steps: Sequence[_Step]) -> None:
+    """Make the whole batch's membership in managed groups equal to the wishes, by one write."""
+    joining = {step.name: step for step in steps if step.error is None}
+    try:
+        wanted = {name: step.wanted.wish.groups for name, step in joining.items()}
+        changed, warnings = groups.set_memberships(agent, host, wanted)
+    except DiyCloudError as error:
+        for step in joining.values():
+            step.error = error
+        return
+    for name, step in joining.items():
+        step.changed |= name in changed
+        step.warning = " ".join(filter(None, (step.warning, warnings.get(name, ""))))
+
+
 def _set_passwords(agent: Agent, steps: Sequence[_Step]) -> None:
     """Set the new passwords of the whole batch by one process. A locked account's hash is kept behind `!`."""
     fields: dict[str, str] = {}
@@ -212,6 +246,21 @@ def _ensure_state(agent: Agent, step: _Step) -> bool:
     )
 
 
+def _ensure_keys(agent: Agent, caller: Caller, step: _Step) -> bool:
+    """Have the account opened by these keys and no others. An administrator's keys are changed for root only."""
+    wanted = step.wanted
+    if wanted.keys is None or step.host is None:
+        return False
+    if not caller.is_root and step.name in agent.administrators.names:
+        text = keys.render_keys(wanted.keys, wanted.networks)
+        if text != (agent.system.read(agent.keys / step.name) or ""):
+            raise PermissionDenied(f"{step.name} has sudo, so only root may change the account's SSH keys.")
+        return False
+    return keys.ensure_keys(
+        agent.system, agent.keys, step.name, step.host.gid, keys=wanted.keys, networks=wanted.networks
+    )
+
+
 def _take_back(agent: Agent, failed: Sequence[_Step]) -> None:
     """Undo creates that the host refused, by the steps of a purge. What cannot be undone now stays for reconcile."""
     for step in failed:
@@ -236,7 +285,7 @@ def lock_account(agent: Agent, caller: Caller, name: str) -> bool:
     """Lock a managed account that nobody wishes for any more. True if it was open."""
     agent.registry.require_sound()
     entry = agent.entry(name)
-    live = agent.check_live(caller, entry, HostAccounts(agent.system))
+    live = agent.check_live(caller, entry, HostAccounts(agent.system), harmless=True)
     changed = agent.registry.store([entry._replace(state=State.LOCKED)])
     if live is not None:
         changed |= accounts.change_account(agent.system, live, locked=True)
@@ -263,6 +312,7 @@ def purge_account(agent: Agent, caller: Caller, message: PurgeAccount) -> Outcom
     agent.registry.store([entry._replace(state=State.LOCKED, generation=message.generation)])
     if live is not None:
         accounts.change_account(agent.system, live, locked=True)
+    sudo.revoke(agent, name)
     _remove(agent, entry)
     agent.note_purge(name, message.generation)
     log.info("account purged", caller=caller.uid, name=name, uid=entry.uid)
@@ -276,6 +326,7 @@ def _remove(agent: Agent, entry: Entry) -> None:
     accounts.remove_account(agent.system, entry.name, entry.uid)
     if agent.slices is not None:
         agent.slices.remove(entry.name, entry.uid)
+    agent.system.remove(agent.keys / entry.name)
     agent.registry.forget([entry.name])
     agent.orphans.discard(entry.name)
 

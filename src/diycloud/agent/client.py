@@ -6,21 +6,20 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import TypeVar
 
 import msgspec
 
-from diycloud.agent import protocol
+from diycloud.agent import framing
+from diycloud.agent.framing import Reply, Request
 from diycloud.agent.protocol import (
-    MAX_FRAME,
+    MAX_PART,
     MAX_READ,
     Message,
     ReadUsage,
-    Reply,
-    Request,
     Sync,
     SyncReport,
     Usage,
@@ -33,7 +32,6 @@ CONNECTIONS = 8
 MARGIN_S = 5.0
 """How much longer than the deadline an answer is waited for: the agent says itself that it was too slow."""
 QUEUE_TRIES, QUEUE_PAUSE_S = 100, 0.02
-_PART = MAX_FRAME * 3 // 4
 _decoder = msgspec.msgpack.Decoder(Reply)
 
 
@@ -50,7 +48,7 @@ class Connection:
         self._writer.write(_frame(self._count, message, deadline))
         async with asyncio.timeout(deadline + MARGIN_S):
             await self._writer.drain()
-            length = protocol.frame_length(await self._reader.readexactly(4))
+            length = framing.frame_length(await self._reader.readexactly(4))
             frame = await self._reader.readexactly(length)
         return _open_reply(frame, self._count, answer)
 
@@ -84,7 +82,7 @@ class Client:
 
     async def sync(self, wishes: Iterable[Wish], *, deadline: float = 600.0) -> SyncReport:
         """Send the whole wish list and have it applied."""
-        parts = list(_parts(wishes))
+        parts = list(framing.parts(wishes, MAX_PART))
         async with self._free:
             self._drop()  # a kept connection may be dead, and the parts cannot be sent twice over two
             try:
@@ -135,7 +133,7 @@ def call_blocking(path: Path, message: Message, answer: type[T], *, deadline: fl
             line.settimeout(deadline + MARGIN_S)
             _connect(line, path)
             line.sendall(_frame(1, message, deadline))
-            frame = _receive(line, protocol.frame_length(_receive(line, 4)))
+            frame = _receive(line, framing.frame_length(_receive(line, 4)))
     except (OSError, EOFError) as error:
         raise _silent(error) from error
     return _open_reply(frame, 1, answer)
@@ -171,7 +169,7 @@ def _receive(line: socket.socket, length: int) -> bytes:
 
 def _frame(number: int, message: Message, deadline: float) -> bytes:
     try:
-        return protocol.pack(Request(number, message, deadline=deadline))  # type: ignore[arg-type]  # Message: see TABLE
+        return framing.pack(Request(number, message, deadline=deadline))  # type: ignore[arg-type]  # Message: see TABLE
     except ValueError as error:
         raise InvalidInput(f"The message is too large for the agent: {error}.", "Send less at once.") from error
 
@@ -188,17 +186,3 @@ def _open_reply(frame: bytes, number: int, answer: type[T]) -> T:
 def _silent(error: BaseException) -> Unavailable:
     reason = str(error) or type(error).__name__
     return Unavailable("The agent does not answer.", f"`diycloud up` starts it; see `diycloud doctor` ({reason}).")
-
-
-def _parts(wishes: Iterable[Wish]) -> Iterator[list[Wish]]:
-    """Cut a wish list into parts that fit a frame."""
-    part: list[Wish] = []
-    size = 0
-    for wish in wishes:
-        length = len(msgspec.msgpack.encode(wish))
-        if part and (size + length > _PART or len(part) == 200):
-            yield part
-            part, size = [], 0
-        part.append(wish)
-        size += length
-    yield part

@@ -1,7 +1,8 @@
 """Who may say what to the agent, and what answers: one table.
 
 A message that is not in the table is not answered to anyone. The kinds say where the work runs (agent/server.py):
-CHANGE one at a time, STEPS the same with room between its steps, READ beside them, HASH on the low-priority threads.
+CHANGE one at a time, STEPS the same with room between its steps, READ beside them, HASH on the low-priority threads, LONG
+on two threads of its own.
 """
 
 from __future__ import annotations
@@ -12,13 +13,25 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from diycloud import __version__
-from diycloud.agent import changes
+from diycloud.agent import adopt, archive, changes, groups, sudo
 from diycloud.agent.protocol import (
+    Adoptable,
+    AdoptAccounts,
+    Archived,
+    ArchiveHome,
     Capacity,
+    ChangeOwnPassword,
     CheckLimits,
+    EmptyTrash,
     EnsureAccounts,
+    EnsureGroups,
+    FindAdoptable,
+    GrantSudo,
+    GroupPreview,
+    GroupRemains,
     HashPasswords,
     HostCapacity,
+    ListTrash,
     Message,
     Outcome,
     Ping,
@@ -27,9 +40,11 @@ from diycloud.agent.protocol import (
     PurgePreview,
     ReadUsage,
     Remains,
+    RemoveGroup,
     StopWorkloads,
     Sync,
     SyncReport,
+    Trashed,
     Usage,
 )
 from diycloud.agent.reconcile import reconcile
@@ -44,10 +59,11 @@ class Kind(Enum):
     STEPS = "steps"
     READ = "read"
     HASH = "hash"
+    LONG = "long"
 
 
 def _ping(agent: Agent, session: Session, message: Ping) -> Pong:
-    return Pong(__version__, agent.clock() - agent.started, agent.registry.problem)
+    return Pong(__version__, agent.clock() - agent.started, agent.registry.problem or agent.groups.problem)
 
 
 def _capacity(agent: Agent, session: Session, message: Capacity) -> HostCapacity:
@@ -79,7 +95,7 @@ def _check_limits(agent: Agent, session: Session, message: CheckLimits) -> Outco
 
 def _stop_workloads(agent: Agent, session: Session, message: StopWorkloads) -> int:
     entry = agent.entry(message.name)
-    agent.check_live(session.caller, entry, HostAccounts(agent.system))
+    agent.check_live(session.caller, entry, HostAccounts(agent.system), harmless=True)
     ended = changes.stop_workloads(agent, entry)
     log.info("workloads stopped", caller=session.caller.uid, name=entry.name, uid=entry.uid, processes=ended)
     return ended
@@ -97,6 +113,46 @@ def _purge_preview(agent: Agent, session: Session, message: PurgePreview) -> Rem
 
 def _purge_account(agent: Agent, session: Session, message: PurgeAccount) -> Outcome:
     return changes.purge_account(agent, session.caller, message)
+
+
+def _archive_home(agent: Agent, session: Session, message: ArchiveHome) -> Archived:
+    return archive.archive_home(agent, session.caller, message.name)
+
+
+def _find_adoptable(agent: Agent, session: Session, message: FindAdoptable) -> list[Adoptable]:
+    return adopt.find_adoptable(agent, message.after)
+
+
+def _adopt_accounts(agent: Agent, session: Session, message: AdoptAccounts) -> list[Outcome]:
+    return adopt.adopt_accounts(agent, session.caller, message.wishes)
+
+
+def _grant_sudo(agent: Agent, session: Session, message: GrantSudo) -> Outcome:
+    return sudo.grant_sudo(agent, session.caller, message)
+
+
+def _change_own_password(agent: Agent, session: Session, message: ChangeOwnPassword) -> Outcome:
+    return sudo.change_own_password(agent, session.caller, message)
+
+
+def _list_trash(agent: Agent, session: Session, message: ListTrash) -> list[Trashed]:
+    return archive.list_trash(agent)
+
+
+def _empty_trash(agent: Agent, session: Session, message: EmptyTrash) -> list[str]:
+    return archive.remove_from_trash(agent, session.caller, message.folders)
+
+
+def _ensure_groups(agent: Agent, session: Session, message: EnsureGroups) -> list[Outcome]:
+    return groups.ensure_groups(agent, session.caller, message.groups)
+
+
+def _group_preview(agent: Agent, session: Session, message: GroupPreview) -> GroupRemains:
+    return groups.preview_group(agent, message.name)
+
+
+def _remove_group(agent: Agent, session: Session, message: RemoveGroup) -> Outcome:
+    return groups.remove_group(agent, session.caller, message.name)
 
 
 def _read_usage(agent: Agent, session: Session, message: ReadUsage) -> list[Usage]:
@@ -147,6 +203,7 @@ class Handler(NamedTuple):
 
 
 _BOTH = frozenset({Role.ROOT, Role.SERVER})
+_ROOT = frozenset({Role.ROOT})
 
 TABLE: dict[type[Message], Handler] = {
     Ping: Handler(_ping, Kind.READ, _BOTH),
@@ -157,6 +214,16 @@ TABLE: dict[type[Message], Handler] = {
     StopWorkloads: Handler(_stop_workloads, Kind.READ, _BOTH),
     PurgePreview: Handler(_purge_preview, Kind.READ, _BOTH),
     PurgeAccount: Handler(_purge_account, Kind.CHANGE, _BOTH),
+    EnsureGroups: Handler(_ensure_groups, Kind.CHANGE, _BOTH),
+    GroupPreview: Handler(_group_preview, Kind.READ, _BOTH),
+    RemoveGroup: Handler(_remove_group, Kind.CHANGE, _BOTH),
+    ArchiveHome: Handler(_archive_home, Kind.LONG, _BOTH),
+    FindAdoptable: Handler(_find_adoptable, Kind.READ, _ROOT),
+    AdoptAccounts: Handler(_adopt_accounts, Kind.CHANGE, _ROOT),
+    GrantSudo: Handler(_grant_sudo, Kind.CHANGE, _ROOT),
+    ChangeOwnPassword: Handler(_change_own_password, Kind.CHANGE, _BOTH),
+    ListTrash: Handler(_list_trash, Kind.READ, _ROOT),
+    EmptyTrash: Handler(_empty_trash, Kind.LONG, _ROOT),
     ReadUsage: Handler(_read_usage, Kind.READ, _BOTH),
     Sync: Handler(_sync, Kind.STEPS, _BOTH),
 }

@@ -1,27 +1,25 @@
-"""What may be said to the agent, and how it is framed.
+"""What may be said to the agent, and what it answers (agent/framing.py: how it is sent).
 
-A frame is four bytes of length (big-endian), then msgpack: `Request` one way, `Reply` the other. A frame is at most
-64 KiB and must be whole within 5 s (docs/explanation/rules.md). The agent checks every value
-again, whoever sends it; patterns end in \\Z because `$` lets a newline through.
+The agent checks every value again, whoever sends it; patterns end in \\Z because `$` lets a newline through.
 """
 
 from __future__ import annotations
 
-import struct
 from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 
-from diycloud.errors import BY_CODE, DiyCloudError, TooManyRequests, Unavailable
-
-VERSION = 1
-MAX_FRAME = 64 * 1024
-FRAME_SECONDS = 5.0
 MAX_BATCH = 50
 """Accounts or passwords in one message."""
+MAX_PART = 200
+"""Wishes in one part of the list."""
 MAX_READ = 400
 """Users in one ReadUsage: their answers fit a frame."""
+MAX_GROUPS = 200
+"""Groups in one EnsureGroups."""
+MAX_FOUND = 200
+"""Accounts or folders in one answer to root."""
 
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z")]
 Uid = Annotated[int, msgspec.Meta(ge=1, le=4_294_967_293)]
@@ -48,6 +46,23 @@ Gecos = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f:,]{0,100}\Z")]
 Shell = Annotated[str, msgspec.Meta(pattern=r"\A/[A-Za-z0-9/._+-]{1,100}\Z")]
 
 
+TrashFolder = Annotated[
+    str, msgspec.Meta(pattern=r"\A/[A-Za-z0-9/._@+-]{1,200}/[a-z_][a-z0-9_-]{0,31}\.[0-9]+\.[0-9]+\Z")
+]
+
+
+KeyLine = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=3000,
+        pattern=r"\A(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com"
+        r"|sk-ecdsa-sha2-nistp256@openssh\.com) [A-Za-z0-9+/]{40,2900}={0,2}( [^\x00-\x1f\x7f]{1,100})?\Z",
+    ),
+]
+"""A line of authorized_keys(5) without options."""
+Network = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?\Z")]
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a slice allows. cpu: cores; memory: bytes; tasks: processes and threads."""
 
@@ -67,6 +82,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the server wants of one account. The agent makes the host equal to it.
 
     generation: grows with every change of the wish; an older one is refused. The UID is the agent's choice.
+    groups: the managed groups it is to be a member of, beside its private one. Its membership in groups that are not
+    managed is left as it is; a name that is not a managed group is left out, with a warning in the Outcome.
     """
 
     name: Name
@@ -75,6 +92,7 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: State = State.ACTIVE
     full_name: Gecos = ""
     shell: Shell = "/bin/bash"
+    groups: Annotated[list[Name], msgspec.Meta(max_length=64)] = []
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="message"):
@@ -96,11 +114,16 @@ class HashPasswords(Message, frozen=True, tag="hash-passwords"):
 
 
 class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A wish with, when the password changes, its new shadow hash. create: False refuses a name not yet managed."""
+    """A wish with, when the password changes, its new shadow hash. create: False refuses a name not yet managed.
+
+    keys: the SSH keys that open the account from networks (from anywhere if there are none); None leaves them.
+    """
 
     wish: Wish
     shadow: Shadow | None = None
     create: bool = False
+    keys: Annotated[list[KeyLine], msgspec.Meta(max_length=32)] | None = None
+    networks: Annotated[list[Network], msgspec.Meta(max_length=64)] = []
 
 
 class EnsureAccounts(Message, frozen=True, tag="ensure-accounts"):
@@ -135,6 +158,70 @@ class PurgeAccount(Message, frozen=True, tag="purge-account"):
     generation: Generation
 
 
+class EnsureGroups(Message, frozen=True, tag="ensure-groups"):
+    """Have managed groups, each with its shared folder. Answer: list of Outcome, in order (uid is the GID).
+
+    Members come with the wishes of accounts. Repeatable; a group that is not named is left alone.
+    """
+
+    groups: Annotated[list[Name], msgspec.Meta(min_length=1, max_length=MAX_GROUPS)]
+
+
+class GroupPreview(Message, frozen=True, tag="group-preview"):
+    """Tell what removing a group would remove. Answer: GroupRemains."""
+
+    name: Name
+
+
+class RemoveGroup(Message, frozen=True, tag="remove-group"):
+    """Put a group's folder in the trash, remove the group. Repeatable. Answer: Outcome (uid is the GID)."""
+
+    name: Name
+
+
+class ArchiveHome(Message, frozen=True, tag="archive-home"):
+    """Pack a locked account's home into a folder of root's. Answer: Archived. An archive of the home as it is counts."""
+
+    name: Name
+
+
+class FindAdoptable(Message, frozen=True, tag="find-adoptable"):
+    """Look at the host's accounts that are not managed. Answer: list of Adoptable by name, MAX_FOUND at most."""
+
+    after: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
+class AdoptAccounts(Message, frozen=True, tag="adopt-accounts"):
+    """Take accounts of the host's under management as they are, on root's word. Answer: list of Outcome, in order."""
+
+    wishes: Annotated[list[Wish], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+class GrantSudo(Message, frozen=True, tag="grant-sudo"):
+    """Make an account an administrator of the host, or no longer, on root's word. Answer: Outcome."""
+
+    name: Name
+    granted: bool
+
+
+class ChangeOwnPassword(Message, frozen=True, tag="change-own-password"):
+    """Set a password's hash for who knows the old one: all that the server can do for an administrator. Answer: Outcome."""
+
+    name: Name
+    old: Password
+    shadow: Shadow
+
+
+class ListTrash(Message, frozen=True, tag="list-trash"):
+    """Tell what was purged and is kept for a while. Answer: list of Trashed, the oldest first, MAX_FOUND at most."""
+
+
+class EmptyTrash(Message, frozen=True, tag="empty-trash"):
+    """Remove folders in the trash for good, on root's word. Answer: list of str, those that were there."""
+
+    folders: Annotated[list[TrashFolder], msgspec.Meta(min_length=1, max_length=MAX_FOUND)]
+
+
 class ReadUsage(Message, frozen=True, tag="read-usage"):
     """Read the counters of some users' slices. Answer: list of Usage (users without a slice are left out)."""
 
@@ -144,7 +231,7 @@ class ReadUsage(Message, frozen=True, tag="read-usage"):
 class Sync(Message, frozen=True, tag="sync"):
     """A part of the whole wish list; with last=True the agent reconciles. Answer: None for a part, then SyncReport."""
 
-    part: Annotated[list[Wish], msgspec.Meta(max_length=200)]
+    part: Annotated[list[Wish], msgspec.Meta(max_length=MAX_PART)]
     first: bool
     last: bool
 
@@ -158,13 +245,23 @@ AnyMessage = (
     | StopWorkloads
     | PurgePreview
     | PurgeAccount
+    | EnsureGroups
+    | GroupPreview
+    | RemoveGroup
+    | ArchiveHome
+    | FindAdoptable
+    | AdoptAccounts
+    | GrantSudo
+    | ChangeOwnPassword
+    | ListTrash
+    | EmptyTrash
     | ReadUsage
     | Sync
 )
 
 
 class Pong(msgspec.Struct, frozen=True):
-    """problem: why no account can be changed (the agent's file is broken), empty when all is well."""
+    """problem: why no account or no group can be changed (the agent's file is broken), empty when all is well."""
 
     version: str
     uptime_s: float
@@ -211,6 +308,53 @@ class Remains(msgspec.Struct, frozen=True):
     more: bool = False
 
 
+class GroupRemains(msgspec.Struct, frozen=True):
+    """What is on the host of a group. bytes: disk space of its folder; members: accounts in the host's list of it.
+
+    gid: None if the host has no such group. more: the folder was too large to measure in time.
+    """
+
+    name: str
+    gid: int | None
+    folder: str
+    bytes: int
+    files: int
+    members: int
+    more: bool = False
+
+
+class Archived(msgspec.Struct, frozen=True):
+    """path, bytes: of the file, both empty if there was no home; left_out: entries of the home that are not in it."""
+
+    path: str = ""
+    bytes: int = 0
+    left_out: int = 0
+
+
+class Adoptable(msgspec.Struct, frozen=True):
+    """An account that could be adopted, or why not. shell, full_name: as it has them, and keeps them."""
+
+    name: str
+    uid: int
+    shell: str
+    full_name: str
+    problem: str = ""
+
+
+class Trashed(msgspec.Struct, frozen=True):
+    """What a purge put in the trash. number: UID, or GID of a group; at: seconds since 1970; bytes: disk space.
+
+    more: it was too large to measure in time.
+    """
+
+    folder: str
+    name: str
+    number: int
+    at: int
+    bytes: int
+    more: bool = False
+
+
 class Usage(msgspec.Struct, frozen=True):
     """One reading. memory (bytes) and tasks: now; cpu_us, oom_kills, throttled_us: since the slice exists."""
 
@@ -238,62 +382,3 @@ class SyncReport(msgspec.Struct, frozen=True):
     stopped: str = ""
     remade: list[str] = []
     overtaken: list[tuple[str, int]] = []
-
-
-_NIL = msgspec.Raw(msgspec.msgpack.encode(None))
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """deadline: seconds the caller will wait, from arrival."""
-
-    id: int
-    body: AnyMessage
-    version: int = VERSION
-    deadline: Annotated[float, msgspec.Meta(gt=0, le=600)] = 60.0
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """ok: the answer, itself in msgpack; nil with an error's code, message and hint (errors.BY_CODE).
-
-    retry_after: seconds, of a TooManyRequests; 0 of anything else.
-    """
-
-    id: int
-    ok: msgspec.Raw = _NIL
-    code: str = ""
-    message: str = ""
-    hint: str = ""
-    retry_after: int = 0
-
-    @classmethod
-    def of_error(cls, request: int, error: DiyCloudError) -> Reply:
-        """Return the answer that tells of an error."""
-        wait = error.retry_after if isinstance(error, TooManyRequests) else 0
-        return cls(request, code=error.code, message=error.message, hint=error.hint, retry_after=wait)
-
-    def error(self) -> DiyCloudError | None:
-        """Return the error this tells of, None if it is an answer."""
-        if not self.code:
-            return None
-        if self.code == TooManyRequests.code:
-            return TooManyRequests(self.message, self.hint, retry_after=max(1, self.retry_after))
-        return BY_CODE.get(self.code, Unavailable)(self.message, self.hint)
-
-
-_LENGTH = struct.Struct(">I")
-
-
-def pack(value: msgspec.Struct) -> bytes:
-    """Return the frame of a Request or Reply. Raises ValueError above MAX_FRAME."""
-    body = msgspec.msgpack.encode(value)
-    if len(body) > MAX_FRAME:
-        raise ValueError(f"a frame of {len(body)} bytes is over {MAX_FRAME}")
-    return _LENGTH.pack(len(body)) + body
-
-
-def frame_length(head: bytes) -> int:
-    """Return the length in a frame's first four bytes. Raises ValueError if it is 0 or above MAX_FRAME."""
-    (length,) = _LENGTH.unpack(head)
-    if not 0 < length <= MAX_FRAME:
-        raise ValueError(f"a frame of {length} bytes is not 1–{MAX_FRAME}")
-    return int(length)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from diycloud.agent import groups, sudo
 from diycloud.agent.changes import ensure_accounts, lock_account
 from diycloud.agent.protocol import MAX_BATCH, Account, Outcome, State, SyncReport, Wish
 from diycloud.agent.registry import DEFAULT_LIMITS, Entry
@@ -23,6 +24,7 @@ MAX_LISTED = 240
 """Names in each list of a report, so that it fits a frame; the rest are counted in the log."""
 MAX_PAGE = 65_536
 """Bytes: the kernel keeps a memory limit in whole pages, of 64 KiB at most (arm64, ppc64)."""
+_NO_GROUPS: frozenset[str] = frozenset()
 MAX_LOCKED_SHARE, MAX_LOCKED = 0.10, 3
 
 
@@ -124,6 +126,7 @@ def _differences(agent: Agent, wishes: Sequence[Wish], gathered: float) -> list[
     """Return the wishes that file or host are not equal to."""
     host = HostAccounts(agent.system)
     there = set(agent.system.list_dir(agent.settings.home))
+    managed, joined = groups.memberships(agent, host)
     return [
         wish
         for wish in wishes
@@ -132,6 +135,7 @@ def _differences(agent: Agent, wishes: Sequence[Wish], gathered: float) -> list[
             _is_recorded(agent.registry.get(wish.name), wish)
             and wish.name in there
             and _is_account(_get(host, wish.name), wish)
+            and joined.get(wish.name, _NO_GROUPS) == managed.intersection(wish.groups)
             and _is_limited(agent, agent.registry.entries[wish.name])
         )
     ]
@@ -205,21 +209,26 @@ def _lock_orphans(
 
 
 def _forget(agent: Agent, entry: Entry) -> None:
-    """Take away the slice of an account that is not there, then its line."""
+    """Take away the rights and the slice of an account that is not there, then its line."""
+    sudo.revoke(agent, entry.name)
     if agent.slices is not None:
         agent.slices.remove(entry.name, entry.uid)
     agent.registry.forget([entry.name])
 
 
 def empty_trash(agent: Agent) -> list[str]:
-    """Remove the purged homes whose time is over (agent.trash_hours). One that cannot be removed now holds up no other."""
+    """Remove the purged homes and groups' folders whose time is over (agent.trash_hours).
+
+    One that cannot be removed now holds up no other.
+    """
     names = []
     due = agent.clock() - agent.settings.trash_hours * 3600
-    for path in homes.in_trash(agent.system, agent.settings.home, older_than=due):
+    bases = (agent.settings.home, agent.settings.shared)
+    for path in [path for base in bases for path in homes.in_trash(agent.system, base, older_than=due)]:
         try:
             names += [path.name] if agent.system.remove_tree(path) else []
         except (DiyCloudError, OSError) as error:
-            log.error("home not removed", home=str(path), reason=str(error))
+            log.error("folder not removed", folder=str(path), reason=str(error))
     if names:
-        log.info("trash emptied", homes=names)
+        log.info("trash emptied", folders=names)
     return names

@@ -68,6 +68,10 @@ class Registry:
         self._lines: dict[str, str] = {}
         self._load()
 
+    @property
+    def path(self) -> Path:
+        return self._path
+
     def _load(self) -> None:
         # The mark tells a file that was lost from one that was never there: a lost one must not free its UIDs.
         mark = self._path.with_name("started")

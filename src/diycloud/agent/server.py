@@ -1,8 +1,8 @@
 """The agent's door: a Unix socket, the kernel's word for who knocks, frames with limits.
 
-Each connection is a task; blocking work runs in three pools of threads: one thread for changes of accounts (its queue
-is the lock), four for reads, as many as cores at nice +10 for password hashes. A caller that stops waiting takes back
-what has not begun; what has begun is finished.
+Each connection is a task; blocking work runs in four pools of threads: one thread for changes of accounts (its queue is
+the lock), four for reads, two for what takes long, as many as cores at nice +10 for password hashes. A caller that stops
+waiting takes back what has not begun; what has begun is finished.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from diycloud.agent import protocol
+from diycloud.agent import framing, protocol
+from diycloud.agent.framing import FRAME_SECONDS, Reply, Request
 from diycloud.agent.handlers import Handler, Kind, handler_for, log_refusal
-from diycloud.agent.protocol import FRAME_SECONDS, Reply, Request
 from diycloud.agent.state import Agent, Caller, Role, Session, log
 from diycloud.errors import DiyCloudError, HostError, InvalidInput, PermissionDenied, Unavailable
 from diycloud.system.contract import Owner, System
@@ -83,6 +83,7 @@ class Server:
         self._server_uid = server_uid
         self._changes = _Pool("changes", 1)
         self._reads = _Pool("reads", 4)
+        self._long = _Pool("long", 2)
         self._hashes = _Pool("hashes", agent.cores, nice=10)
         self._open: Counter[int] = Counter()
         self._idle: set[asyncio.Task[None]] = set()
@@ -92,16 +93,17 @@ class Server:
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then finish what runs and close."""
         server = await asyncio.start_unix_server(
-            self._connected, sock=listener, limit=protocol.MAX_FRAME, backlog=BACKLOG
+            self._connected, sock=listener, limit=framing.MAX_FRAME, backlog=BACKLOG
         )
         await stop.wait()
         self._stopping = True
+        self._agent.stopping.set()
         server.close()
         for task in list(self._idle):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
-        for pool in (self._changes, self._reads, self._hashes):
+        for pool in (self._changes, self._reads, self._long, self._hashes):
             await asyncio.to_thread(pool.close)
 
     async def in_turn(self, steps: Generator[None, None, _T]) -> _T:
@@ -178,7 +180,7 @@ class Server:
             return None
         try:
             async with asyncio.timeout(FRAME_SECONDS):
-                length = protocol.frame_length(first + await reader.readexactly(3))
+                length = framing.frame_length(first + await reader.readexactly(3))
                 return await reader.readexactly(length)
         except TimeoutError as error:
             raise InvalidInput(f"A frame was not whole within {FRAME_SECONDS:.0f} s.") from error
@@ -203,7 +205,8 @@ class Server:
         return _failure(request.id, error)
 
     async def _work(self, handler: Handler, session: Session, message: protocol.Message) -> object:
-        pool = {Kind.READ: self._reads, Kind.HASH: self._hashes}.get(handler.kind, self._changes)
+        pools = {Kind.READ: self._reads, Kind.HASH: self._hashes, Kind.LONG: self._long}
+        pool = pools.get(handler.kind, self._changes)
         if handler.kind is Kind.HASH and isinstance(message, protocol.HashPasswords):
             # One job for each password, so that a batch uses every core.
             jobs = [protocol.HashPasswords([password]) for password in message.passwords]
@@ -244,8 +247,8 @@ def _decode(frame: bytes) -> Request:
         request = _decoder.decode(frame)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, TypeError, ValueError) as error:
         raise InvalidInput(f"The message is refused: {error}.") from error
-    if request.version != protocol.VERSION:
-        raise InvalidInput(f"The agent speaks version {protocol.VERSION}, not {request.version}.", "Restart both.")
+    if request.version != framing.VERSION:
+        raise InvalidInput(f"The agent speaks version {framing.VERSION}, not {request.version}.", "Restart both.")
     return request
 
 
@@ -254,13 +257,13 @@ def _failure(request: int, error: DiyCloudError) -> Reply:
 
 
 def _whole(reply: Reply) -> Reply:
-    if len(_encoder.encode(reply)) > protocol.MAX_FRAME:
+    if len(_encoder.encode(reply)) > framing.MAX_FRAME:
         raise InvalidInput("The answer does not fit a frame.", "Ask for less at once.")
     return reply
 
 
 async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
-    writer.write(protocol.pack(reply))
+    writer.write(framing.pack(reply))
     async with asyncio.timeout(FRAME_SECONDS):
         await writer.drain()
 

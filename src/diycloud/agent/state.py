@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 import structlog
 
+from diycloud.agent.administrators import Administrators, Guesses
+from diycloud.agent.group_registry import GroupRegistry
 from diycloud.agent.protocol import Limits as WishedLimits
 from diycloud.agent.protocol import Outcome, Wish
 from diycloud.agent.registry import Entry, Registry
 from diycloud.config import AgentSettings
-from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests
+from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests, Unavailable
 from diycloud.host import accounts, homes
 from diycloud.host.accounts import HostAccounts, PosixAccount
 from diycloud.host.slices import Limits, Slices
@@ -78,6 +82,14 @@ class Agent:
         self.system = system
         self.settings = settings
         self.registry = registry
+        self.groups = GroupRegistry(
+            system, registry.path.with_name("groups"), gid_min=settings.gid_min, gid_max=settings.gid_max,
+            never=range(settings.uid_min, settings.uid_max + 1),
+        )  # fmt: skip
+        self.administrators = Administrators(system, registry.path.with_name("administrators"))
+        self.guesses = Guesses()
+        self.keys = registry.path.parent.with_name("keys")
+        """The folder of users' SSH keys (config.Paths.keys)."""
         self.slices = slices
         self.unsupported = unsupported
         self.clock = clock
@@ -91,9 +103,13 @@ class Agent:
         """UID of a caller → the connection on which its wish list comes in."""
         self.reconciling: Counter[int] = Counter()
         """UID of a caller → how many of its wish lists are being applied."""
+        self.stopping = threading.Event()
+        """Set when the agent is about to end: work that takes long gives up."""
+        self._packing: set[str] = set()
+        self._packing_lock = threading.Lock()
         self._changed_at: dict[str, float] = {}
         self._purged: OrderedDict[str, int] = OrderedDict()
-        self._purges = [at for _, at in homes.trashed(system, settings.home)]
+        self._purges = [at for base in (settings.home, settings.shared) for _, at in homes.trashed(system, base)]
 
     def home(self, name: str) -> str:
         return f"{self.settings.home}/{name}"
@@ -105,11 +121,29 @@ class Agent:
             raise PermissionDenied(f"{name} is not an account of the platform.", "It is left alone.")
         return entry
 
-    def check_live(self, caller: Caller, entry: Entry, host: HostAccounts) -> PosixAccount | None:
+    def open_groups(self, host: HostAccounts) -> set[str]:
+        """Return the managed groups that are the host's too, as they were made: the server says who is in them.
+
+        One that got another number, or rights in sudoers, is root's affair since.
+        """
+        return {
+            name
+            for name, gid in self.groups.gids.items()
+            if host.group_id(name) == gid and not host.is_group_of_sudoer(name, gid)
+        }
+
+    def allowed_groups(self, host: HostAccounts) -> set[str]:
+        """Return the groups that make nobody an administrator."""
+        return {*self.settings.allowed_groups, *self.open_groups(host)}
+
+    def check_live(
+        self, caller: Caller, entry: Entry, host: HostAccounts, *, harmless: bool = False
+    ) -> PosixAccount | None:
         """Return a managed account as the host has it now, None if it is missing there.
 
-        Raises Conflict if its number is not ours any more, PermissionDenied if it became an administrator of the host
-        (unless root asks).
+        harmless: what is to be done gives nobody a way in (locking, ending programs, limits); that may be done to
+        whom root made an administrator through the platform, too. Raises Conflict if its number is not ours any more,
+        PermissionDenied if it is an administrator of the host (unless root asks).
         """
         account = host.get(entry.name)
         if account is None:
@@ -120,8 +154,8 @@ class Agent:
             )
         if account.uid == 0 or account.uid < 1000:
             raise PermissionDenied(f"{entry.name} is an account of the system.")
-        if not caller.is_root:
-            accounts.check_ordinary(host, account, allowed_groups=self.settings.allowed_groups)
+        if not caller.is_root and not (harmless and entry.name in self.administrators.names):
+            accounts.check_ordinary(host, account, allowed_groups=self.allowed_groups(host))
         return account
 
     def check_limits(self, limits: WishedLimits) -> Limits:
@@ -131,6 +165,18 @@ class Agent:
         if limits.memory > self.memory:
             raise InvalidInput(f"memory: {format_size(limits.memory)} is more than the host's {self.memory >> 20}M.")
         return Limits(Cores(limits.cpu), Bytes(limits.memory), limits.tasks)
+
+    @contextlib.contextmanager
+    def packing(self, name: str) -> Iterator[None]:
+        """Be the only one that packs an account's home. Raises Unavailable if another does."""
+        with self._packing_lock:
+            if name in self._packing:
+                raise Unavailable(f"The home of {name} is being packed.", "Ask again in a while: it goes on.")
+            self._packing.add(name)
+        try:
+            yield
+        finally:
+            self._packing.discard(name)
 
     def note_change(self, name: str) -> None:
         """Remember that a wish list gathered a moment ago may not know of this change."""
@@ -143,9 +189,14 @@ class Agent:
         """Tell whether an account was changed since `before` (monotonic seconds) less the grace."""
         return self._changed_at.get(name, float("-inf")) > before - self.grace_s
 
+    def count_purge(self) -> None:
+        """Count one more among the hour's purges, of an account or a group."""
+        self._purges.append(self.clock())
+
     def note_purge(self, name: str, generation: int, *, removed: bool = True) -> None:
         """Remember a purge, so that no wish from before it brings the account back. removed: there was an account."""
-        self._purges += [self.clock()] if removed else []
+        if removed:
+            self.count_purge()
         self._purged[name] = max(generation, self._purged.get(name, 0))
         while len(self._purged) > 10_000:
             self._purged.popitem(last=False)
@@ -160,8 +211,8 @@ class Agent:
         self._purges = [at for at in self._purges if now - at < 3600]
         if not caller.is_root and len(self._purges) >= PURGES_AN_HOUR:
             raise TooManyRequests(
-                f"{PURGES_AN_HOUR} accounts were purged within the hour.",
-                "As root `diycloud user purge` goes on at once; or wait.",
+                f"{PURGES_AN_HOUR} accounts and groups were removed within the hour.",
+                "As root the same command goes on at once; or wait.",
                 retry_after=max(1, int(3600 - (now - min(self._purges)))),
             )
 

@@ -14,9 +14,10 @@ from diycloud.actions.dispatcher import Context
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.auth import passwords, sessions
-from diycloud.auth.actions import ChangePassword, SignOut
+from diycloud.auth.actions import ChangePassword, ClearThrottle, EndSessions, SignOut
+from diycloud.auth.addresses import allows
 from diycloud.errors import Conflict, FieldError, InvalidInput, TooManyRequests, Unauthenticated, Unavailable
-from diycloud.users import host, repository, service
+from diycloud.users import adopting, host, repository, service
 from diycloud.users.models import SIGN_IN, Changed, Row
 
 log = structlog.get_logger()
@@ -52,11 +53,11 @@ class SignIn:
             if not await self._verify(username, password, row, actor):
                 raise Unauthenticated(WRONG)
             assert row is not None
-            if row.status not in SIGN_IN:
+            if row.status not in SIGN_IN or not allows(row.allowed_client_ip, actor.address):
                 raise Unauthenticated(WRONG)
         except (Unauthenticated, TooManyRequests) as error:
             if isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address):
-                await self._audit(actor, row.username if row else "", "refused", error.code, started)
+                await self._audit(actor, row, "refused", error.code, started)
             raise
         self.throttle.succeeded(row.username, actor.address)
         if not row.shadow_set and not row.portal_only and not row.must_change_password:
@@ -72,7 +73,7 @@ class SignIn:
             )
 
         token = await self._services.database.write(store)
-        await self._audit(actor._replace(name=row.username), row.username, "done", "", started)
+        await self._audit(actor._replace(name=row.username), row, "done", "", started)
         return SignedIn(token, row.username, row.must_change_password, now + max_s)
 
     async def _verify(self, username: str, password: str, row: Row | None, actor: Actor) -> bool:
@@ -94,11 +95,12 @@ class SignIn:
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
 
-    async def _audit(self, actor: Actor, target: str, outcome: str, code: str, started: float) -> None:
+    async def _audit(self, actor: Actor, user: Row | None, outcome: str, code: str, started: float) -> None:
         def store(connection: Connection) -> None:
-            row = audit.begin(connection, actor, "session.begin", target, {})
+            target, domain = (user.username, user.domain) if user else ("", "")
+            begun = audit.begin(connection, actor, "session.begin", target, {}, domain=domain)
             audit.end(
-                connection, row, outcome, code=code, duration_ms=(time.monotonic() - started) * 1000, changes=None
+                connection, begun, outcome, code=code, duration_ms=(time.monotonic() - started) * 1000, changes=None
             )
 
         await self._services.database.write(store)
@@ -112,6 +114,8 @@ def stranger(via: str, address: str, request_id: str) -> Actor:
 async def change_password(ctx: Context, action: ChangePassword) -> Changed:
     """Change one's own password with the old one; every other session ends. Raises InvalidInput by field."""
     services = ctx.services
+    if ctx.actor.real:
+        raise Conflict("Nobody changes a password on another's behalf.", "`diycloud user set-password NAME` sets one.")
     if ctx.actor.user_id is None:
         raise Conflict(f"{ctx.actor.name} has no password here.", "`diycloud user set-password NAME` sets a user's.")
     row = await service.get(services, ctx.actor.name)
@@ -124,9 +128,25 @@ async def change_password(ctx: Context, action: ChangePassword) -> Changed:
         raise InvalidInput.of([FieldError("password", weakness)])
     if action.password == action.current:
         raise InvalidInput.of([FieldError("password", "is the one you have")])
-    await service.store_password(ctx, row, action.password, must_change=False, keep_session=ctx.actor.session_id)
+    if row.sudo:
+        await adopting.change_administrators_password(ctx, row, action.current, action.password)
+    else:
+        await service.store_password(ctx, row, action.password, must_change=False, keep_session=ctx.actor.session_id)
     ctx.changes = {"password": "(secret)"}
     return await service.apply(ctx, row.id)
+
+
+async def end_sessions(ctx: Context, action: EndSessions) -> None:
+    """End every session of a user."""
+    row = await service.get(ctx.services, action.username)
+    ended = await ctx.write(sessions.end_all, row.id)
+    ctx.changes = {"sessions": [ended, 0]}
+
+
+async def clear_throttle(ctx: Context, action: ClearThrottle) -> None:
+    """Forget a user's failed sign-ins. Those of an address they share with others stay counted."""
+    row = await service.get(ctx.services, action.username)
+    ctx.services.throttle.clear(row.username)
 
 
 async def sign_out(ctx: Context, action: SignOut) -> None:

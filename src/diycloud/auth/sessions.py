@@ -9,15 +9,17 @@ import hashlib
 import secrets
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, delete, insert, text, update
 
 from diycloud.actions.roles import Role
-from diycloud.db.engine import fetch_one
+from diycloud.db.engine import Prepared
 from diycloud.db.tables import sessions
 from diycloud.users.models import SIGN_IN
 
-_LOOKUP = """SELECT s.id, s.csrf, s.last_seen, s.expires_at, s.kind, u.id, u.username, u.role, u.status, u.must_change_password
-FROM sessions AS s JOIN users AS u ON u.id = s.user_id WHERE s.token_hash = ?"""
+_LOOKUP = Prepared(
+    text("""SELECT s.id, s.csrf, s.last_seen, s.expires_at, s.kind, u.id, u.username, u.role, u.status, u.must_change_password,
+u.domain, u.allowed_client_ip FROM sessions AS s JOIN users AS u ON u.id = s.user_id WHERE s.token_hash = :token_hash""")
+)
 SEEN_EVERY_S = 60
 """last_seen is written at most this often: a write at every request would be the slowest part of it."""
 
@@ -34,6 +36,8 @@ class Session(NamedTuple):
     username: str
     role: Role
     must_change_password: bool
+    domain: str
+    allowed_client_ip: str
 
 
 def token_hash(token: str) -> bytes:
@@ -55,13 +59,27 @@ def begin(
 
 def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Session | None:
     """Return the session of a token, None if it does not hold any more or its user may not sign in."""
-    found = fetch_one(connection, _LOOKUP, (token_hash(token),))
+    found = _LOOKUP(connection, token_hash=token_hash(token)).fetchone()
     if found is None:
         return None
-    session_id, csrf, last_seen, expires_at, kind, user_id, username, role, status, must_change = found
+    session_id, csrf, last_seen, expires_at, kind, user_id, username, role, status, must_change, domain, networks = (
+        found
+    )
     if now >= expires_at or now - last_seen >= idle_s or status not in SIGN_IN:
         return None
-    return Session(session_id, csrf, last_seen, expires_at, kind, user_id, username, Role(role), bool(must_change))
+    return Session(
+        session_id,
+        csrf,
+        last_seen,
+        expires_at,
+        kind,
+        user_id,
+        username,
+        Role(role),
+        bool(must_change),
+        domain,
+        networks,
+    )
 
 
 def seen(connection: Connection, session_id: int, now: int) -> None:
@@ -74,9 +92,10 @@ def end(connection: Connection, session_id: int) -> None:
     connection.execute(delete(sessions).where(sessions.c.id == session_id))
 
 
-def end_all(connection: Connection, user_id: int, *, keep: int | None = None) -> None:
-    """End every session of a user but one."""
-    connection.execute(delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id != (keep or 0)))
+def end_all(connection: Connection, user_id: int, *, keep: int | None = None) -> int:
+    """End every session of a user but one; returns how many."""
+    others = delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id != (keep or 0))
+    return connection.execute(others).rowcount
 
 
 def forget_expired(connection: Connection, *, now: int, idle_s: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from diycloud.cli.main import NOUNS, PLATFORM, build_parser
+from diycloud.cli.main import COMMANDS, build_parser
 
 
 def script() -> str:
     """Return the script. Install: `diycloud completion > /etc/bash_completion.d/diycloud`."""
     cases = []
-    for name in {**NOUNS, **PLATFORM}:
+    for name in COMMANDS:
         parser = _choices(build_parser(name))[name]
         verbs = _choices(parser)
         cases.append(f'    "{name}") words="{" ".join(verbs) or _options(parser)}" ;;')
@@ -20,7 +20,7 @@ def script() -> str:
 _diycloud() {{
     local words line="${{COMP_WORDS[*]:1:COMP_CWORD-1}}"
     case "$line" in
-    "") words="{" ".join((*NOUNS, *PLATFORM))}" ;;
+    "") words="{" ".join(COMMANDS)}" ;;
 {lines}
     *) case "${{COMP_WORDS[1]}} ${{COMP_WORDS[2]}}" in
 {_indented(cases)}

@@ -27,14 +27,25 @@ EXIT = {
     "host-error": 8,
     "unavailable": 9,
     "too-many-requests": 10,
+    "precondition-failed": 11,
 }
 
 NOUNS = {
     "user": "create, list, change, disable, delete, purge and import users",
+    "group": "create and remove groups, their members and shared folders",
+    "domain": "tenants: create, list, change and remove domains",
+    "policy": "default and largest limits; apply them to a user",
+    "key": "SSH keys: list, add and remove them",
     "limits": "change a user's limits, in force at once",
     "usage": "what a user uses now",
     "audit": "who did what",
     "host": "what the host has and what is promised",
+    "account": "your own password",
+}
+SESSION = {
+    "login": "use another server from here: sign in at its address",
+    "logout": "sign out there",
+    "whoami": "who you are, and on which server",
 }
 PLATFORM = {
     "install": "install or repair the platform on this machine",
@@ -44,13 +55,18 @@ PLATFORM = {
     "status": "what runs, and the address",
     "doctor": "check the machine and the platform, with what to do",
     "config": "show and check the settings",
+    "db": "check the database, or move it to PostgreSQL",
+    "trash": "what purges left behind: list it, empty it",
     "completion": "print a completion script for bash",
 }
 EPILOG = """\
-Every command that is not about the platform itself takes --json for programs, and --help.
-Exit status: 0 done; 2 invalid input, 4 not allowed, 5 not found, 6 conflict, 7 unsupported, 8 the host refused,
-9 a part is down, 1 anything else.
+Every command that is not about the platform itself takes --json for programs, and --help. On the server, root needs no
+sign-in; anybody else, anywhere, is who `diycloud login` signed in.
+Exit status: 0 done; 2 invalid input, 3 not signed in, 4 not allowed, 5 not found, 6 conflict, 7 unsupported,
+8 the host refused, 9 a part is down, 10 too often, 1 anything else.
 """
+COMMANDS = {**NOUNS, **SESSION, **PLATFORM}
+_WITH_VALUE = ("--prefix", "--server", "--as")
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -70,8 +86,10 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"diycloud {__version__}")
     parser.add_argument("--prefix", default="/", help=argparse.SUPPRESS)
+    parser.add_argument("--server", metavar="URL", help="the server to ask, where you are signed in (DIYCLOUD_URL)")
+    parser.add_argument("--as", metavar="NAME", dest="on_behalf_of", help="act on behalf of a user; both are audited")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for name, text in {**NOUNS, **PLATFORM}.items():
+    for name, text in COMMANDS.items():
         description = text[0].upper() + text[1:] + "."
         sub = commands.add_parser(name, help=text, description=description, formatter_class=Help)
         if name != wanted:
@@ -80,6 +98,10 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
             from diycloud.cli.verbs import add_verbs
 
             add_verbs(sub, name)
+        elif name in SESSION:
+            from diycloud.cli.login import add_options
+
+            add_options(sub, name)
         else:
             from diycloud.cli.platform import add_options
 
@@ -87,12 +109,24 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _command(words: list[str]) -> str | None:
+    """Return the first word that is neither a global option nor its value."""
+    rest = iter(words)
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    known = {**NOUNS, **PLATFORM}
-    wanted = next((word for word in words if word in known), None)
-    arguments = build_parser(wanted).parse_args(words)
+    parser = build_parser(_command(words))
+    arguments = parser.parse_args(words)
+    if arguments.command in PLATFORM and (arguments.server or arguments.on_behalf_of):
+        parser.error(f"{arguments.command} is about this machine: it takes no --server and no --as")
     from diycloud.errors import DiyCloudError  # its parts take longer to load than the help takes to print
 
     try:

@@ -46,7 +46,7 @@ def _uninstall_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="print the exact plan, change nothing")
     parser.add_argument("--keep-logs", action="store_true", help="leave /var/log/diycloud")
-    parser.add_argument("--remove-homes", action="store_true", help="remove the users' accounts and homes too")
+    parser.add_argument("--remove-homes", action="store_true", help="remove the users' accounts, homes and groups too")
 
 
 def _config_options(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +59,26 @@ def _config_options(parser: argparse.ArgumentParser) -> None:
     change.add_argument("value", metavar="VALUE")
 
 
+def _trash_options(parser: argparse.ArgumentParser) -> None:
+    from diycloud.cli.rooted import trash_options
+
+    trash_options(parser)
+
+
+def _db_options(parser: argparse.ArgumentParser) -> None:
+    from diycloud.cli.database import add_options
+
+    add_options(parser)
+
+
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "install": _install_options,
     "uninstall": _uninstall_options,
     "status": _json_option,
     "doctor": _json_option,
     "config": _config_options,
+    "db": _db_options,
+    "trash": _trash_options,
 }
 
 
@@ -181,6 +195,18 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _trash(arguments: argparse.Namespace) -> int:
+    from diycloud.cli.rooted import trash
+
+    return trash(arguments)
+
+
+def _db(arguments: argparse.Namespace) -> int:
+    from diycloud.cli.database import run
+
+    return run(arguments)
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     from diycloud.cli.completion import script
 
@@ -196,5 +222,7 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "doctor": _doctor,
     "config": _config,
+    "db": _db,
+    "trash": _trash,
     "completion": _completion,
 }

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from diycloud.actions.action import summary
 from diycloud.actions.parsing import Field, Source, fields_of, parse_action
-from diycloud.cli import views
+from diycloud.cli import rooted, tenancy, views
 from diycloud.cli.output import as_json, colour, printable
-from diycloud.cli.passwords import read_password
-from diycloud.cli.transport import checked, send
-from diycloud.config import Paths
+from diycloud.cli.passwords import add_password, given_password
+from diycloud.cli.transport import Target, checked, send
+from diycloud.client.requests import request_of
 from diycloud.core.routes import PREFIX, ROUTES, Route
 from diycloud.errors import InvalidInput
+from diycloud.groups.actions import RemoveGroup
 from diycloud.units import format_size
 from diycloud.users.actions import ImportUsers, PurgeUser
 
@@ -28,6 +29,9 @@ def add_verbs(parser: argparse.ArgumentParser, noun: str) -> None:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", dest="verb", required=True)
     for route in ROUTES:
         if route.verb.split(" ")[0] != noun:
+            continue
+        if route.action in rooted.VERBS:
+            rooted.add_verb(verbs, route, parser.formatter_class)
             continue
         text = summary(route.action)
         sub = verbs.add_parser(
@@ -47,20 +51,20 @@ def _add_options(parser: argparse.ArgumentParser, route: Route) -> None:
         elif field.name == "username":
             parser.add_argument("name", nargs="?", metavar="NAME", help=field.help)
             parser.add_argument("--username", help=argparse.SUPPRESS)
-        elif field.name == "password":
-            parser.add_argument(
-                "--password",
-                nargs="?",
-                const="",
-                metavar="-",
-                help="ask for it; with - read one line of standard input",
-            )
-            parser.add_argument("--password-file", metavar="FILE", help="read it from a file's first line")
+        elif _is_name(route, field):
+            parser.add_argument("name", metavar="NAME", help=field.help)
+        elif field.kind == "text" and field.secret:
+            add_password(parser, field.name)
         else:
             _add_option(parser, field)
-    if route.action is PurgeUser:
+    if route.action in _CONFIRMED:
         parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _is_name(route: Route, field: Field) -> bool:
+    """Tell whether a field names what is acted on, other than a user."""
+    return field.name == "name" == route.action.target_field
 
 
 def _add_option(parser: argparse.ArgumentParser, field: Field) -> None:
@@ -84,23 +88,27 @@ def run(arguments: argparse.Namespace, route: Route) -> int:
     """Send one action and show its result."""
     raw = _raw(arguments, route)
     action = parse_action(route.action, raw, Source.TEXT)
-    paths = Paths(arguments.prefix)
-    if route.action is PurgeUser and not arguments.yes:
-        _confirm_purge(paths, raw["username"])
+    target = Target.of(arguments)
+    if route.action in _CONFIRMED and not arguments.yes:
+        _confirm(target, _CONFIRMED[route.action], action.target)
     path, query, body = request_of(route, {name: getattr(action, name) for name in raw})
-    answer = send(paths, route.method, path, query, body)
-    if route.action is PurgeUser and answer.status == 429:
-        _purge_as_root(paths, raw["username"])
-        answer = send(paths, route.method, path, query, body)
+    answer = send(target, route.method, path, query, body, keyed=route.keyed)
+    if route.action is PurgeUser and answer.status == 429 and target.session() is None:
+        rooted.purge(target, raw["username"], archive=getattr(action, "archive", False))
+        answer = send(target, route.method, path, query, body)
+    if route.action is RemoveGroup and answer.status == 429 and target.session() is None:
+        rooted.remove_group(target, action.target)
+        answer = send(target, route.method, path, query, body)
     if route.action is ImportUsers and answer.status == 422 and "report" in (answer.body or {}):
         sys.stdout.write(
             (as_json(answer.body["report"]) if arguments.json else views.imported(answer.body["report"])) + "\n"
         )
         return 2
     result = checked(answer)
-    sys.stdout.write((as_json(result) if arguments.json else views.show(route.action, result)) + "\n")
+    shown = views.done(route.action, action.target) if route.status == 204 else views.show(route.action, result)
+    sys.stdout.write((as_json(result) if arguments.json else shown) + "\n")
     if not arguments.json:
-        for warning in result.get("warnings") or []:
+        for warning in (result or {}).get("warnings") or []:
             sys.stderr.write(f"{colour('note:', 'yellow', sys.stderr)} {printable(warning)}\n")
     return 2 if route.action is ImportUsers and result["refused"] else 0
 
@@ -115,10 +123,10 @@ def _raw(arguments: argparse.Namespace, route: Route) -> dict[str, Any]:
             if arguments.name and arguments.username:
                 raise InvalidInput("The name is there twice.", "Give NAME or --username.")
             raw["username"] = arguments.name or arguments.username or ""
-        elif field.name == "password":
-            given = read_password(arguments.password, arguments.password_file)
+        elif field.kind == "text" and field.secret:
+            given = given_password(arguments, field.name, needed=field.required, again=field.name == "password")
             if given is not None:
-                raw["password"] = given
+                raw[field.name] = given
         else:
             given = getattr(arguments, field.name)
             if given is not None:
@@ -135,40 +143,26 @@ def _read_text(name: str) -> str:
         raise InvalidInput(f"{name} is not UTF-8.", "Save it as CSV UTF-8.") from None
 
 
-def request_of(route: Route, values: dict[str, Any]) -> tuple[str, dict[str, str], dict[str, Any] | None]:
-    """Return an action's path, query and body for the REST API; sizes as text."""
-    fields = fields_of(route.action)
-    plain = {
-        name: format_size(v) if fields[name].kind == "size" and isinstance(v, int) else v for name, v in values.items()
-    }
-    path = PREFIX + re.sub(r"{(\w+)}", lambda match: str(plain.pop(match[1])), route.path)
-    if route.method == "GET":
-        return (
-            path,
-            {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in plain.items() if v is not None},
-            None,
-        )
-    return path, {}, plain
+class _Confirmed(NamedTuple):
+    """preview: the path that tells what would be taken away; view: how that is shown; word: what is done."""
+
+    preview: str
+    view: Callable[[dict[str, Any]], str]
+    word: str
 
 
-def _confirm_purge(paths: Paths, username: str) -> None:
-    plan = checked(send(paths, "GET", f"{PREFIX}/users/{username}/purge", {}, None))
-    sys.stderr.write(views.purge_plan(plan) + "\n")
+_CONFIRMED = {
+    PurgeUser: _Confirmed("/users/{}/purge", views.purge_plan, "purge"),
+    RemoveGroup: _Confirmed("/groups/{}/removal", tenancy.group_plan, "remove"),
+}
+
+
+def _confirm(target: Target, asked: _Confirmed, name: str) -> None:
+    plan = checked(send(target, "GET", PREFIX + asked.preview.format(name), {}, None))
+    sys.stderr.write(asked.view(plan) + "\n")
     if not sys.stdin.isatty():
-        raise InvalidInput("A purge cannot be undone.", "Say --yes to purge without being asked.")
-    sys.stderr.write(f"Type {username} to purge: ")
+        raise InvalidInput("This cannot be undone.", f"Say --yes to {asked.word} without being asked.")
+    sys.stderr.write(f"Type {name} to {asked.word}: ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip() != username:
-        raise InvalidInput("Nothing was purged.")
-
-
-def _purge_as_root(paths: Paths, username: str) -> None:
-    """Have the agent purge an account on root's own word: on the server's it purges only some in an hour.
-
-    The server then finds nothing left to purge, and removes the user.
-    """
-    from diycloud.agent.client import call_blocking
-    from diycloud.agent.protocol import Outcome, PurgeAccount
-
-    found = checked(send(paths, "GET", f"{PREFIX}/users/{username}", {}, None))
-    call_blocking(paths.agent_socket, PurgeAccount(username, found["version"]), Outcome)
+    if sys.stdin.readline().strip() != name:
+        raise InvalidInput("Nothing was changed.")

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from diycloud.actions.action import Action
-from diycloud.auth.actions import ListAudit
+from diycloud.auth import actions as auth
+from diycloud.cli import tenancy
 from diycloud.cli.output import as_json, colour, facts, printable, table
+from diycloud.domains import actions as domains
+from diycloud.groups import actions as groups
+from diycloud.policies import actions as policies
 from diycloud.resources.actions import ShowHost
 from diycloud.units import human_size
 from diycloud.users import actions as users
@@ -18,6 +22,11 @@ def show(action: type[Action[Any]], result: Any) -> str:
     return _VIEWS.get(action, as_json)(result)
 
 
+def done(action: type[Action[Any]], target: str) -> str:
+    """Return what was done by an action that answers nothing."""
+    return _DONE.get(action, "Done.").format(printable(target))
+
+
 def user(found: dict[str, Any]) -> str:
     limits = found["limits"]
     state = found["status"] if found["settled"] else f"{found['status']} (the host is not ready)"
@@ -25,6 +34,9 @@ def user(found: dict[str, Any]) -> str:
         ("user", found["username"]),
         ("status", state),
         ("role", found["role"]),
+        ("domain", found["domain"]),
+        ("groups", ", ".join(found["groups"])),
+        ("policy", found["policy"]),
         ("name", found["full_name"]),
         ("e-mail", found["email"]),
         ("note", found["description"]),
@@ -47,6 +59,13 @@ def changed(result: dict[str, Any]) -> str:
     if result.get("password"):
         text += f"\n\nGenerated password: {colour(result['password'], 'bold')}\nIt is shown only now."
     return text
+
+
+def keys(result: dict[str, Any]) -> str:
+    if not result["keys"]:
+        return f"{result['username']} has no SSH keys here."
+    rows = [(key["fingerprint"], key["type"], key["comment"]) for key in result["keys"]]
+    return table(("FINGERPRINT", "TYPE", "COMMENT"), rows)
 
 
 def page(result: dict[str, Any]) -> str:
@@ -90,7 +109,8 @@ def purge_plan(plan: dict[str, Any]) -> str:
 
 
 def purged(result: dict[str, Any]) -> str:
-    return f"{result['username']} is gone." + (" The home is in the trash." if result["home_in_trash"] else "")
+    text = f"{result['username']} is gone." + (" The home is in the trash." if result["home_in_trash"] else "")
+    return text + (f" It is packed in {result['archive']} ({result['archive_size']})." if result["archive"] else "")
 
 
 def imported(report: dict[str, Any]) -> str:
@@ -163,9 +183,35 @@ _VIEWS: dict[type[Action[Any]], Callable[[Any], str]] = {
     users.RestoreUser: changed,
     users.PreviewPurge: purge_plan,
     users.PurgeUser: purged,
+    users.AdoptUser: changed,
+    users.SetSudo: changed,
     users.SetPassword: changed,
     users.ImportUsers: imported,
     users.ReadUsage: usage,
-    ListAudit: entries,
+    auth.ListKeys: keys,
+    auth.AddKey: keys,
+    auth.RemoveKey: keys,
+    groups.CreateGroup: tenancy.group_changed,
+    groups.ListGroups: tenancy.groups,
+    groups.ShowGroup: tenancy.group_detail,
+    groups.ModifyGroup: tenancy.group_changed,
+    groups.AddMembers: tenancy.group_changed,
+    groups.RemoveMembers: tenancy.group_changed,
+    groups.PreviewRemoveGroup: tenancy.group_plan,
+    domains.CreateDomain: tenancy.domain,
+    domains.ListDomains: tenancy.domains,
+    domains.ShowDomain: tenancy.domain,
+    domains.ModifyDomain: tenancy.domain,
+    policies.CreatePolicy: tenancy.policy_changed,
+    policies.ListPolicies: tenancy.policies,
+    policies.ShowPolicy: tenancy.policy,
+    policies.ModifyPolicy: tenancy.policy_changed,
+    policies.ApplyPolicy: changed,
+    auth.ListAudit: entries,
     ShowHost: host,
+}
+_DONE = {
+    groups.RemoveGroup: "The group {} is gone. Its folder is in the trash.",
+    domains.RemoveDomain: "The domain {} is gone.",
+    policies.RemovePolicy: "The policy {} is gone.",
 }

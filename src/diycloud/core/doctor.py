@@ -17,11 +17,12 @@ import msgspec
 
 from diycloud import config
 from diycloud.agent.client import call_blocking
+from diycloud.agent.group_registry import GroupRegistry
 from diycloud.agent.protocol import Ping, Pong
 from diycloud.agent.registry import Registry
 from diycloud.config import Paths
 from diycloud.core import certificates
-from diycloud.core.install_steps import probe_arguments
+from diycloud.core.install_steps import probe_arguments, read_database
 from diycloud.core.installation import Installation
 from diycloud.core.options import InstallOptions
 from diycloud.core.probe import ask_json
@@ -29,7 +30,7 @@ from diycloud.core.routes import PREFIX
 from diycloud.distro.detect import Init
 from diycloud.distro.os_release import Support
 from diycloud.errors import DiyCloudError, PermissionDenied
-from diycloud.host import pam
+from diycloud.host import keys, pam
 from diycloud.system import Local, System
 from diycloud.system.dry_run import DryRun
 
@@ -53,7 +54,7 @@ def examine(paths: Paths, system: System | None = None) -> list[Check]:
         raise PermissionDenied("This needs root.", "Run it with sudo.")
     here = Installation(system or Local(), InstallOptions(prefix=paths.prefix))
     found: list[Check] = []
-    if not paths.database.exists():
+    if not paths.state.exists():
         found.append(Check("platform", "fail", "DIY Cloud is not set up here.", "Run `sudo ./install.sh`."))
         return found + [check for name in _OF_THE_HOST for check in dict(_CHECKS)[name](here)]
     for name, look in _CHECKS:
@@ -97,9 +98,10 @@ def _cgroups(here: Installation) -> Iterator[Check]:
 def _files(here: Installation) -> Iterator[Check]:
     owner = here.server_owner
     sound = True
+    file = () if here.settings.server.database else ((here.paths.database, 0o600, owner.uid),)
     for path, mode, uid in (
+        *file,
         (here.paths.state, 0o700, owner.uid),
-        (here.paths.database, 0o600, owner.uid),
         (here.paths.agent_state, 0o700, 0),
         (certificates.Files(here.paths.certificates).server_key, 0o600, 0),
         (certificates.Files(here.paths.certificates).authority_key, 0o600, 0),
@@ -118,6 +120,15 @@ def _files(here: Installation) -> Iterator[Check]:
         yield Check("files", "ok", "state and keys are their owners' alone")
 
 
+def _database(here: Installation) -> Iterator[Check]:
+    """Ask the database, as the server's account, which schema it has."""
+    found = read_database(here)
+    if found.revision is None:
+        yield Check("database", "fail", f"{found.kind} has no tables of the platform", _AGAIN)
+    else:
+        yield Check("database", "ok", f"{found.kind} answers, with schema {found.revision}")
+
+
 def _accounts(here: Installation) -> Iterator[Check]:
     agent = here.settings.agent
     quiet = DryRun(here.system, lambda line: None)
@@ -126,6 +137,9 @@ def _accounts(here: Installation) -> Iterator[Check]:
         yield Check("accounts", "fail", registry.problem, "Put the file back from a backup, then restart the agent.")
     else:
         yield Check("accounts", "ok", f"{len(registry.entries)} managed by the agent")
+    groups = GroupRegistry(quiet, here.paths.groups, gid_min=agent.gid_min, gid_max=agent.gid_max)
+    if groups.problem:
+        yield Check("groups", "fail", groups.problem, "Put the file back from a backup, then restart the agent.")
 
 
 def _services(here: Installation) -> Iterator[Check]:
@@ -185,6 +199,7 @@ def _as_installed(here: Installation) -> Iterator[Check]:
     parts: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("Nginx site", lambda: trial.nginx.ensure(trial.site).changed),
         ("service descriptions", lambda: bool(trial.platform.ensure())),
+        ("SSH keys", lambda: keys.ensure_sshd(trial.system, trial.paths.keys, keys.SSHD)),
         ("sign-in hook", lambda: pam.ensure_pam(trial.system, trial.facts.distribution.family, trial.hook)),
     )
     for name, differs in parts:
@@ -251,6 +266,7 @@ _CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
     ("settings", _settings),
     ("distribution", _distribution),
     ("cgroups", _cgroups),
+    ("database", _database),
     ("services", _services),
     ("portal", _answers),
     ("agent", _agent),

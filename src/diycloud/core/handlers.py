@@ -7,12 +7,18 @@ from typing import Any
 from diycloud.actions.action import Action
 from diycloud.actions.dispatcher import Handler
 from diycloud.auth import actions as auth
-from diycloud.auth import history
+from diycloud.auth import history, keys
 from diycloud.auth import service as auth_service
+from diycloud.domains import actions as domains
+from diycloud.domains import service as domains_service
+from diycloud.groups import actions as groups
+from diycloud.groups import service as groups_service
+from diycloud.policies import actions as policies
+from diycloud.policies import service as policies_service
 from diycloud.resources import actions as resources
 from diycloud.resources import service as resources_service
 from diycloud.users import actions as users
-from diycloud.users import importing, life, service, usage
+from diycloud.users import adopting, bulk, exporting, importing, life, service, usage
 
 HANDLERS: dict[type[Action[Any]], Handler] = {
     users.CreateUser: service.create_user,
@@ -26,11 +32,40 @@ HANDLERS: dict[type[Action[Any]], Handler] = {
     users.RestoreUser: life.restore_user,
     users.PreviewPurge: life.preview_purge,
     users.PurgeUser: life.purge_user,
+    users.AdoptUser: adopting.adopt_user,
+    users.SetSudo: adopting.set_sudo,
     users.SetPassword: service.set_password,
     users.ImportUsers: importing.import_users,
+    users.BulkUsers: bulk.bulk_users,
+    users.ExportUsers: exporting.export_users,
     users.ReadUsage: usage.read_usage,
+    policies.ApplyPolicy: policies_service.apply_policy,
+    policies.ListPolicies: policies_service.list_policies,
+    policies.CreatePolicy: policies_service.create_policy,
+    policies.ShowPolicy: policies_service.show_policy,
+    policies.ModifyPolicy: policies_service.modify_policy,
+    policies.RemovePolicy: policies_service.remove_policy,
+    domains.ListDomains: domains_service.list_domains,
+    domains.CreateDomain: domains_service.create_domain,
+    domains.ShowDomain: domains_service.show_domain,
+    domains.ModifyDomain: domains_service.modify_domain,
+    domains.RemoveDomain: domains_service.remove_domain,
+    groups.ListGroups: groups_service.list_groups,
+    groups.CreateGroup: groups_service.create_group,
+    groups.ShowGroup: groups_service.show_group,
+    groups.ModifyGroup: groups_service.modify_group,
+    groups.AddMembers: groups_service.add_members,
+    groups.RemoveMembers: groups_service.remove_members,
+    groups.PreviewRemoveGroup: groups_service.preview_removal,
+    groups.RemoveGroup: groups_service.remove_group,
     auth.ChangePassword: auth_service.change_password,
     auth.SignOut: auth_service.sign_out,
+    auth.ListKeys: keys.list_keys,
+    auth.AddKey: keys.add_key,
+    auth.RemoveKey: keys.remove_key,
+    auth.EndSessions: auth_service.end_sessions,
+    auth.ClearThrottle: auth_service.clear_throttle,
     auth.ListAudit: history.list_audit,
+    auth.ExportAudit: history.export_audit,
     resources.ShowHost: resources_service.show_host,
 }

@@ -30,6 +30,7 @@ STEPS: tuple[Step[Installation], ...] = (
     Step("Database", do.database),
     Step("Certificates", do.certificates),
     Step("Sign-in hook (PAM)", do.sign_in_hook),
+    Step("SSH keys", do.ssh_keys),
     Step("Nginx site", do.nginx_site),
     Step("Services", do.services),
     Step("Start", do.start),

@@ -11,9 +11,11 @@ import msgspec
 from diycloud.core import certificates as tls
 from diycloud.core import settings_file
 from diycloud.core.installation import FirstAdministrator, Installation
+from diycloud.db.migrate import Found
 from diycloud.distro.detect import Init
 from diycloud.distro.os_release import Support
 from diycloud.errors import Conflict, HostError, Unsupported
+from diycloud.host import keys
 from diycloud.host.pam import ensure_pam
 from diycloud.system import ROOT
 
@@ -124,11 +126,22 @@ def folders(run: Installation) -> str:
 
 def database(run: Installation) -> str:
     """Bring the database to this program's schema, under the server's user: root never opens it."""
-    new = not run.system.exists(run.paths.database)
+    new = _is_new(run)
     if new and not run.system.exists(run.pending_password):
         run.system.write(run.pending_password, f"{make_password()}\n", mode=0o600)
     run.child("diycloud.db.migrate", user=run.server_owner)
     return "made" if new else "up to date"
+
+
+def _is_new(run: Installation) -> bool:
+    if run.settings.server.database and not run.dry:
+        return read_database(run).revision is None
+    return not run.settings.server.database and not run.system.exists(run.paths.database)
+
+
+def read_database(run: Installation) -> Found:
+    """Ask the database of the settings, under the server's user, what it is. Raises HostError if it does not answer."""
+    return msgspec.json.decode(run.child("diycloud.db.migrate", "--check", user=run.server_owner), type=Found)
 
 
 def certificates(run: Installation) -> str:
@@ -151,6 +164,18 @@ def sign_in_hook(run: Installation) -> str:
         if not run.dry:  # a dry run did not change the stacks, so they do not have the lines afterwards
             raise
         return "would be written"
+    return "written" if changed else "is there"
+
+
+def ssh_keys(run: Installation) -> str:
+    """Have sshd read the keys that users add here, beside their own files."""
+    try:
+        changed = keys.ensure_sshd(run.system, run.paths.keys, keys.SSHD)
+    except Unsupported as error:
+        run.notes.append(str(error))
+        return "not on this host"
+    if changed:
+        run.reload_sshd()
     return "written" if changed else "is there"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,7 +20,7 @@ from diycloud.core.nginx import Nginx, Site
 from diycloud.core.options import InstallOptions
 from diycloud.core.services import Platform
 from diycloud.core.steps import Printer
-from diycloud.distro.detect import HostFacts, detect
+from diycloud.distro.detect import HostFacts, Init, detect
 from diycloud.distro.network import Identity, read_identity
 from diycloud.distro.packages import NoPackages, PackageManager, package_manager
 from diycloud.distro.services import service_manager
@@ -127,6 +128,15 @@ class Installation:
         agent = self.settings.agent
         script = self.paths.config_dir / "pam" / "session"
         return Hook(script, self.paths.managed, agent.cgroup, agent.uid_min, agent.uid_max, DEFAULT_LIMITS)
+
+    def reload_sshd(self) -> None:
+        """Have a running SSH server read its settings again; sessions that are open stay."""
+        if self.facts.init is Init.SYSTEMD:
+            self.system.query(["systemctl", "reload", self.table.service_name("sshd")])
+            return
+        pid = (self.system.read("/run/sshd.pid") or "").strip()
+        if pid.isdigit() and (self.system.read(f"/proc/{pid}/comm") or "").strip() == "sshd":
+            self.system.kill(int(pid), signal.SIGHUP)
 
     @property
     def server_user(self) -> str:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from sqlalchemy.dialects import sqlite
@@ -21,15 +21,14 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from diycloud import config
 from diycloud.actions.action import Action, Audited, summary
 from diycloud.actions.parsing import Field, fields_of
-from diycloud.actions.roles import PERMISSIONS
-from diycloud.core.routes import PREFIX, ROUTES, Route
+from diycloud.actions.roles import PERMISSIONS, Scope
+from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.db.tables import TRIGGERS, metadata
 from diycloud.units import format_size
 
 _MADE = "made by `python -m diycloud.core.reference`; change the declarations, not this file"
 NO_VERB = {
-    "password.change": "the command line acts as root, who has no password here (`diycloud user set-password`)",
-    "session.end": "the command line has no session",
+    "session.end": "`diycloud logout` ends it and forgets the token",
 }
 """Actions without a command line verb, and why."""
 
@@ -53,15 +52,16 @@ def actions_page() -> str:
 
 def _action(route: Route) -> Iterator[str]:
     action = route.action
-    roles = ", ".join(role for role, held in PERMISSIONS.items() if action.permission in held)
+    roles = ", ".join(
+        f"{role}{_SCOPES[held[action.permission]]}" for role, held in PERMISSIONS.items() if action.permission in held
+    )
     yield f"## {action.action_name}"
     yield ""
     yield summary(action)
     yield ""
     yield f"- REST: `{route.method} {route.path}`, answers {route.status}"
     yield f"- command line: `diycloud {route.verb}`" if route.verb else f"- no command: {NO_VERB[action.action_name]}"
-    own = f"; for oneself `{action.own}` is enough" if action.own else ""
-    yield f"- needs `{action.permission}` ({roles}){own}"
+    yield f"- needs `{action.permission}` ({roles or 'only root on the host itself'})"
     yield f"- audit: {_AUDIT[action.audited]}"
     yield f"- answer: {_result(action)}"
     fields = fields_of(action)
@@ -73,14 +73,16 @@ def _action(route: Route) -> Iterator[str]:
             yield f"| `{field.name}` | {_presence(field)} | {_cell(field.rule)} | {_cell(field.help)} |"
 
 
+_SCOPES = {Scope.ALL: "", Scope.DOMAIN: " within the domain", Scope.OWN: " for oneself"}
 _AUDIT = {
+    Audited.EXPORT: "always",
     Audited.CHANGE: "always",
     Audited.NO: "refusals only",
 }
 
 
 def _result(action: type[Action[Any]]) -> str:
-    kind = get_args(action.__orig_bases__[0])[0]  # type: ignore[attr-defined]  # set for subclasses of a generic class
+    kind = result_type(action)
     return "nothing" if kind is type(None) or kind is None else f"`{kind.__name__}`"
 
 

@@ -5,10 +5,13 @@ It imports only what declares actions, so that the command line stays quick.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from diycloud.actions.action import Action
 from diycloud.auth import actions as auth
+from diycloud.domains import actions as domains
+from diycloud.groups import actions as groups
+from diycloud.policies import actions as policies
 from diycloud.resources import actions as resources
 from diycloud.users import actions as users
 
@@ -28,11 +31,18 @@ class Route(NamedTuple):
     verb: str = ""
     status: int = 200
 
+    @property
+    def keyed(self) -> bool:
+        """Whether it takes an Idempotency-Key: what would be made twice if a request were sent again."""
+        return self.method == "POST" and "{" not in self.path and self.status != 204
+
 
 ROUTES = (
     Route("GET", "/users", users.ListUsers, "user list"),
     Route("POST", "/users", users.CreateUser, "user create", 201),
     Route("POST", "/users/import", users.ImportUsers, "user import"),
+    Route("POST", "/users/bulk", users.BulkUsers, "user bulk"),
+    Route("GET", "/export/users", users.ExportUsers, "user export"),  # below /users it would be a user's name
     Route("GET", "/users/{username}", users.ShowUser, "user show"),
     Route("PATCH", "/users/{username}", users.ModifyUser, "user modify"),
     Route("DELETE", "/users/{username}", users.DeleteUser, "user delete"),
@@ -41,11 +51,43 @@ ROUTES = (
     Route("POST", "/users/{username}/restore", users.RestoreUser, "user restore"),
     Route("GET", "/users/{username}/purge", users.PreviewPurge, "user purge-preview"),
     Route("POST", "/users/{username}/purge", users.PurgeUser, "user purge"),
+    Route("POST", "/users/{username}/adopt", users.AdoptUser, "user adopt"),
+    Route("PUT", "/users/{username}/sudo", users.SetSudo, "user sudo"),
     Route("PUT", "/users/{username}/password", users.SetPassword, "user set-password"),
     Route("PATCH", "/users/{username}/limits", users.SetLimits, "limits set"),
     Route("GET", "/users/{username}/usage", users.ReadUsage, "usage show"),
+    Route("POST", "/users/{username}/policy", policies.ApplyPolicy, "policy apply"),
+    Route("GET", "/policies", policies.ListPolicies, "policy list"),
+    Route("POST", "/policies", policies.CreatePolicy, "policy create", 201),
+    Route("GET", "/policies/{name}", policies.ShowPolicy, "policy show"),
+    Route("PATCH", "/policies/{name}", policies.ModifyPolicy, "policy modify"),
+    Route("DELETE", "/policies/{name}", policies.RemovePolicy, "policy remove", 204),
+    Route("GET", "/domains", domains.ListDomains, "domain list"),
+    Route("POST", "/domains", domains.CreateDomain, "domain create", 201),
+    Route("GET", "/domains/{name}", domains.ShowDomain, "domain show"),
+    Route("PATCH", "/domains/{name}", domains.ModifyDomain, "domain modify"),
+    Route("DELETE", "/domains/{name}", domains.RemoveDomain, "domain remove", 204),
+    Route("GET", "/groups", groups.ListGroups, "group list"),
+    Route("POST", "/groups", groups.CreateGroup, "group create", 201),
+    Route("GET", "/groups/{name}", groups.ShowGroup, "group show"),
+    Route("PATCH", "/groups/{name}", groups.ModifyGroup, "group modify"),
+    Route("DELETE", "/groups/{name}", groups.RemoveGroup, "group remove", 204),
+    Route("GET", "/groups/{name}/removal", groups.PreviewRemoveGroup, "group remove-preview"),
+    Route("POST", "/groups/{name}/members", groups.AddMembers, "group add-members"),
+    Route("DELETE", "/groups/{name}/members", groups.RemoveMembers, "group remove-members"),
+    Route("GET", "/users/{username}/keys", auth.ListKeys, "key list"),
+    Route("POST", "/users/{username}/keys", auth.AddKey, "key add"),
+    Route("DELETE", "/users/{username}/keys", auth.RemoveKey, "key remove"),
+    Route("DELETE", "/users/{username}/sessions", auth.EndSessions, "user sign-out", 204),
+    Route("DELETE", "/users/{username}/throttle", auth.ClearThrottle, "user clear-throttle", 204),
     Route("GET", "/audit", auth.ListAudit, "audit list"),
+    Route("GET", "/audit/export", auth.ExportAudit, "audit export"),
     Route("GET", "/host", resources.ShowHost, "host show"),
-    Route("PUT", "/account/password", auth.ChangePassword),
+    Route("PUT", "/account/password", auth.ChangePassword, "account password"),
     Route("POST", "/auth/logout", auth.SignOut, "", 204),
 )
+
+
+def result_type(action: type[Action[Any]]) -> Any:
+    """Return the type of an action's result, from its base `Action[R]`."""
+    return get_args(action.__orig_bases__[0])[0]  # type: ignore[attr-defined]  # set for subclasses of a generic class

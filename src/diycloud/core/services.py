@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
@@ -61,9 +62,18 @@ def server_service(paths: Paths, settings: Settings, nginx_group: str) -> Servic
             Folder(str(paths.server_socket.parent), user, nginx_group, 0o2750),
         ),
         writable=(str(paths.state), str(paths.server_socket.parent)),
-        after=(AGENT,),
+        after=(AGENT, *(("postgresql.service",) if settings.server.database else ())),
         wants=(AGENT,),
+        network=_over_network(settings.server.database),
     )
+
+
+def _over_network(url: str) -> bool:
+    """Tell whether a database's URL leads off this machine's Unix sockets (libpq's "Connection URIs")."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    hosts = [parts.netloc.rpartition("@")[2], *query.get("host", ()), *query.get("hostaddr", ())]
+    return any(host and not unquote(host).startswith("/") for host in hosts)
 
 
 def nginx_service(table: Family) -> Service:

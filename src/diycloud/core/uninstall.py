@@ -1,6 +1,6 @@
 """Taking the platform off a host, so that nothing of it is left.
 
-What stays: distribution packages, users' accounts and homes unless asked, logs if asked. Every step is safe to repeat
+What stays: distribution packages, users' accounts, homes and groups unless asked, logs if asked. Every step is safe to repeat
 and copes with an installation that never got to its end.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from diycloud.agent.group_registry import GroupRegistry
 from diycloud.agent.registry import Registry
 from diycloud.config import Paths
 from diycloud.core.installation import Installation
@@ -20,10 +21,13 @@ from diycloud.core.options import InstallOptions
 from diycloud.core.steps import Printer, Step, StepFailed, run_steps
 from diycloud.distro.detect import Init
 from diycloud.errors import DiyCloudError, HostError, PermissionDenied, Unsupported
+from diycloud.host import keys
 from diycloud.host.accounts import remove_account, stop_processes
+from diycloud.host.groups import check_folder, remove_group
 from diycloud.host.homes import STAGING, TRASH, check_home
 from diycloud.host.pam import remove_pam
 from diycloud.host.slices import Slices, detect_slices
+from diycloud.host.sudo import DROP_IN, STAGED
 from diycloud.host.systemd_slices import SystemdSlices
 from diycloud.system import System
 from diycloud.system.dry_run import DryRun
@@ -32,7 +36,7 @@ COMMAND = Path("/usr/local/bin/diycloud")
 
 
 class UninstallOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """remove_homes: users' accounts and homes go too, with everything they run."""
+    """remove_homes: users' accounts and homes go too, with everything they run, and so do groups with their folders."""
 
     dry_run: bool = False
     keep_logs: bool = False
@@ -51,6 +55,9 @@ class _Removal(Installation):
         self.our_hook = self.hook
         reader = DryRun(system, lambda _: None)  # an installation that never got to its end has none, and gets none
         self.registry = Registry(reader, self.paths.managed, uid_min=self.agent.uid_min, uid_max=self.agent.uid_max)
+        self.groups = GroupRegistry(
+            reader, self.paths.groups, gid_min=self.agent.gid_min, gid_max=self.agent.gid_max
+        )  # fmt: skip
 
     def reload_units(self) -> None:
         """Have systemd, if it runs, forget drop-ins that are gone."""
@@ -102,6 +109,19 @@ def _sign_in_hook(removal: _Removal) -> str:
     return "removed" if there else "there was none"
 
 
+def _ssh_keys(removal: _Removal) -> str:
+    changed = keys.remove_sshd(removal.system)
+    if changed:
+        removal.reload_sshd()
+    return "removed" if changed else "there were none"
+
+
+def _sudo(removal: _Removal) -> str:
+    """Take away the drop-in by which users have sudo, as nobody could do it by name any more."""
+    gone = [removal.system.remove(path) for path in (DROP_IN, STAGED)]
+    return f"removed {DROP_IN}" if any(gone) else "there was none"
+
+
 def _users(removal: _Removal) -> str:
     """Take the limits of users away, and with remove_homes the users themselves."""
     if removal.registry.problem:
@@ -134,6 +154,30 @@ def _remove_user(removal: _Removal, name: str, uid: int, slices: Slices | Unsupp
     remove_account(removal.system, name, uid)
     if check_home(removal.agent.home, name, uid):
         removal.system.remove_tree(Path(removal.agent.home) / name)
+
+
+def _groups(removal: _Removal) -> str:
+    """With remove_homes, take the groups away with their shared folders."""
+    if removal.groups.problem:
+        raise HostError(
+            f"Which groups are the platform's cannot be read: {removal.groups.problem}",
+            f"Put {removal.paths.groups} back from a backup; or remove it, and remove the groups by hand.",
+        )
+    gids = removal.groups.gids
+    base = Path(removal.agent.shared)
+    if not removal.uninstall.remove_homes:
+        if gids:
+            removal.notes.append(f"{len(gids)} groups and their folders in {base} stay.")
+        return "left alone"
+    for name, gid in gids.items():
+        remove_group(removal.system, name, gid)
+        if check_folder(str(base), name):
+            removal.system.remove_tree(base / name)
+    for folder in (TRASH, STAGING):
+        removal.system.remove_tree(base / folder)
+    if removal.system.exists(base) and not removal.system.list_dir(base):
+        removal.system.remove(base)
+    return f"{len(gids)} removed, with their folders"
 
 
 def _release(removal: _Removal, name: str, uid: int, slices: Slices) -> None:
@@ -207,7 +251,10 @@ _STEPS: tuple[Step[_Removal], ...] = (
     Step("Services", _services),
     Step("Nginx site", _nginx),  # soon after its end, for the sites of others
     Step("Sign-in hook (PAM)", _sign_in_hook),
+    Step("SSH keys", _ssh_keys),
+    Step("Sudo", _sudo),
     Step("Users", _users),
+    Step("Groups", _groups),  # after the users: one of these may be somebody's first group
     Step("Service account", _account),
     Step("Folders", _folders),
     Step("Program", _program),

@@ -2,40 +2,80 @@
 
 People read and change this database with their own sqlite3 (3.26 or newer), so: no STRICT, no generated columns,
 AUTOINCREMENT ids (a row deleted by hand must not hand its orphans to the next user), a default on every column beyond
-the eight of `users` and six of `resource_allocations` that are promised, and sizes as text. Times are UTC,
+the eight of `users` and six of `resource_allocations` that are promised, and sizes as text. Domains and policies are
+named, not numbered, in the rows that point at them: `SELECT username, domain FROM users` needs no join. Times are UTC,
 `YYYY-MM-DD HH:MM:SS`, as SQLite's own CURRENT_TIMESTAMP writes them.
 
 generation grows by trigger with every change of what the host must know; host_generation is the last one the agent
-confirmed. They differ: something is still to be done (users/reconcile.py). shadow_hash waits here until the agent has
-set it; shadow_set 0 means that the host's password is not the portal's yet (the next sign-in mends that).
+confirmed. They differ: something is still to be done (users/reconcile.py). ssh_keys: lines of authorized_keys without
+options. shadow_hash waits here until the agent has set it; shadow_set 0 means that the host's password is not the
+portal's yet (the next sign-in mends that).
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
-    REAL,
     CheckConstraint,
     Column,
     ForeignKey,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     Table,
-    Text,
+    UniqueConstraint,
+    func,
     text,
 )
 
+from diycloud.db.sql import Integer, RandomHex, Real, Text
+
 metadata = MetaData()
 
-_NOW = text("CURRENT_TIMESTAMP")
+_NOW = func.current_timestamp()
 STATUSES = ("pending", "active", "inactive", "deleted", "purging", "purge-error")
-ROLES = ("admin", "monitor", "user")
+ROLES = ("admin", "domain-admin", "monitor", "user")
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(v) for v in values)})", name=f"ck_{column}")
 
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("cpu", Real, nullable=False, server_default="1.0"),
+    Column("memory", Text, nullable=False, server_default="2G"),
+    Column("disk", Text, nullable=False, server_default="5G"),
+    Column("tasks", Integer, nullable=False, server_default="512"),
+    Column("gpu", Integer, nullable=False, server_default="0"),
+    Column("max_cpu", Real),
+    Column("max_memory", Text),
+    Column("max_disk", Text),
+    Column("max_tasks", Integer),
+    Column("max_gpu", Integer, nullable=False, server_default="1"),
+    Column("created_at", Text, nullable=False, server_default=_NOW),
+    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    sqlite_autoincrement=True,
+)
+"""Named sets of limits: what a new user gets, and the most that can be given. No maximum: NULL."""
+
+domains = Table(
+    "domains",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("policy", Text, ForeignKey("policies.name"), nullable=False, server_default="default"),
+    Column("created_at", Text, nullable=False, server_default=_NOW),
+    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    sqlite_autoincrement=True,
+)
+"""Tenants. policy: of the domain's new users."""
+
+_UNSETTLED = text("generation <> host_generation AND portal_only = 0")
 
 users = Table(
     "users",
@@ -48,7 +88,7 @@ users = Table(
     Column("last_login", Text),
     Column("role", Text, nullable=False, server_default="user"),
     Column("is_active", Integer, nullable=False, server_default="1"),
-    Column("uuid", Text, nullable=False, server_default=text("(lower(hex(randomblob(16))))")),
+    Column("uuid", Text, nullable=False, server_default=RandomHex()),
     Column("status", Text, nullable=False, server_default="pending"),
     Column("full_name", Text, nullable=False, server_default=""),
     Column("description", Text, nullable=False, server_default=""),
@@ -64,20 +104,75 @@ users = Table(
     Column("password_changed_at", Text, nullable=False, server_default=_NOW),
     Column("updated_at", Text, nullable=False, server_default=_NOW),
     Column("last_login_ip", Text),
+    Column("domain", Text, ForeignKey("domains.name"), nullable=False, server_default="default"),
+    Column("policy", Text, ForeignKey("policies.name"), nullable=False, server_default="default", index=True),
+    Column("allowed_client_ip", Text, nullable=False, server_default=""),
+    Column("external_id", Text, unique=True),
+    Column("sudo", Integer, nullable=False, server_default="0"),
+    Column("container_uid", Integer),
+    Column("container_gid", Integer),
+    Column("container_gids", Text, nullable=False, server_default=""),
+    Column("ssh_keys", Text, nullable=False, server_default=""),
     _one_of("status", STATUSES),
     _one_of("role", ROLES),
+    Index("users_domain", "domain", "username"),
     Index("users_email", text("lower(email)"), unique=True),
     Index("users_uuid", "uuid", unique=True),
-    Index("users_unsettled", "id", sqlite_where=text("generation <> host_generation AND portal_only = 0")),
+    Index("users_unsettled", "id", sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED),
     sqlite_autoincrement=True,
 )
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("domain", Text, ForeignKey("domains.name"), nullable=False, server_default="default"),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("gid", Integer),
+    Column("disk_quota", Text),
+    Column("removing", Integer, nullable=False, server_default="0"),
+    Column("host_problem", Text, nullable=False, server_default=""),
+    Column("created_at", Text, nullable=False, server_default=_NOW),
+    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    Index("groups_domain", "domain", "name"),
+    sqlite_autoincrement=True,
+)
+"""Teams of a domain. gid: the host's number, NULL until the host has it; removing: to be taken off the host."""
+
+group_members = Table(
+    "group_members",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("group_id", Integer, ForeignKey("groups.id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("added_at", Text, nullable=False, server_default=_NOW),
+    UniqueConstraint("group_id", "user_id"),
+    sqlite_autoincrement=True,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("status", Integer),
+    Column("answer", Text, nullable=False, server_default=""),
+    Column("created_at", Integer, nullable=False),
+    UniqueConstraint("actor", "key"),
+    Index("idempotency_keys_age", "created_at"),
+    sqlite_autoincrement=True,
+)
+"""Creates that were asked for with a key. status: the answer's, NULL while it runs; answer: its body, without secrets."""
 
 resource_allocations = Table(
     "resource_allocations",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
-    Column("cpu_limit", REAL, nullable=False, server_default="1.0"),
+    Column("cpu_limit", Real, nullable=False, server_default="1.0"),
     Column("mem_limit", Text, nullable=False, server_default="2G"),
     Column("disk_quota", Text, nullable=False, server_default="5G"),
     Column("gpu_access", Integer, nullable=False, server_default="0"),
@@ -109,6 +204,8 @@ audit = Table(
     Column("id", Integer, primary_key=True),
     Column("at", Text, nullable=False, server_default=_NOW),
     Column("actor", Text, nullable=False),
+    Column("on_behalf_of", Text, nullable=False, server_default=""),
+    Column("domain", Text, nullable=False, server_default=""),
     Column("via", Text, nullable=False, server_default=""),
     Column("address", Text, nullable=False, server_default=""),
     Column("request_id", Text, nullable=False, server_default=""),
@@ -117,11 +214,12 @@ audit = Table(
     Column("outcome", Text, nullable=False, server_default="started"),
     Column("code", Text, nullable=False, server_default=""),
     Column("message", Text, nullable=False, server_default=""),
-    Column("duration_ms", REAL),
+    Column("duration_ms", Real),
     Column("changes", Text, nullable=False, server_default="{}"),
     _one_of("outcome", ("started", "done", "refused", "failed", "crashed")),
     Index("audit_target", "target", "id"),
     Index("audit_actor", "actor", "id"),
+    Index("audit_domain", "domain", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -151,8 +249,9 @@ BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
 WHEN NEW.generation = 1 AND NEW.host_generation = 0
 BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END""",
     # pending → active is the host's answer, not a new wish.
-    """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash ON users
-WHEN (NEW.full_name, NEW.shell) <> (OLD.full_name, OLD.shell)
+    """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip ON users
+WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip)
+  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip)
   OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
   OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END""",
@@ -163,5 +262,9 @@ BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""
     """CREATE TRIGGER allocations_wish_added AFTER INSERT ON resource_allocations
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
     """CREATE TRIGGER allocations_wish_removed AFTER DELETE ON resource_allocations
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""",
+    """CREATE TRIGGER members_wish_added AFTER INSERT ON group_members
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
+    """CREATE TRIGGER members_wish_removed AFTER DELETE ON group_members
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""",
 )

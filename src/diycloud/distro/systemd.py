@@ -47,6 +47,7 @@ def render_unit(service: Service) -> str:
         slice=service.slice,
         hardening=service.hardening.value,
         writable=service.writable,
+        network=service.network,
     )
 
 

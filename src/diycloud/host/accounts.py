@@ -183,6 +183,10 @@ class HostAccounts:
         """Tell whether sudoers or doas.conf speaks of a user or group of this name, which need not exist."""
         return not {name, f"%{name}"}.isdisjoint(self._sudoers)
 
+    def is_group_of_sudoer(self, name: str, gid: int) -> bool:
+        """Tell whether sudoers or doas.conf speaks of a group, by name or number."""
+        return self.is_name_of_sudoer(name) or f"%#{gid}" in self._sudoers
+
     @cached_property
     def shells(self) -> frozenset[str]:
         """The login shells of shells(5)."""
@@ -264,13 +268,13 @@ def add_account(
     argv += ["-e", LOCK_DATE] if locked else []
     has_own = host.group_id(name) == uid  # of a start that was cut off
     if host.are_many and not has_own:
-        _refuse_taken(_patiently(system, ["groupadd", "-g", str(uid), name], ok=(0, 4, 9)), name, uid)
+        refuse_taken(run_patiently(system, ["groupadd", "-g", str(uid), name], ok=(0, 4, 9)), name, uid)
         has_own = True
     argv += ["-N", "-g", str(uid)] if has_own else ["-U", "-K", f"GID_MIN={uid}", "-K", f"GID_MAX={uid}"]
-    _refuse_taken(_patiently(system, [*argv, name], ok=(0, 4, 9)), name, uid)
+    refuse_taken(run_patiently(system, [*argv, name], ok=(0, 4, 9)), name, uid)
 
 
-def _refuse_taken(status: int, name: str, uid: int) -> None:
+def refuse_taken(status: int, name: str, uid: int) -> None:
     """Raise Conflict for a name or number that is there: exit values 9 and 4 of useradd(8) and groupadd(8)."""
     if status == 9:
         raise Conflict(f"{name} exists on the host.", "Choose another name.")
@@ -289,7 +293,7 @@ def set_passwords(system: System, hashes: Mapping[str, str]) -> None:
             system.replace(SHADOW, _with_fields(text, hashes, today=int(time.time()) // 86_400))
             return
     # A host that keeps the hashes elsewhere (tcb(5)) has its own chpasswd.
-    _patiently(system, ["chpasswd", "-e"], input="".join(f"{name}:{field}\n" for name, field in hashes.items()))
+    run_patiently(system, ["chpasswd", "-e"], input="".join(f"{name}:{field}\n" for name, field in hashes.items()))
 
 
 def _with_fields(text: str, hashes: Mapping[str, str], *, today: int) -> str:
@@ -329,7 +333,7 @@ def change_account(
     if full_name is not None and full_name != account.full_name:
         flags += ["-c", ",".join([full_name, *account.gecos.split(",")[1:]])]
     if flags:
-        _patiently(system, ["usermod", *flags, account.name])
+        run_patiently(system, ["usermod", *flags, account.name])
     return bool(flags)
 
 
@@ -346,9 +350,9 @@ def remove_account(system: System, name: str, uid: int) -> bool:
             system.remove(f"{folder}/{name}")
     if account is not None:
         # 6: it is gone already (someone else was quicker).
-        _patiently(system, ["userdel", name], ok=(0, 6))
+        run_patiently(system, ["userdel", name], ok=(0, 6))
     if HostAccounts(system).group_id(name) == uid:
-        _patiently(system, ["groupdel", name], ok=(0, 6))
+        run_patiently(system, ["groupdel", name], ok=(0, 6))
     return account is not None
 
 
@@ -382,7 +386,7 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _patiently(system: System, argv: Sequence[str], *, input: str | None = None, ok: Sequence[int] = (0,)) -> int:
+def run_patiently(system: System, argv: Sequence[str], *, input: str | None = None, ok: Sequence[int] = (0,)) -> int:
     """Run a tool that locks /etc/passwd, again while another holds the lock. Returns its status."""
     end, pause = time.monotonic() + WAIT_S, 0.05
     while True:

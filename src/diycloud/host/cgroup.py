@@ -9,7 +9,7 @@ import errno
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from diycloud.distro.mounts import Mount, parse_mountinfo
@@ -127,6 +127,27 @@ def read_pids(system: System, folder: str) -> list[int]:
         for group in below(system, folder)
         for pid in (read_text(system, f"{group}/cgroup.procs") or "").split()
     ]
+
+
+_ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; shift; exec "$@"'
+
+
+def entering(folders: Iterable[str]) -> list[str]:
+    """Return the words ahead of a command that put its process into some cgroups first."""
+    return ["/bin/sh", "-c", _ENTER, "enter", *(f"{folder}/cgroup.procs" for folder in folders), "--"]
+
+
+def take_in(system: System, folders: Iterable[str], pids: Iterable[int]) -> int:
+    """Move processes into some cgroups. Returns how many are in all of them; one that ended meanwhile is not."""
+    folders, moved = list(folders), 0
+    for pid in pids:
+        try:
+            for folder in folders:
+                system.set_value(f"{folder}/cgroup.procs", str(pid))
+        except HostError:
+            continue
+        moved += 1
+    return moved
 
 
 def remove_groups(system: System, folder: str, *, patience_s: float = 2.0) -> bool:

@@ -15,7 +15,7 @@ Sources: the kernel's cgroup-v1/memory.rst (5, 6.1), cgroup-v1/pids.rst, schedul
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from diycloud.errors import HostError
 from diycloud.host import cgroup
@@ -69,6 +69,16 @@ class CgroupV1Slices:
 
     def processes(self, name: str, uid: int) -> list[int]:
         return cgroup.read_pids(self._system, self._folders(name)["pids"])
+
+    def within(self, name: str, uid: int) -> list[str]:
+        return cgroup.entering(self._leaves(name))
+
+    def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
+        return cgroup.take_in(self._system, self._leaves(name), pids)
+
+    def _leaves(self, name: str) -> list[str]:
+        at = self._folders(name)
+        return [at["cpuacct"], at["memory"], f"{at['cpu']}/main", f"{at['pids']}/main"]
 
     def stop(self, name: str, uid: int) -> int:
         return cgroup.stop_below(self._system, self._folders(name)["pids"])

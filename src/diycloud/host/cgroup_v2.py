@@ -14,6 +14,7 @@ Source: kernel cgroup-v2.rst.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from diycloud.errors import HostError
 from diycloud.host import cgroup
@@ -70,6 +71,12 @@ class CgroupV2Slices:
 
     def processes(self, name: str, uid: int) -> list[int]:
         return cgroup.read_pids(self._system, f"{self._root}/{name}")
+
+    def within(self, name: str, uid: int) -> list[str]:
+        return cgroup.entering([f"{self._root}/{name}/main"])
+
+    def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
+        return cgroup.take_in(self._system, [f"{self._root}/{name}/main"], pids)
 
     def stop(self, name: str, uid: int) -> int:
         return cgroup.stop_below(self._system, f"{self._root}/{name}")

@@ -7,6 +7,7 @@ as many threads as cores hash side by side. Methods and settings: crypt(5), cryp
 from __future__ import annotations
 
 import ctypes
+import hmac
 import re
 import secrets
 from functools import lru_cache
@@ -75,18 +76,34 @@ def hash_password(password: str, prefix: str) -> str:
         raise InvalidInput(
             "The password cannot be used on the host.", f"1–{MAX_PHRASE} bytes, without line breaks or NUL."
         )
-    library = _libcrypt()
-    setting = _setting(library, prefix)
-    scratch = ctypes.create_string_buffer(_SCRATCH)
-    crypt_r = library.crypt_r
-    crypt_r.restype = ctypes.c_char_p
-    crypt_r.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
-    made: bytes | None = crypt_r(phrase, setting, scratch)
-    hashed = (made or b"").decode("ascii", "replace")
+    setting = _setting(_libcrypt(), prefix)
+    hashed = _crypt(phrase, setting)
     # A failure is NULL or a text that starts with `*`, by the library's age (crypt(3), "RETURN VALUE").
     if not hashed.startswith(prefix) or len(hashed) < len(setting) + 20:
         raise Unsupported(f"The host's libcrypt cannot make {prefix} hashes.")
     return hashed
+
+
+def _crypt(phrase: bytes, setting: bytes) -> str:
+    """Return what crypt_r(3) makes of a phrase; empty if it fails."""
+    scratch = ctypes.create_string_buffer(_SCRATCH)
+    crypt_r = _libcrypt().crypt_r
+    crypt_r.restype = ctypes.c_char_p
+    crypt_r.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
+    made: bytes | None = crypt_r(phrase, setting, scratch)
+    return (made or b"").decode("ascii", "replace")
+
+
+def verify_password(password: str, field: str) -> bool:
+    """Tell whether a password is the one of a shadow field. False for a field that no password fits.
+
+    A hash of crypt(5) is its own setting: made again with it, the same comes out.
+    """
+    phrase = password.encode("utf-8", "surrogatepass")
+    if not field.startswith("$") or not phrase or len(phrase) > MAX_PHRASE or b"\0" in phrase:
+        return False
+    made = _crypt(phrase, field.encode("utf-8", "surrogatepass"))
+    return hmac.compare_digest(made, field)
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ its files), CgroupV1Slices and CgroupV2Slices (`user/NAME`, written directly, wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from diycloud.errors import Unsupported
@@ -57,6 +58,12 @@ class Slices(Protocol):
 
     def processes(self, name: str, uid: int) -> list[int]:
         """Return the pids in the slice and below."""
+
+    def within(self, name: str, uid: int) -> list[str]:
+        """Return the words to put ahead of a command, so that root's process runs it inside the slice, which exists."""
+
+    def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
+        """Move processes that run already into the slice, which exists. Returns how many could be moved."""
 
     def stop(self, name: str, uid: int) -> int:
         """End every process in the slice (SIGTERM, a short grace, SIGKILL until none is left). Returns how many.

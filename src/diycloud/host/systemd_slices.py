@@ -21,6 +21,8 @@ Sources: systemd.resource-control(5), systemd.unit(5), org.freedesktop.systemd1(
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from diycloud.errors import HostError
 from diycloud.host import cgroup
 from diycloud.host.cgroup import Tree, page_floor
@@ -85,6 +87,13 @@ class SystemdSlices:
 
     def processes(self, name: str, uid: int) -> list[int]:
         return cgroup.read_pids(self._system, self._folders(uid)["pids"])
+
+    def within(self, name: str, uid: int) -> list[str]:
+        return ["systemd-run", "--quiet", "--scope", "--collect", f"--slice=user-{uid}.slice", "--"]
+
+    def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
+        """Nothing is moved: a unit's processes are systemd's. Sessions are in the slice anyway."""
+        return 0
 
     def stop(self, name: str, uid: int) -> int:
         before = cgroup.read_int(self._system, f"{self._folders(uid)['pids']}/pids.max")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +21,7 @@ class Owner(NamedTuple):
 
 
 ROOT = Owner(0, 0)
+Watch = Callable[[int], None]
 
 
 class Result(NamedTuple):
@@ -66,6 +67,14 @@ class System(Protocol):
     ) -> Result:
         """Run a program that only reads. Any exit status is an answer; a missing program has status 127."""
 
+    def store_output(self, argv: Sequence[str], path: str | Path, *, watch: Watch) -> str:
+        """Run a program and put what it prints into a new file, 0600, as long as it may be; synced at the end.
+
+        A file that is there is replaced. watch: called with the bytes so far, at least twice a second; what it raises
+        ends the program. Returns what the program wrote to standard error, its end if that is long.
+        Raises HostError as `run`; what was written by then stays.
+        """
+
     def read(self, path: str | Path) -> str | None:
         """Return a file's text, None if there is none."""
 
@@ -80,6 +89,12 @@ class System(Protocol):
 
     def make_dir(self, path: str | Path, *, mode: int = 0o755, owner: Owner = ROOT) -> bool:
         """Make one directory (its parent exists) have this mode and owner. True if it changed."""
+
+    def set_attribute(self, path: str | Path, name: str, value: bytes) -> bool:
+        """Make a directory have an extended attribute (xattr(7)). True if it changed.
+
+        Raises Unsupported where the file system keeps none of that kind.
+        """
 
     def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
         """Copy what a directory holds into one that is there, as the owner's: files, directories, links as they are.

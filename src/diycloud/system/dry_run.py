@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from diycloud.errors import HostError
-from diycloud.system.contract import ROOT, Owner, Result, System, command_line
+from diycloud.system.contract import ROOT, Owner, Result, System, Watch, command_line
 from diycloud.system.fake import Fake, File
 
 
@@ -45,6 +45,11 @@ class DryRun(Fake):
         env: Mapping[str, str] | None = None,
     ) -> Result:
         return self.inner.query(argv, input=input, timeout=timeout, env=env)
+
+    def store_output(self, argv: Sequence[str], path: str | Path, *, watch: Watch) -> str:
+        self._show(f"run        {command_line(argv)} > {path}")
+        self._lay(path, File("", 0o600))
+        return ""
 
     def read(self, path: str | Path) -> str | None:
         if self._hidden(path):
@@ -91,8 +96,19 @@ class DryRun(Fake):
         new = not self.exists(path)
         if new:
             self._show(f"directory  {path}   (mode {mode:04o})")
-        self._lay(path, File(None, mode, owner))
+        kept = self.files[str(path)].attributes if str(path) in self.files else {}
+        self._lay(path, File(None, mode, owner, attributes=kept))
         return new
+
+    def set_attribute(self, path: str | Path, name: str, value: bytes) -> bool:
+        if not self.exists(path):
+            raise HostError(f"Cannot set an attribute of {path}: No such file or directory.")
+        if str(path) not in self.files:
+            self._lay(path, File(None, 0o755))
+        changed = super().set_attribute(path, name, value)
+        if changed:
+            self._show(f"attribute  {name} of {path}")
+        return changed
 
     def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
         self._show(f"copy       {source} into {target}   (as uid {owner.uid})")

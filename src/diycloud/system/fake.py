@@ -6,19 +6,21 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from diycloud.errors import HostError
-from diycloud.system.contract import ROOT, Owner, Result, command_line
+from diycloud.system.contract import ROOT, Owner, Result, Watch, command_line
 
 
 class File(NamedTuple):
-    """A file of the Fake: text None is a directory, target set is a link."""
+    """A file of the Fake: text None is a directory, target set is a link; attributes: extended ones."""
 
     text: str | None
     mode: int = 0o644
     owner: Owner = ROOT
     target: str | None = None
+    attributes: Mapping[str, bytes] = MappingProxyType({})
 
 
 class UnexpectedCommand(BaseException):
@@ -81,6 +83,15 @@ class Fake:
     ) -> Result:
         return self._execute(argv, input)
 
+    def store_output(self, argv: Sequence[str], path: str | Path, *, watch: Watch) -> str:
+        self._parent(path)
+        result = self._execute(argv, None)
+        self.files[str(path)] = File(result.stdout, 0o600)
+        watch(len(result.stdout))
+        if not result.ok:
+            raise HostError(f"{argv[0]} failed with status {result.status}: {result.stderr}")
+        return result.stderr
+
     def read(self, path: str | Path) -> str | None:
         file = self.files.get(str(path))
         if file is not None and file.target is not None:
@@ -112,11 +123,19 @@ class Fake:
 
     def make_dir(self, path: str | Path, *, mode: int = 0o755, owner: Owner = ROOT) -> bool:
         self._parent(path)
-        old, new = self.files.get(str(path)), File(None, mode, owner)
+        old = self.files.get(str(path))
+        new = (old or File(None))._replace(mode=mode, owner=owner)
         if old is not None and (old.text is not None or old.target is not None):
             raise HostError(f"Cannot make directory {path}: Not a directory.")
         self.files[str(path)] = new
         return old != new
+
+    def set_attribute(self, path: str | Path, name: str, value: bytes) -> bool:
+        old = self.files.get(str(path))
+        if old is None or old.text is not None or old.target is not None:
+            raise HostError(f"Cannot set an attribute of {path}: No such file or directory.")
+        self.files[str(path)] = old._replace(attributes={**old.attributes, name: value})
+        return old.attributes.get(name) != value
 
     def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
         if not self._is_dir(str(source)) or not self._is_dir(str(target)):

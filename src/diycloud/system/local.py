@@ -7,16 +7,22 @@ import errno
 import fcntl
 import os
 import secrets
+import select
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-from diycloud.errors import HostError
+from diycloud.errors import HostError, Unsupported
 from diycloud.system import tree
-from diycloud.system.contract import CLEAN_ENV, ROOT, Owner, Result
+from diycloud.system.contract import CLEAN_ENV, ROOT, Owner, Result, Watch
+
+_CHUNK, _ERRORS = 1 << 20, 64 << 10
+_LOOK_S = 0.5
 
 
 class Local:
@@ -51,6 +57,19 @@ class Local:
             return _start(argv, input=input, timeout=timeout, env=env)
         except _NoSuchProgram as error:
             return Result(127, "", str(error))
+
+    def store_output(self, argv: Sequence[str], path: str | Path, *, watch: Watch) -> str:
+        with _host_errors("write", path), tempfile.TemporaryFile() as errors:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb", buffering=0) as file:
+                status = _pour(argv, file, errors, watch)
+                os.fsync(fd)
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _ERRORS))
+            told = errors.read().decode("utf-8", "replace").strip()
+        if status:
+            last = "\n".join(told.splitlines()[-8:])
+            raise HostError(f"{argv[0]} failed with status {status}: {last or 'it printed nothing'}")
+        return told
 
     def read(self, path: str | Path) -> str | None:
         try:
@@ -108,6 +127,21 @@ class Local:
             finally:
                 os.close(fd)
         return changed
+
+    def set_attribute(self, path: str | Path, name: str, value: bytes) -> bool:
+        with _host_errors("set an attribute of", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if _attribute(fd, name) == value:
+                    return False
+                os.setxattr(fd, name, value)
+            except OSError as error:
+                if error.errno == errno.ENOTSUP:
+                    raise Unsupported(f"The file system of {path} keeps no {name}.") from error
+                raise
+            finally:
+                os.close(fd)
+        return True
 
     def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
         with _host_errors("copy to", target):
@@ -219,6 +253,34 @@ def _start(
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+def _pour(argv: Sequence[str], file: IO[bytes], errors: IO[bytes], watch: Watch) -> int:
+    """Copy a program's output to a file until its end; returns its exit status."""
+    try:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0, env=CLEAN_ENV
+        )
+    except FileNotFoundError as error:
+        raise _NoSuchProgram(f"There is no program {argv[0]} on this host.") from error
+    total = 0
+    with process:
+        assert process.stdout is not None
+        try:
+            while True:
+                if select.select([process.stdout], [], [], _LOOK_S)[0]:
+                    chunk = os.read(process.stdout.fileno(), _CHUNK)
+                    if not chunk:
+                        break
+                    left = memoryview(chunk)
+                    while left:
+                        left = left[file.write(left) :]
+                    total += len(chunk)
+                watch(total)
+            return process.wait()
+        except BaseException:
+            process.kill()
+            raise
+
+
 @contextlib.contextmanager
 def _host_errors(verb: str, path: str | Path) -> Iterator[None]:
     try:
@@ -276,6 +338,15 @@ def _labels(path: Path) -> dict[str, bytes]:
         raise
     kept = (name for name in names if name not in ("security.ima", "security.evm"))
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in kept}
+
+
+def _attribute(fd: int, name: str) -> bytes | None:
+    try:
+        return os.getxattr(fd, name)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
+        raise
 
 
 def _lock(fd: int, path: str | Path, patience_s: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from diycloud.system.contract import ROOT, Owner, Result, System, command_line
+from diycloud.system.contract import ROOT, Owner, Result, System, Watch, command_line
 
 
 class Recording:
@@ -50,6 +50,10 @@ class Recording:
     ) -> Result:
         return self.inner.query(argv, input=input, timeout=timeout, env=env)
 
+    def store_output(self, argv: Sequence[str], path: str | Path, *, watch: Watch) -> str:
+        self._note(f"store_output {path} {command_line(argv)}")
+        return self.inner.store_output(argv, path, watch=watch)
+
     def read(self, path: str | Path) -> str | None:
         return self.inner.read(path)
 
@@ -68,6 +72,10 @@ class Recording:
     def make_dir(self, path: str | Path, *, mode: int = 0o755, owner: Owner = ROOT) -> bool:
         self._note(f"make_dir {path}")
         return self.inner.make_dir(path, mode=mode, owner=owner)
+
+    def set_attribute(self, path: str | Path, name: str, value: bytes) -> bool:
+        self._note(f"set_attribute {path} {name}")
+        return self.inner.set_attribute(path, name, value)
 
     def copy_tree(self, source: str | Path, target: str | Path, *, owner: Owner) -> None:
         self._note(f"copy_tree {source} {target}")

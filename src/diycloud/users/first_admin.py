@@ -16,14 +16,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
+from diycloud import config
 from diycloud.actions import audit
 from diycloud.actions.actor import Actor
 from diycloud.actions.fields import Username
 from diycloud.actions.roles import Role
 from diycloud.auth import passwords
 from diycloud.config import Paths
-from diycloud.db.engine import Database
-from diycloud.db.migrate import migrate
+from diycloud.db.engine import Database, open_database
 from diycloud.errors import Conflict, DiyCloudError, InvalidInput
 from diycloud.users import repository
 from diycloud.users.models import Allocation, Status
@@ -67,8 +67,7 @@ def main() -> int:
     paths = Paths(parser.parse_args().prefix)
     asked = json.load(sys.stdin)
     try:
-        migrate(paths.database)
-        database = Database(paths.database)
+        database = open_database(config.load(paths.config), paths)
         try:
             made = asyncio.run(
                 ensure_admin(database, asked["username"], asked["password"], one_time=bool(asked.get("one_time")))

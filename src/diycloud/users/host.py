@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from diycloud.actions.services import Agent
+from diycloud.agent import framing
 from diycloud.agent import protocol as wire
 from diycloud.db.engine import Database
 from diycloud.errors import BY_CODE, DiyCloudError, HostError, InvalidInput, Unavailable
@@ -20,6 +21,7 @@ LOCKED = frozenset({Status.INACTIVE, Status.DELETED, Status.PURGE_ERROR})
 
 
 _NAME, _SHELL, _SHADOW = (re.compile(get_args(kind)[1].pattern) for kind in (wire.Name, wire.Shell, wire.Shadow))
+_KEY, _NETWORK = (re.compile(get_args(kind)[1].pattern) for kind in (wire.KeyLine, wire.Network))
 _NOT_IN_GECOS = re.compile(r"[\x00-\x1f\x7f:,]")
 """Control characters, and the two that passwd's GECOS field gives a meaning."""
 
@@ -45,6 +47,7 @@ def wish(row: Row) -> wire.Wish:
         state=wire.State.LOCKED if row.status in LOCKED else wire.State.ACTIVE,
         full_name=_NOT_IN_GECOS.sub(" ", row.full_name)[:100],
         shell=row.shell if _SHELL.match(row.shell) else "/bin/bash",
+        groups=[name for name in names(row.groups) if _NAME.match(name)][:64],
     )
 
 
@@ -55,7 +58,10 @@ async def ensure(agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
     """
     why = [impossible(row) for row in rows]
     accounts = [_account(row) for row, reason in zip(rows, why, strict=True) if not reason]
-    answers = iter(await agent.call(wire.EnsureAccounts(accounts), list[wire.Outcome]) if accounts else [])
+    answered: list[wire.Outcome] = []
+    for part in framing.parts(accounts, wire.MAX_BATCH) if accounts else ():
+        answered += await agent.call(wire.EnsureAccounts(part), list[wire.Outcome])
+    answers = iter(answered)
     return [
         wire.Outcome(row.username, code=InvalidInput.code, message=reason) if reason else next(answers)
         for row, reason in zip(rows, why, strict=True)
@@ -87,7 +93,13 @@ def settled(row: Row, outcome: wire.Outcome) -> Row:
 
 def _account(row: Row) -> wire.Account:
     shadow = row.shadow_hash if row.shadow_hash and _SHADOW.match(row.shadow_hash) else None
-    return wire.Account(wish(row), shadow, create=row.uid is None)
+    return wire.Account(
+        wish(row),
+        shadow,
+        create=row.uid is None,
+        keys=[line for line in row.ssh_keys.splitlines() if _KEY.match(line) and len(line) <= 3000][:32],
+        networks=[name for name in names(row.allowed_client_ip) if _NETWORK.match(name)][:64],
+    )
 
 
 def failure(outcome: wire.Outcome) -> DiyCloudError:
@@ -106,6 +118,16 @@ async def check_limits(agent: Agent, row: Row, allocation: models.Allocation) ->
         raise failure(outcome)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return the parts of a column that keeps several with commas between, in their order."""
+    return tuple(sorted(part for part in text.replace(" ", ",").split(",") if part)) if text else ()
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of such a column."""
+    return tuple(int(part) for part in names(text) if part.isdecimal()) if text else ()
+
+
 def view(row: Row) -> models.User:
     """Return a user as others may see it."""
     given = row.allocation
@@ -116,6 +138,9 @@ def view(row: Row) -> models.User:
         full_name=row.full_name,
         email=row.email,
         description=row.description,
+        domain=row.domain,
+        groups=names(row.groups),
+        policy=row.policy,
         limits=models.Limits(
             cpu=given.cpu,
             memory=format_size(given.memory),
@@ -124,8 +149,15 @@ def view(row: Row) -> models.User:
             tasks=given.tasks,
             gpu=given.gpu,
         ),
+        shell=row.shell,
         uid=row.uid,
         uuid=row.uuid,
+        external_id=row.external_id,
+        allowed_client_ip=names(row.allowed_client_ip),
+        container_uid=row.container_uid,
+        container_gid=row.container_gid,
+        container_gids=numbers(row.container_gids),
+        sudo=row.sudo,
         portal_only=row.portal_only,
         must_change_password=row.must_change_password,
         settled=row.portal_only or row.generation == row.host_generation,

@@ -1,201 +1,74 @@
-"""Import from CSV: every row checked before the first is created, results row by row.
+"""Import of users: every row checked before the first is created, results row by row.
 
-Columns are CreateUser's fields by name, in any order; username is needed. Batches flow through a small pipeline: while
-the agent makes the accounts of one, the passwords of the next are hashed.
+Batches flow through a small pipeline: while the agent makes the accounts of one, the passwords of the next are hashed.
+Rows of users that exist are changes, each of them the ordinary action (users/bulk.py). Every user has a row in the audit.
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
+import time
 from collections import Counter
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
+from diycloud.actions import audit
 from diycloud.actions.dispatcher import Context
-from diycloud.actions.parsing import Source, fields_of, parse_action
+from diycloud.actions.parsing import parse_action
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
-from diycloud.host.names import is_reserved
-from diycloud.users import host, repository, service
-from diycloud.users.actions import CreateUser, ImportUsers
-from diycloud.users.models import Allocation, ImportReport, ImportRow, Row
+from diycloud.users import bulk, host, placing, progress, repository, service
+from diycloud.users.actions import CreateUser, ImportUsers, ModifyUser
+from diycloud.users.checking import check_rows
+from diycloud.users.models import Allocation, BulkRow, ImportReport, ImportRow, Row, Status
+from diycloud.users.rows import Candidate, ignored_columns, parse_csv, parse_objects
 
 BATCH = wire.MAX_BATCH
-MAX_ROWS = 10_000
-
-
-class Candidate(NamedTuple):
-    """One line of the file: what it asks for, or what is wrong with it."""
-
-    line: int
-    username: str
-    action: CreateUser | None
-    errors: tuple[FieldError, ...] = ()
-    password: str = ""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def wanted(self) -> CreateUser:
-        """What a row without faults asks for."""
-        assert self.action is not None
-        return self.action
-
-    def row(self, outcome: str) -> ImportRow:
-        given = self.action is not None and self.action.password is not msgspec.UNSET
-        errors = tuple((error.field, error.message) for error in self.errors)
-        shown = self.password if outcome in ("created", "pending") and not given else None
-        return ImportRow(self.line, self.username, outcome, shown, self.warnings, errors)
-
-
-class Table(NamedTuple):
-    """A CSV text taken apart. heading: column names in lower case; rows: number of the line a row starts on → cells."""
-
-    heading: list[str]
-    rows: dict[int, list[str]]
-
-
-def read_table(text: str) -> Table:
-    """Take a CSV text apart; commas, semicolons or tabs between the cells. Empty lines are left out.
-
-    Raises InvalidInput for what is no CSV, and for more than MAX_ROWS rows.
-    """
-    text = text.removeprefix("\ufeff")
-    delimiter = max((",", ";", "\t"), key=text.partition("\n")[0].count)  # Excel writes what its country uses
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    rows: dict[int, list[str]] = {}
-    try:
-        heading = [name.strip().lower() for name in next(reader, [])]
-        start = reader.line_num + 1
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows[start] = cells
-            start = reader.line_num + 1
-            if len(rows) > MAX_ROWS:
-                raise _no_table(f"more than {MAX_ROWS} rows", "Split the file.")
-    except csv.Error as error:
-        raise _no_table(f"line {reader.line_num}: {error}", "Put double quotes around text with commas.") from None
-    return Table(heading, rows)
-
-
-def _no_table(message: str, hint: str) -> InvalidInput:
-    return InvalidInput(f"csv: {message}.", hint, errors=[FieldError("csv", message)])
-
-
-def parse_csv(text: str) -> list[Candidate]:
-    """Return the rows of a CSV text, each parsed or with all that is wrong in it.
-
-    Raises InvalidInput if there is no usable heading: nothing can be said of single rows then.
-    """
-    table = read_table(text)
-    _check_heading(table.heading)
-    return [_candidate(line, cells, table.heading) for line, cells in table.rows.items()]
-
-
-def _check_heading(heading: list[str]) -> None:
-    known = fields_of(CreateUser)
-    errors = [
-        FieldError(f"line 1, column {number}", f"{name[:60]!r} is no column; there are: {', '.join(known)}")
-        for number, name in enumerate(heading, 1)
-        if name not in known
-    ]
-    twice = sorted({name for name in heading if heading.count(name) > 1})
-    errors += [FieldError(f"line 1, column {name}", "is there twice") for name in twice]
-    if "username" not in heading:
-        errors.append(FieldError("line 1", "a heading with the column username is needed"))
-    if errors:
-        raise InvalidInput.of(errors)
-
-
-def _candidate(line: int, cells: list[str], heading: list[str]) -> Candidate:
-    raw = {name: cell.strip() if name != "password" else cell for name, cell in zip(heading, cells, strict=False)}
-    username = raw.get("username", "")[:60]
-    if len(cells) != len(heading):
-        message = f"{len(cells)} cells where the heading has {len(heading)}"
-        return Candidate(line, username, None, (FieldError("row", message),))
-    filled = {name: cell for name, cell in raw.items() if cell}  # an empty cell means the default
-    try:
-        return Candidate(line, username, parse_action(CreateUser, filled, Source.TEXT))
-    except InvalidInput as error:
-        return Candidate(line, username, None, error.errors)
-
-
-class _Others(NamedTuple):
-    """What a row is checked beside: the database, the lines before it, the host."""
-
-    names: set[str]
-    emails: set[str]
-    lines: dict[str, int]
-    email_lines: dict[str, int]
-    capacity: wire.HostCapacity | None
-
-
-async def check_rows(ctx: Context, found: list[Candidate]) -> list[Candidate]:
-    """Return the rows with a password each, and with what is wrong in them, among them and beside what exists."""
-    read = ctx.services.database.read
-    names = [c.username for c in found if c.action]
-    emails = [c.action.email.lower() for c in found if c.action and c.action.email]
-    try:
-        capacity = await ctx.services.capacity()
-    except Unavailable:
-        capacity = None
-    taken, taken_emails = await read(repository.existing_names, names), await read(repository.existing_emails, emails)
-    others = _Others(taken, taken_emails, {}, {}, capacity)
-    return [_checked(ctx, c, others) if c.action else c for c in found]
-
-
-def _checked(ctx: Context, c: Candidate, others: _Others) -> Candidate:
-    a, email = c.wanted, (c.wanted.email or "").lower()
-    errors = service.beyond_host(others.capacity, service.allocation_of(a)) if others.capacity else []
-    if is_reserved(c.username):
-        errors.append(FieldError("username", "is a name of the system's"))
-    elif c.username in others.names:
-        errors.append(FieldError("username", "there is such a user already"))
-    elif c.username in others.lines:
-        errors.append(FieldError("username", f"is on line {others.lines[c.username]} too"))
-    if email in others.emails:
-        errors.append(FieldError("email", "another user has this address"))
-    elif email in others.email_lines:
-        errors.append(FieldError("email", f"is on line {others.email_lines[email]} too"))
-    others.lines.setdefault(c.username, c.line)
-    if email:
-        others.email_lines.setdefault(email, c.line)
-    password = ""
-    warnings: tuple[str, ...] = ()
-    try:
-        own = (c.username, a.full_name or "", a.email or "")
-        password, warnings = service.choose_password(ctx, a.password, own)
-    except InvalidInput as error:
-        errors.extend(error.errors)
-    return c._replace(errors=tuple(errors), password=password, warnings=warnings)
+UNSET = msgspec.UNSET
+_CHANGEABLE = frozenset(ModifyUser.__struct_fields__) - {"force"}
+_OUTCOMES = {"done": "changed", "possible": "change", "left-out": "refused", "failed": "refused"}
 
 
 async def import_users(ctx: Context, action: ImportUsers) -> ImportReport:
-    """Create the users of a CSV text, or only say what would be wrong (dry run).
+    """Create the users of a CSV text or a list, or only say what would be wrong (dry run).
 
-    With any row at fault nothing is created. A crash leaves whole users: reconcile completes those that were committed,
-    and importing the rest again says which rows exist.
+    With any row at fault nothing is done. A crash leaves whole users: reconcile completes those that were committed, and
+    importing the rest again says which rows exist (`update` passes over them).
     """
-    found = await check_rows(ctx, await asyncio.to_thread(parse_csv, action.csv))
-    good = [service.allocation_of(c.wanted) for c in found if not c.errors]
-    warnings = await _promises(ctx.services, good)
-    refused = len(found) - len(good)
+    found = await asyncio.to_thread(_candidates, action)
+    found = await check_rows(ctx, found, update=action.update)
+    changes = {c.line: _change(c) for c in found if c.exists and not c.errors}
+    checked = {job.number: job for job in await bulk.check(ctx, list(changes.values()))}
+    found = [c._replace(errors=checked[c.line].errors) if c.line in checked else c for c in found]
+    good = [c.allocation for c in found if not c.errors and not c.exists]
+    warnings = ignored_columns(found) + await _promises(ctx.services, good)
+    refused = sum(bool(c.errors) for c in found)
     ctx.changes = {"rows": len(found), "refused": refused}
     if refused or action.dry_run:
-        rows = [c.row("refused" if c.errors else "new") for c in found]
+        rows = [c.row("refused" if c.errors else "change" if c.exists else "new") for c in found]
         if refused and not action.dry_run:
             raise ImportRefused(ImportReport(False, rows, 0, refused))
         return ImportReport(action.dry_run, rows, 0, refused, warnings=warnings)
-    rows = await _create_all(ctx, found)
-    by_outcome = Counter(row.outcome for row in rows)
-    ctx.changes = {"created": [r.username for r in rows if r.outcome != "refused"][:1000]}
+    rows = await _create_all(ctx, [c for c in found if not c.exists])
+    rows += [_as_row(c, row) for c, row in await _change_all(ctx, [c for c in found if c.exists], checked)]
+    count = Counter(row.outcome for row in rows)
+    ctx.changes = {name: [r.username for r in rows if r.outcome in kinds][:1000] for name, kinds in _TOLD.items()}
     return ImportReport(
-        False, rows, by_outcome["created"], by_outcome["refused"], by_outcome["pending"], warnings=warnings
-    )
+        False, sorted(rows, key=lambda row: row.line), count["created"], count["refused"], count["pending"],
+        count["changed"], warnings,
+    )  # fmt: skip
+
+
+_TOLD = {"created": ("created", "pending"), "changed": ("changed",)}
+
+
+def _candidates(action: ImportUsers) -> list[Candidate]:
+    if bool(action.csv) == bool(action.users):
+        raise InvalidInput.of([FieldError("csv", "the rows are needed, either as csv or as users")])
+    return parse_csv(action.csv) if action.csv else parse_objects(action.users)
 
 
 async def _promises(services: Services, good: list[Allocation]) -> tuple[str, ...]:
@@ -222,6 +95,35 @@ class ImportRefused(InvalidInput):
         self.report = report
 
 
+# -- users that exist
+
+
+def _change(c: Candidate) -> bulk.Job:
+    """Return the change that a row of a user who exists asks for: what it says, no more. JSON's null clears."""
+    clearable = {"email", "full_name", "description", "external_id", "container_uid", "container_gid"}
+    said = {
+        name: value
+        for name, value in c.given.items()
+        if name in _CHANGEABLE and (value is not None or name in clearable)
+    }
+    return bulk.Job(c.line, c.username, "modify", parse_action(ModifyUser, said, c.source))
+
+
+async def _change_all(
+    ctx: Context, found: list[Candidate], checked: dict[int, bulk.Job]
+) -> list[tuple[Candidate, BulkRow]]:
+    done = await bulk.run(ctx, [checked[c.line] for c in found], stop=False) if found else []
+    return list(zip(found, done, strict=True))
+
+
+def _as_row(c: Candidate, done: BulkRow) -> ImportRow:
+    outcome = _OUTCOMES.get(done.outcome, done.outcome)
+    return ImportRow(c.line, c.username, outcome, None, (*c.warnings, *done.warnings), done.errors)
+
+
+# -- new users
+
+
 async def _create_all(ctx: Context, found: list[Candidate]) -> list[ImportRow]:
     batches = [found[i : i + BATCH] for i in range(0, len(found), BATCH)]
     rows: list[ImportRow] = []
@@ -230,53 +132,101 @@ async def _create_all(ctx: Context, found: list[Candidate]) -> list[ImportRow]:
         assert hashing is not None
         hashes = await hashing
         hashing = asyncio.create_task(_hash(ctx, batches[number + 1])) if number + 1 < len(batches) else None
-        rows += await _create_batch(ctx, batch, hashes)
+        made = await _create_batch(ctx, batch, hashes)
+        for row in made:
+            progress.tell(row)
+        rows += made
     return rows
 
 
 async def _hash(ctx: Context, batch: list[Candidate]) -> list[tuple[str, str | None]]:
-    """Return the portal's and the host's hash of each password, both made at once."""
-    texts = [c.password for c in batch]
+    """Return the portal's and the host's hash of each password, both made at once; a hash that is given stays."""
+    texts = [c.password for c in batch if c.password]
 
     async def shadows() -> list[str | None]:
         try:
-            return [*await ctx.services.agent.call(wire.HashPasswords(texts), list[str])]
+            return [*await ctx.services.agent.call(wire.HashPasswords(texts), list[str])] if texts else []
         except Unavailable:
             return [None] * len(texts)
 
     hashed, shadow = await asyncio.gather(ctx.services.hasher.hash_many(texts), shadows())
-    return list(zip(hashed, shadow, strict=True))
+    made = iter(zip(hashed, shadow, strict=True))
+    return [next(made) if c.password else (str(c.kept.password_hash), None) for c in batch]
+
+
+def _columns(c: Candidate, hashed: str, shadow: str | None) -> dict[str, Any]:
+    """Return the columns of a new user, with what the row restores."""
+    assert c.where is not None
+    kept = {name: value for name in ("uuid", "created_at") if (value := getattr(c.kept, name)) is not UNSET}
+    columns = service.new_columns(c.wanted, c.where, hashed, shadow) | kept
+    if c.password == "" and c.wanted.must_change_password is UNSET:
+        columns["must_change_password"] = 0  # nobody was given a password that others know
+    if c.kept.portal_only:
+        columns |= {"portal_only": 1, "shadow_hash": None, "status": Status.ACTIVE}
+    if c.kept.status in (Status.INACTIVE, Status.DELETED):
+        columns["status"] = c.kept.status
+    return columns
 
 
 async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple[str, str | None]]) -> list[ImportRow]:
-    services = ctx.services
+    started, begun = time.monotonic(), dict[int, int]()
 
     def store(connection: Connection) -> list[Row]:
         ids = []
         for c, (hashed, shadow) in zip(batch, hashes, strict=True):
             a = c.wanted
-            generated = a.password is msgspec.UNSET
-            columns = service.new_columns(a, hashed, shadow, generated=generated)
-            ids.append(repository.add(connection, columns, service.allocation_of(a)))
+            assert c.where is not None
+            placing.check_name_free(connection, c.username)
+            user_id = repository.add(connection, _columns(c, hashed, shadow), c.allocation)
+            if a.groups:
+                placing.join(connection, user_id, c.where.domain, a.groups)
+            begun[user_id] = audit.begin(
+                connection, ctx.actor, CreateUser.action_name, c.username, audit.asked(a), domain=c.where.domain
+            )
+            ids.append(user_id)
         return [row for user_id in ids if (row := repository.by_id(connection, user_id))]
 
     try:
         stored = await ctx.write(store)
-    except Conflict:
-        if len(batch) > 1:  # one of them was taken meanwhile: which?
+    except (Conflict, InvalidInput) as error:
+        if len(batch) > 1:  # one of them was taken, or a group of theirs removed, meanwhile: which?
             one_by_one = [await _create_batch(ctx, [c], [both]) for c, both in zip(batch, hashes, strict=True)]
             return [row for rows in one_by_one for row in rows]
-        return [batch[0]._replace(errors=(FieldError("username", "was taken meanwhile"),)).row("refused")]
-    try:
-        outcomes = await host.settle(services.database, services.agent, stored)
-    except Unavailable:
-        return [c._replace(warnings=(*c.warnings, service.LATER)).row("pending") for c in batch]
+        why = getattr(error, "errors", ()) or (FieldError("username", "was taken meanwhile"),)
+        return [batch[0]._replace(errors=why).row("refused")]
+    outcomes = await _settle(ctx, stored)
     rows = []
-    for c, row, outcome in zip(batch, stored, outcomes, strict=True):
-        if outcome.code:
-            await ctx.write(repository.remove, row.id)
+    refused: list[Row] = []
+    for c, row in zip(batch, stored, strict=True):
+        outcome = outcomes.get(row.id) if outcomes is not None else None
+        if row.portal_only:
+            rows.append(c.row("created"))
+        elif outcome is None:
+            rows.append(c._replace(warnings=(*c.warnings, service.LATER)).row("pending"))
+        elif outcome.code:
+            refused.append(row)
             rows.append(c._replace(errors=(FieldError("host", outcome.message),)).row("refused"))
         else:
-            warnings = (*c.warnings, outcome.warning) if outcome.warning else c.warnings
-            rows.append(c._replace(warnings=warnings).row("created"))
+            more = (outcome.warning,) if outcome.warning else ()
+            rows.append(c._replace(warnings=(*c.warnings, *more)).row("created"))
+
+    def end(connection: Connection) -> None:
+        for row in refused:
+            repository.remove(connection, row.id)
+        for row, told in zip(stored, rows, strict=True):
+            outcome, message = ("refused", told.errors[0][1]) if told.errors else ("done", "")
+            spent = (time.monotonic() - started) * 1000
+            audit.end(connection, begun[row.id], outcome, message=message, duration_ms=spent, changes=None)
+
+    await ctx.write(end)
     return rows
+
+
+async def _settle(ctx: Context, stored: list[Row]) -> dict[int, wire.Outcome] | None:
+    """Have the host follow; returns its answers by the row's id, None if the agent does not answer."""
+    people = [row for row in stored if not row.portal_only]
+    try:
+        outcomes = await host.settle(ctx.services.database, ctx.services.agent, people)
+    except Unavailable:
+        return None
+    return {row.id: outcome for row, outcome in zip(people, outcomes, strict=True)}

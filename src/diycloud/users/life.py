@@ -19,6 +19,7 @@ from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewP
 from diycloud.users.models import Changed, Purged, PurgePlan, Row, Status
 
 log = structlog.get_logger()
+ARCHIVE_S = 600.0
 
 
 async def disable_user(ctx: Context, action: DisableUser) -> Changed:
@@ -36,7 +37,7 @@ async def _lock_out(ctx: Context, username: str, to: Status, *, keep_running: bo
     service.check_transition(row, to)
     await service.keep_an_admin(ctx, row)
     changed = await _move(ctx, row, to, end_sessions=True)
-    if keep_running or row.portal_only or changed.user.uid is None:
+    if keep_running or row.portal_only or changed.user.uid is None or row.host_generation == 0:
         return changed
     try:
         await ctx.services.agent.call(wire.StopWorkloads(username), int)
@@ -57,6 +58,11 @@ async def _activate(ctx: Context, username: str, since: Status) -> Changed:
     row = await service.get(ctx.services, username)
     if row.status is not since:
         raise Conflict(f"{username} is {row.status}, not {since}.")
+    if row.sudo:
+        raise Conflict(
+            f"{username} has sudo, so only root may open the account again.",
+            f"As root on the host: diycloud user sudo {username} --revoke, then try again; grant it afterwards.",
+        )
     return await _move(ctx, row, Status.ACTIVE)
 
 
@@ -72,7 +78,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
 
     await ctx.write(store)
     # A row without an account (a name of the host's, written here by hand) has nobody to lock out.
-    return await service.apply(ctx, row.id, strict=end_sessions and row.uid is not None)
+    return await service.apply(ctx, row.id, strict=end_sessions and row.uid is not None and row.host_generation > 0)
 
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
@@ -87,15 +93,30 @@ async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
 async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
     """Remove a soft-deleted user for good. Can be repeated until it is through; reconcile goes on after a crash."""
     row = await service.get(ctx.services, action.username)
+    if row.status not in (Status.DELETED, Status.PURGE_ERROR, Status.PURGING):
+        raise Conflict(
+            f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
+        )
+    archived = await _archive(ctx.services, row) if action.archive else wire.Archived()
     if row.status is not Status.PURGING:
-        if row.status not in (Status.DELETED, Status.PURGE_ERROR):
-            raise Conflict(
-                f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
-            )
         await ctx.write(repository.change, row.id, {"status": Status.PURGING}, since=row.status)
     await finish_purge(ctx.services, await service.get(ctx.services, action.username))
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
-    return Purged(row.username, home_in_trash=not row.portal_only and row.uid is not None)
+    has_home = not row.portal_only and row.uid is not None
+    left_out = (f"{archived.left_out} entries of the home are not in the archive.",) if archived.left_out else ()
+    size = human_size(archived.bytes) if archived.path else ""
+    return Purged(row.username, home_in_trash=has_home, archive=archived.path, archive_size=size, warnings=left_out)
+
+
+async def _archive(services: Services, row: Row) -> wire.Archived:
+    """Have the home packed while the user is only deleted: whatever fails here, nothing is gone yet.
+
+    Told again after a crash it finds the archive that is there. Raises what is in the way, Unavailable if packing takes
+    longer than a message may: it goes on, and the same purge again finds it done.
+    """
+    if row.portal_only or row.uid is None:
+        return wire.Archived()
+    return await services.agent.call(wire.ArchiveHome(row.username), wire.Archived, deadline=ARCHIVE_S)
 
 
 async def finish_purge(services: Services, row: Row) -> None:
@@ -108,7 +129,8 @@ async def finish_purge(services: Services, row: Row) -> None:
         except (Unavailable, TooManyRequests):
             raise  # stays purging: reconcile goes on when the agent is back, or takes more of the server's purges
         except DiyCloudError as error:
-            if isinstance(error, PermissionDenied) and row.uid is None:  # a name of the host's, written here by hand
+            # A name of the host's, written here by hand, or adopted without root's word to the agent.
+            if isinstance(error, PermissionDenied) and (row.uid is None or row.host_generation == 0):
                 await services.database.write(repository.remove, row.id)
                 return
             problem: dict[str, Any] = {"status": Status.PURGE_ERROR, "host_problem": error.message[:500]}

@@ -10,11 +10,13 @@ import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, Select, bindparam, func, or_, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, func, or_, select, tuple_
 
-from diycloud.db.engine import data_version
+from diycloud.db.engine import Prepared, data_version, driver_errors
+from diycloud.db.sql import pattern
+from diycloud.db.tables import group_members as members
+from diycloud.db.tables import groups, users
 from diycloud.db.tables import resource_allocations as allocations
-from diycloud.db.tables import users
 from diycloud.errors import FieldError, InvalidInput
 from diycloud.users.models import Allocation, Row, Status
 from diycloud.users.repository import ROW, to_row
@@ -39,6 +41,9 @@ class Shape(NamedTuple):
     status: str
     """`` hides the deleted, `all` hides none, `one` asks for one."""
     role: bool
+    domain: bool = False
+    group: bool = False
+    policy: bool = False
 
 
 class Order(NamedTuple):
@@ -55,6 +60,9 @@ def page(
     search: str,
     status: str | None,
     role: str | None,
+    domain: str | None = None,
+    group: str | None = None,
+    policy: str | None = None,
     sort: str,
     descending: bool,
     cursor: str,
@@ -64,14 +72,17 @@ def page(
 
     A page costs the same wherever it is in the list. Raises InvalidInput for a cursor that this list did not give.
     """
-    shape = Shape(bool(search), status if status == "all" else "one" if status else "", bool(role))
-    given: dict[str, Any] = {"search": search.lower(), "status": status, "role": role}
-    parameters = {name: given[name] for name in _parameters(shape)}
+    shape, given = chosen(search=search, status=status, role=role, domain=domain, group=group, policy=policy)
+    values = {name: given[name] for name in parameters(shape)}
     backwards, after = _parse_cursor(cursor, sort, descending)
     order = Order(sort, descending != backwards, after is not None)
-    if after is not None:
-        parameters |= {"key": after[0], "row_id": after[1]}
-    found = connection.execute(_page(shape, order), {**parameters, "rows": limit + 1}).all()
+    place: dict[str, Any] = {} if after is None else {"key": after[0], "row_id": after[1]}
+    try:
+        found = _page(shape, order).fetch_all(connection, **values, **place, rows=limit + 1)
+    except driver_errors(
+        connection
+    ).DataError:  # a text where PostgreSQL has a number; SQLite, which keeps what people wrote, may have one there
+        raise _bad_cursor("is not one this list gave") from None
     more, found = len(found) > limit, found[:limit]
     if backwards:
         found = found[::-1]
@@ -80,58 +91,87 @@ def page(
         previous = _cursor("<", sort, descending, found[0])
     if found and (after is not None if backwards else more):
         following = _cursor(">", sort, descending, found[-1])
-    return [to_row(row[:-1]) for row in found], _total(connection, shape, given), following, previous
+    whole = after is None and not more  # then these are all that match
+    total = len(found) if whole else _total(connection, shape, values)
+    return [to_row(row[:-1]) for row in found], total, following, previous
 
 
-def _parameters(shape: Shape) -> list[str]:
-    asked = (("search", shape.search), ("status", shape.status == "one"), ("role", shape.role))
-    return [name for name, wanted in asked if wanted]
+def chosen(
+    *, search: str, status: str | None, role: str | None, domain: str | None, group: str | None, policy: str | None
+) -> tuple[Shape, dict[str, Any]]:
+    """Return the shape of a question and all that was given for it; `parameters` says which of it the shape needs."""
+    shape = Shape(
+        bool(search),
+        status if status == "all" else "one" if status else "",
+        bool(role),
+        domain is not None,
+        bool(group),
+        bool(policy),
+    )
+    return shape, {
+        "search": pattern(search), "status": status, "role": role, "domain": domain, "group": group, "policy": policy,
+    }  # fmt: skip
 
 
-def _conditions(shape: Shape) -> list[ColumnElement[bool]]:
+def parameters(shape: Shape) -> list[str]:
+    found = [name for name in ("search", "role", "domain", "group", "policy") if getattr(shape, name)]
+    return [*found, "status"] if shape.status == "one" else found
+
+
+def conditions(shape: Shape) -> list[ColumnElement[bool]]:
+    """Return what a row must be like."""
     found: list[ColumnElement[bool]] = []
     if shape.search:
-        columns = (users.c.username, users.c.full_name, users.c.email)
-        found.append(or_(*(func.instr(func.lower(column), bindparam("search")) > 0 for column in columns)))
+        columns = (users.c.username, users.c.full_name, users.c.email, users.c.description, users.c.external_id)
+        found.append(or_(*(func.contains(column, bindparam("search")) for column in columns)))
     if not shape.status:
         found.append(users.c.status != Status.DELETED.value)
     elif shape.status == "one":
         found.append(users.c.status == bindparam("status"))
     if shape.role:
         found.append(users.c.role == bindparam("role"))
+    if shape.domain:
+        found.append(users.c.domain == bindparam("domain"))
+    if shape.policy:
+        found.append(users.c.policy == bindparam("policy"))
+    if shape.group:
+        joined = members.join(groups, groups.c.id == members.c.group_id)
+        inside = select(members.c.user_id).select_from(joined).where(groups.c.name == bindparam("group"))
+        found.append(users.c.id.in_(inside))
     return found
 
 
 @lru_cache(maxsize=512)
-def _page(shape: Shape, order: Order) -> Select[Any]:
+def _page(shape: Shape, order: Order) -> Prepared:
     column = SORT_COLUMNS[order.sort]
-    query = ROW.add_columns(column.label("sort_key")).where(*_conditions(shape))
+    query = ROW.add_columns(column.label("sort_key")).where(*conditions(shape))
     if order.after:
         key: BindParameter[Any] = bindparam("key")
         row_id: BindParameter[Any] = bindparam("row_id")
         here, there = tuple_(column, users.c.id), tuple_(key, row_id)  # row values: SQLite walks the index from there
         query = query.where(here < there if order.downwards else here > there)
     ends = (column.desc(), users.c.id.desc()) if order.downwards else (column.asc(), users.c.id.asc())
-    return query.order_by(*ends).limit(bindparam("rows"))
+    return Prepared(query.order_by(*ends).limit(bindparam("rows")))
 
 
 @lru_cache(maxsize=64)
-def _count(shape: Shape) -> Select[Any]:
-    return select(func.count()).select_from(users).where(*_conditions(shape))
+def _count(shape: Shape) -> Prepared:
+    return Prepared(select(func.count()).select_from(users).where(*conditions(shape)))
 
 
 MAX_TOTALS = 256
 
 
-def _total(connection: Connection, shape: Shape, given: dict[str, Any]) -> int:
+def _total(connection: Connection, shape: Shape, values: dict[str, Any]) -> int:
     """Return how many rows match; counted again only when somebody has changed the database."""
-    parameters = {name: given[name] for name in _parameters(shape)}
-    key, version = (shape, tuple(parameters.values())), data_version(connection)
-    totals: dict[object, tuple[int, int]] = connection.info.setdefault("totals", {})  # lives as long as the connection
+    key, version = (shape, tuple(values.values())), data_version(connection)
+    totals: dict[object, tuple[object, int]] = connection.info.setdefault(
+        "totals", {}
+    )  # lives as long as the connection
     known = totals.get(key)
     if known is not None and known[0] == version:
         return known[1]
-    total = int(connection.execute(_count(shape), parameters).scalar_one())
+    total = int(_count(shape)(connection, **values).fetchone()[0])
     if len(totals) >= MAX_TOTALS:
         totals.clear()
     totals[key] = (version, total)
@@ -139,7 +179,7 @@ def _total(connection: Connection, shape: Shape, given: dict[str, Any]) -> int:
 
 
 def _cursor(side: str, sort: str, descending: bool, row: Any) -> str:
-    text = json.dumps([side, sort, descending, row.sort_key, row.id])
+    text = json.dumps([side, sort, descending, row[-1], row[0]])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -151,7 +191,7 @@ def _parse_cursor(cursor: str, sort: str, descending: bool) -> tuple[bool, tuple
         side, of_sort, of_descending, key, row_id = json.loads(
             base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         )
-        if side not in ("<", ">") or not _is_id(row_id) or not _is_key(key):
+        if side not in ("<", ">") or not _is_id(row_id) or not _is_key(key, sort):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
         raise _bad_cursor("is not one this list gave") from None
@@ -168,8 +208,8 @@ def _is_id(value: object) -> bool:
     return type(value) is int and abs(value) < 1 << 63
 
 
-def _is_key(value: object) -> bool:
-    """Tell whether SQLite can take a value of a cursor, which may come from anywhere."""
+def _is_key(value: object, sort: str) -> bool:
+    """Tell whether the database can take a value of a cursor, which may come from anywhere."""
     if isinstance(value, str):
-        return not any("\ud800" <= c <= "\udfff" for c in value)
-    return isinstance(value, float) or _is_id(value)
+        return not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    return sort == "cpu" and (isinstance(value, float) or _is_id(value))

@@ -69,6 +69,16 @@ class Row(msgspec.Struct, frozen=True):
     must_change_password: bool
     updated_at: str
     last_login_ip: str | None
+    domain: str
+    policy: str
+    allowed_client_ip: str
+    external_id: str | None
+    sudo: bool
+    container_uid: int | None
+    container_gid: int | None
+    container_gids: str
+    ssh_keys: str
+    groups: str
     allocation: Allocation
 
 
@@ -86,18 +96,30 @@ class Limits(msgspec.Struct, frozen=True):
 class User(msgspec.Struct, frozen=True):
     """A user as the API, the command line and the portal show it.
 
-    settled: the host is as the database says; host_problem: why not, if it refused. version: grows with every change.
+    settled: the host is as the database says; host_problem: why not, if it refused. version: grows with every change
+    that the host must know. allowed_client_ip: networks, none means from anywhere. container_*: what containers run as,
+    where it is not the user's own.
     """
 
     username: str
     status: Status
     role: Role
+    domain: str
+    groups: tuple[str, ...]
+    policy: str
     full_name: str
     email: str | None
     description: str
     limits: Limits
+    shell: str
     uid: int | None
     uuid: str
+    external_id: str | None
+    allowed_client_ip: tuple[str, ...]
+    container_uid: int | None
+    container_gid: int | None
+    container_gids: tuple[int, ...]
+    sudo: bool
     portal_only: bool
     must_change_password: bool
     settled: bool
@@ -147,14 +169,20 @@ class PurgePlan(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """What a purge removed."""
+    """What a purge removed. archive: path of the packed home, empty if none was asked for; archive_size: as text."""
 
     username: str
     home_in_trash: bool
+    archive: str = ""
+    archive_size: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class ImportRow(msgspec.Struct, frozen=True):
-    """One row of an import. line: in the file, the heading is 1. outcome: new, created, pending, refused."""
+    """One row of an import. line: in the file, the heading is 1, or the place in a list of objects, from 1.
+
+    outcome: new or change in a dry run; created, changed, pending or refused.
+    """
 
     line: int
     username: str
@@ -173,7 +201,35 @@ class ImportReport(msgspec.Struct, frozen=True):
     created: int
     refused: int
     pending: int = 0
+    changed: int = 0
     warnings: tuple[str, ...] = ()
+
+
+class BulkRow(msgspec.Struct, frozen=True):
+    """What became of one change. row: its place in the list, from 1. password: a generated one, shown this once.
+
+    outcome: possible (dry run), done, pending (the host follows), refused, failed, left-out (one before it failed).
+    """
+
+    row: int
+    username: str
+    action: str
+    outcome: str
+    password: str | None = None
+    warnings: tuple[str, ...] = ()
+    errors: tuple[tuple[str, str], ...] = ()
+    """Field and what is wrong there."""
+
+
+class BulkReport(msgspec.Struct, frozen=True):
+    """What became of many changes, in their order. failed: refused ones with them."""
+
+    dry_run: bool
+    rows: list[BulkRow]
+    done: int
+    failed: int
+    pending: int = 0
+    left_out: int = 0
 
 
 class Reading(msgspec.Struct, frozen=True):

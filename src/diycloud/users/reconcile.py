@@ -8,11 +8,12 @@ import time
 
 import structlog
 
-from diycloud.actions import audit
+from diycloud.actions import audit, claims
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
 from diycloud.errors import DiyCloudError, Unavailable
+from diycloud.groups import host as groups
 from diycloud.users import host, life, repository
 from diycloud.users.models import Status
 
@@ -21,7 +22,14 @@ EVERY_S = 60
 
 
 async def reconcile(services: Services) -> wire.SyncReport:
-    """Finish purges, settle what the host has not confirmed, then compare the whole list. Raises Unavailable."""
+    """Have the groups, finish purges, settle what the host has not confirmed, then compare the whole list.
+
+    Raises Unavailable. Groups come before those who are in them; what keeps the host from groups keeps nobody's limits.
+    """
+    try:
+        await groups.reconcile(services)
+    except DiyCloudError as error:
+        log.warning("groups not reconciled", reason=str(error))
     for row in await services.database.read_long(repository.with_status, Status.PURGING):
         with contextlib.suppress(DiyCloudError):  # noted in the row
             await life.finish_purge(services, row)
@@ -51,10 +59,11 @@ async def _settle_all(services: Services) -> None:
 
 
 async def housekeeping(services: Services) -> None:
-    """Forget expired sessions and old audit rows."""
+    """Forget expired sessions, idempotency keys of yesterday and old audit rows."""
     settings, now = services.settings.server, int(time.time())
     idle = settings.session_idle_minutes * 60
     await services.database.write(lambda connection: sessions.forget_expired(connection, now=now, idle_s=idle))
+    await services.database.write(claims.forget)
     await services.database.write(audit.forget, settings.audit_days)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -18,21 +18,29 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
     update,
 )
 
 from diycloud.actions.roles import Role
-from diycloud.db.engine import Prepared, fetch_one
+from diycloud.db.engine import Prepared
+from diycloud.db.tables import group_members as members
+from diycloud.db.tables import groups, sessions, users
 from diycloud.db.tables import resource_allocations as allocations
-from diycloud.db.tables import sessions, users
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.units import format_size, parse_size
 from diycloud.users.models import Allocation, Row, Status
 
+T = TypeVar("T")
 _JOIN = users.outerjoin(allocations, allocations.c.user_id == users.c.id)
+_GROUPS = (
+    select(func.group_concat(groups.c.name))
+    .select_from(members.join(groups, groups.c.id == members.c.group_id))
+    .where(members.c.user_id == users.c.id)
+    .scalar_subquery()
+)
 _COLUMNS = (
-    *(users.c[name] for name in Row.__struct_fields__ if name != "allocation"),
+    *(users.c[name] for name in Row.__struct_fields__ if name not in ("groups", "allocation")),
+    _GROUPS.label("groups"),
     allocations.c.cpu_limit,
     allocations.c.mem_limit,
     allocations.c.disk_quota,
@@ -43,11 +51,12 @@ _COLUMNS = (
 _WIDTH = len(_COLUMNS) - 6
 _NAMES = tuple(column.name for column in _COLUMNS)
 _ROLE, _STATUS = _NAMES.index("role"), _NAMES.index("status")
-_FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set"))
+_FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo"))
+_GROUP_NAMES = _NAMES.index("groups")
 ROW: Select[Any] = select(*_COLUMNS).select_from(_JOIN)
 """What `to_row` takes: queries of lists add to it."""
-_BY_NAME = str(ROW.where(users.c.username == text("?")).compile(compile_kwargs={"literal_binds": True}))
-_BY_ID = str(ROW.where(users.c.id == text("?")).compile(compile_kwargs={"literal_binds": True}))
+_BY_NAME = Prepared(ROW.where(users.c.username == bindparam("username")))
+_BY_ID = Prepared(ROW.where(users.c.id == bindparam("user_id")))
 _THIS = users.c.id == bindparam("user_id")
 _ANSWERED = users.c.generation == bindparam("answered")
 _DEFAULTS = Allocation()
@@ -81,18 +90,32 @@ def to_row(values: Sequence[Any]) -> Row:
     head[_ROLE], head[_STATUS] = Role(head[_ROLE]), Status(head[_STATUS])
     for flag in _FLAGS:
         head[flag] = bool(head[flag])
+    head[_GROUP_NAMES] = head[_GROUP_NAMES] or ""
     return Row(*head, allocation)  # type: ignore[call-arg]  # mypy cannot count a star's values
 
 
 def by_name(connection: Connection, username: str) -> Row | None:
     """Return a user. The hottest read: one prepared statement."""
-    found = fetch_one(connection, _BY_NAME, (username,))
+    found = _BY_NAME(connection, username=username).fetchone()
     return to_row(found) if found else None
 
 
 def by_id(connection: Connection, user_id: int) -> Row | None:
-    found = fetch_one(connection, _BY_ID, (user_id,))
+    found = _BY_ID(connection, user_id=user_id).fetchone()
     return to_row(found) if found else None
+
+
+def by_ids(connection: Connection, ids: Iterable[int]) -> list[Row]:
+    """Return some users, those that are there."""
+    return [to_row(row) for part in _parts(ids) for row in connection.execute(ROW.where(users.c.id.in_(part)))]
+
+
+def names_of(connection: Connection, ids: Iterable[int]) -> list[str]:
+    """Return the names of some users, sorted."""
+    query = select(users.c.username)
+    return sorted(
+        name for part in _parts(ids) for name in connection.execute(query.where(users.c.id.in_(part))).scalars()
+    )
 
 
 def existing_names(connection: Connection, names: Iterable[str]) -> set[str]:
@@ -105,13 +128,29 @@ def existing_emails(connection: Connection, emails: Iterable[str]) -> set[str]:
     return _existing(connection, func.lower(users.c.email), [email.lower() for email in emails])
 
 
+def existing(connection: Connection, column: str, values: Iterable[str]) -> set[str]:
+    """Return which values of a column that is each user's own are taken; addresses in lower case."""
+    if column == "email":
+        return existing_emails(connection, values)
+    return _existing(connection, users.c[column], values)
+
+
+def has_external_id(connection: Connection, external_id: str) -> bool:
+    """Tell whether a user has this id of an outside directory."""
+    return connection.execute(select(users.c.id).where(users.c.external_id == external_id)).first() is not None
+
+
 def _existing(connection: Connection, column: ColumnElement[Any], values: Iterable[str]) -> set[str]:
-    wanted = list(values)
     found: set[str] = set()
-    for start in range(0, len(wanted), 500):
-        query = select(column).where(column.in_(wanted[start : start + 500]))
-        found.update(connection.execute(query).scalars())
+    for part in _parts(values):
+        found.update(connection.execute(select(column).where(column.in_(part))).scalars())
     return found
+
+
+def _parts(values: Iterable[T]) -> Iterator[list[T]]:
+    """Cut values into parts that one IN (…) takes."""
+    wanted = list(values)
+    return (wanted[start : start + 500] for start in range(0, len(wanted), 500))
 
 
 def add(connection: Connection, values: dict[str, Any], allocation: Allocation) -> int:
@@ -213,7 +252,7 @@ def note_lost_passwords(connection: Connection, names: Iterable[str]) -> None:
 
 def remove(connection: Connection, user_id: int) -> None:
     """Remove a user's rows. The audit stays: it tells what happened under the name."""
-    for table in (sessions, allocations):
+    for table in (sessions, members, allocations):
         connection.execute(delete(table).where(table.c.user_id == user_id))
     connection.execute(delete(users).where(users.c.id == user_id))
 
@@ -292,7 +331,6 @@ def count_by_status(connection: Connection) -> dict[str, int]:
 def tidy(connection: Connection) -> int:
     """Remove orphans that hand-made changes left behind; returns how many rows."""
     known = select(users.c.id)
-    return sum(
-        connection.execute(delete(table).where(table.c.user_id.notin_(known))).rowcount
-        for table in (allocations, sessions)
-    )
+    orphans = [(table, table.c.user_id.notin_(known)) for table in (allocations, sessions, members)]
+    orphans.append((members, members.c.group_id.notin_(select(groups.c.id))))
+    return sum(connection.execute(delete(table).where(orphaned)).rowcount for table, orphaned in orphans)

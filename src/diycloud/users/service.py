@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,8 +17,8 @@ from diycloud.auth import passwords, sessions
 from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from diycloud.host.names import is_reserved
-from diycloud.units import format_size, human_size
-from diycloud.users import host, listing, repository
+from diycloud.units import human_size
+from diycloud.users import changing, host, listing, placing, repository
 from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
 from diycloud.users.models import SIGN_IN, TRANSITIONS, Allocation, Changed, Created, Page, Row, Status, User
 
@@ -41,6 +40,7 @@ async def show_user(ctx: Context, action: ShowUser) -> User:
 
 async def list_users(ctx: Context, action: ListUsers) -> Page:
     asked = {name: getattr(action, name) for name in ListUsers.__struct_fields__}
+    asked["domain"] = ctx.within(action.domain)
     database = ctx.services.database
     if action.sort == "username" and not action.search and action.limit <= 100:  # one walk along an index
         rows, total, following, previous = await database.read(listing.page, **asked)
@@ -55,21 +55,27 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
         raise InvalidInput.of([FieldError("username", f"{action.username} is a name of the system's")])
     if await database.read(repository.existing_names, [action.username]):
         raise Conflict(f"username: there is a user {action.username!r} already.", "A name is free again after a purge.")
+    await database.read(placing.check_name_free, action.username)
     await check_email(services, action.email)
+    await check_external_id(services, action.external_id)
+    where = await placing.place(ctx, action)
     password, warnings = choose_password(
         ctx, action.password, (action.username, action.full_name or "", action.email or "")
     )
-    allocation = allocation_of(action)
+    allocation = placing.allocation_of(action, where.policy)
     capacity = await check_size(services, allocation)
     hashed, shadow = await asyncio.gather(services.hasher.hash(password), shadow_hash(services, password))
-    values = new_columns(action, hashed, shadow, generated=action.password is UNSET)
+    values = new_columns(action, where, hashed, shadow)
 
     def store(connection: Connection) -> tuple[int, tuple[str, ...]]:
+        placing.check_name_free(connection, action.username)
         user_id = repository.add(connection, values, allocation)
+        if action.groups:
+            placing.join(connection, user_id, where.domain, action.groups)
         return user_id, over_promised(connection, services.settings.server, capacity, allocation)
 
     user_id, promises = await ctx.write(store)
-    row, warnings = await _by_id(services, user_id), warnings + promises
+    row, warnings = await by_id(services, user_id), warnings + promises
     try:
         outcome = (await host.ensure(services.agent, [row]))[0]
     except Unavailable:
@@ -85,14 +91,9 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     return Created(host.view(row), None if action.password is not UNSET else password, warnings)
 
 
-def allocation_of(action: CreateUser) -> Allocation:
-    """Return the limits that a new user is to have; the hard disk limit is twice the soft one."""
-    return Allocation(action.cpu, action.memory, action.disk, 2 * action.disk, action.tasks, action.gpu)
-
-
-def new_columns(action: CreateUser, hashed: str, shadow: str | None, *, generated: bool) -> dict[str, Any]:
+def new_columns(action: CreateUser, where: placing.Place, hashed: str, shadow: str | None) -> dict[str, Any]:
     """Return the columns of a new user, waiting for the host."""
-    must_change = generated if action.must_change_password is UNSET else action.must_change_password
+    must_change = action.password is UNSET if action.must_change_password is UNSET else action.must_change_password
     return {
         "username": action.username,
         "password_hash": hashed,
@@ -102,6 +103,14 @@ def new_columns(action: CreateUser, hashed: str, shadow: str | None, *, generate
         "full_name": action.full_name or "",
         "description": action.description or "",
         "must_change_password": int(must_change),
+        "domain": where.domain,
+        "policy": where.policy.name,
+        "shell": action.shell,
+        "external_id": action.external_id,
+        "allowed_client_ip": ",".join(action.allowed_client_ip),
+        "container_uid": action.container_uid,
+        "container_gid": action.container_gid,
+        "container_gids": ",".join(map(str, action.container_gids)),
     }
 
 
@@ -136,6 +145,12 @@ async def check_email(services: Services, email: str | None, *, mine: str | None
         return
     if await services.database.read(repository.existing_emails, [email]):
         raise Conflict("email: another user has this address.", "Each address belongs to one user.")
+
+
+async def check_external_id(services: Services, external_id: str | None, *, mine: str | None = None) -> None:
+    """Raise Conflict if another user has the outside id."""
+    if external_id and external_id != mine and await services.database.read(repository.has_external_id, external_id):
+        raise Conflict("external_id: another user has this id.", "Each outside id belongs to one user.")
 
 
 def beyond_host(capacity: wire.HostCapacity, wanted: Allocation) -> list[FieldError]:
@@ -200,31 +215,53 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
     row = await get(services, action.username)
     if row.status in (Status.PURGING, Status.PURGE_ERROR):
         raise Conflict(f"{row.username} is being removed.")
-    values, changes = _changed_fields(row, action)
+    where = await placing.moved(ctx, row, action)
+    values, changes = changing.fields(row, action)
     if "email" in values:
         await check_email(services, values["email"], mine=row.email)
+    await check_external_id(services, values.get("external_id"), mine=row.external_id)
+    if "allowed_client_ip" in values and not action.force:
+        changing.keep_own_way_in(ctx, row, values["allowed_client_ip"])
+    groups = changing.groups(row, action)
+    if groups is not None:
+        changes["groups"] = [",".join(host.names(row.groups)), ",".join(sorted(groups))]
     if values.get("role", Role.ADMIN) is not Role.ADMIN:
         await keep_an_admin(ctx, row)
-    allocation = _changed_allocation(row.allocation, action)
+    allocation = changing.allocation(row.allocation, action)
     capacity = None
     if allocation != row.allocation:
         capacity = await check_size(services, allocation)
         if allocation.memory < row.allocation.memory and not action.force and not row.portal_only:
             await host.check_limits(services.agent, row, allocation)
-        changes |= _allocation_changes(row.allocation, allocation)
+        limits = changing.allocation_changes(row.allocation, allocation)
+        placing.check_maxima(where.policy, allocation, limits)
+        changes |= limits
+    if "policy" in values:
+        placing.check_maxima(where.policy, allocation)
     ctx.changes = changes
     if not changes:
         return Changed(host.view(row))
 
     def store(connection: Connection) -> tuple[str, ...]:
+        placing.check_unmoved(connection, row)
         before = repository.allocation_columns(row.allocation)
         after = repository.allocation_columns(allocation)
         repository.change(connection, row.id, values, {k: v for k, v in after.items() if v != before[k]})
-        if "role" in values:
+        left: tuple[str, ...] = ()
+        if "domain" in values and groups is None:
+            if gone := placing.leave_elsewhere(connection, row.id, where.domain):
+                stay = [name for name in host.names(row.groups) if name not in gone]
+                changes["groups"] = [",".join(host.names(row.groups)), ",".join(stay)]
+                left += (f"No member of {', '.join(gone)} any more, of the domain {row.domain}.",)
+        elif groups is not None:
+            placing.join(connection, row.id, where.domain, groups)
+        if "domain" in values and values.get("role", row.role) is Role.DOMAIN_ADMIN:
+            left += (f"{row.username} administers the domain {where.domain} now.",)
+        if "role" in values or ("domain" in values and row.role is Role.DOMAIN_ADMIN):
             sessions.end_all(connection, row.id)
             if row.role is Role.ADMIN:
                 leave_an_admin(connection)
-        return over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
+        return left + over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
 
     return await apply(ctx, row.id, await ctx.write(store))
 
@@ -234,7 +271,7 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
 
     strict: a refusal by the host is raised (somebody who is not locked out must not look so); the wish stays.
     """
-    row = await _by_id(ctx.services, user_id)
+    row = await by_id(ctx.services, user_id)
     if not row.portal_only and row.generation != row.host_generation:
         try:
             outcome = (await host.ensure(ctx.services.agent, [row]))[0]
@@ -252,6 +289,11 @@ async def set_password(ctx: Context, action: SetPassword) -> Changed:
     """Set or generate another's password; every session of theirs ends."""
     services = ctx.services
     row = await get(services, action.username)
+    if row.sudo:
+        raise Conflict(
+            f"{row.username} has sudo, so only they themselves and root change the password.",
+            f"As root on the host: passwd {row.username}, or diycloud user sudo {row.username} --revoke first.",
+        )
     password, warnings = choose_password(ctx, action.password, (row.username, row.full_name, row.email or ""))
     generated = action.password is UNSET
     must_change = generated if action.must_change_password is UNSET else action.must_change_password
@@ -304,39 +346,9 @@ def check_transition(row: Row, to: Status) -> None:
         raise Conflict(f"{row.username} is {row.status} and cannot become {to}.", f"What can follow: {allowed}.")
 
 
-async def _by_id(services: Services, user_id: int) -> Row:
+async def by_id(services: Services, user_id: int) -> Row:
+    """Return a user. Raises NotFound."""
     row = await services.database.read(repository.by_id, user_id)
     if row is None:
         raise NotFound("The user was removed meanwhile.")
     return row
-
-
-def _changed_fields(row: Row, action: ModifyUser | SetLimits) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the columns to write and the audit's before and after."""
-    values: dict[str, Any] = {}
-    for name in ("email", "full_name", "description", "role"):
-        given = getattr(action, name, UNSET)
-        if given is UNSET:
-            continue
-        wanted = given if name == "email" else given or ""
-        if wanted != getattr(row, name):
-            values[name] = wanted
-    return values, {name: [getattr(row, name), value] for name, value in values.items()}
-
-
-def _changed_allocation(before: Allocation, action: ModifyUser | SetLimits) -> Allocation:
-    names = ("cpu", "memory", "disk", "tasks", "gpu")
-    given: Mapping[str, Any] = {name: getattr(action, name) for name in names if getattr(action, name) is not UNSET}
-    if "disk" in given and before.disk_hard == 2 * before.disk:
-        given = {**given, "disk_hard": 2 * given["disk"]}
-    return msgspec.structs.replace(before, **given)
-
-
-def _allocation_changes(before: Allocation, after: Allocation) -> dict[str, Any]:
-    found = {}
-    for name in Allocation.__struct_fields__:
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new:
-            show = format_size if name in ("memory", "disk", "disk_hard") else (lambda value: value)
-            found[name] = [show(old), show(new)]
-    return found

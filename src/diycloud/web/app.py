@@ -12,27 +12,28 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.routing import Route as StarletteRoute
 
 from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.services import Services
 from diycloud.auth.service import SignIn
 from diycloud.core.handlers import HANDLERS
-from diycloud.users import reconcile
+from diycloud.users import places, reconcile
 from diycloud.users.usage import Gauges
 from diycloud.web import identity, problems
 from diycloud.web.portal import Portal
-from diycloud.web.rest import Rest, json_answer
+from diycloud.web.ratelimit import Limits
+from diycloud.web.rest import Rest
 
 log = structlog.get_logger()
 
 
 def make_app(services: Services, *, background: bool = True) -> Starlette:
     """Return the application. background: reconcile now and every minute (off where a single request is run in place)."""
-    dispatcher = Dispatcher(HANDLERS, services)
+    dispatcher = Dispatcher(HANDLERS, services, places.find)
     sign_in = SignIn(services)
     gauges = Gauges(services)
-    rest, portal = Rest(dispatcher, sign_in), Portal(dispatcher, sign_in, gauges)
+    limits = Limits(services.settings.server)
+    rest, portal = Rest(dispatcher, sign_in, limits), Portal(dispatcher, sign_in, gauges, limits)
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -47,28 +48,10 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
                     await task
             await gauges.close()
 
-    async def health(request: Request) -> Response:
-        """Answer that the server lives. Says nothing else: anybody may ask."""
-        return json_answer({"status": "ok"})
-
-    async def openapi(request: Request) -> Response:
-        from diycloud.web.openapi import document
-
-        return json_answer(document())
-
-    routes: list[BaseRoute] = [
-        StarletteRoute("/api/v1/health", health),
-        StarletteRoute("/api/v1/openapi.json", openapi),
-        *rest.routes(),
-        *portal.routes(),
-    ]
+    routes: list[BaseRoute] = [rest, *portal.routes()]
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if request.url.path.startswith("/api/"):
-            return problems.problem(
-                error.status_code, "not-found" if error.status_code == 404 else "invalid-input", str(error.detail)
-            )
         return await portal.plain_error(request, error.status_code)
 
     async def crash(request: Request, error: Exception) -> Response:

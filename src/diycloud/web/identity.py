@@ -21,6 +21,7 @@ from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.auth import sessions
+from diycloud.auth.addresses import allows
 from diycloud.auth.service import stranger
 from diycloud.errors import PermissionDenied, Unauthenticated
 
@@ -95,11 +96,16 @@ async def _of_session(connection: HTTPConnection, services: Services, token: str
     session = await services.database.read(sessions.find, token, now=now, idle_s=idle)
     if session is None:
         return None
+    came_from = address(connection)
+    if not allows(session.allowed_client_ip, came_from):
+        raise Unauthenticated(
+            f"{session.username} may not come from {came_from or 'an unknown address'}.", "Ask an administrator."
+        )
     if now - session.last_seen >= sessions.SEEN_EVERY_S:
         services.database.write_later(sessions.seen, session.id, now)
     actor = Actor(
-        session.username, session.role, via, session.user_id, address(connection), request_id(connection),
-        session.id, session.must_change_password,
+        session.username, session.role, via, session.user_id, came_from, request_id(connection),
+        session.id, session.must_change_password, session.domain,
     )  # fmt: skip
     return Visitor(actor, signed_in=True, csrf=session.csrf)
 

@@ -9,17 +9,17 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from diycloud.actions.dispatcher import authorise
 from diycloud.actions.parsing import fields_of
 from diycloud.errors import DiyCloudError, InvalidInput
 from diycloud.users.actions import CreateUser, ImportUsers
-from diycloud.users.importing import ImportRefused, read_table
+from diycloud.users.importing import ImportRefused
 from diycloud.users.models import ImportReport
+from diycloud.users.rows import read_table
 from diycloud.web.portal import Entry, Page
 
 
 async def show_import(page: Page) -> Response:
-    authorise(page.visitor.actor, ImportUsers, "")
+    await page.check(ImportUsers)
     return _form(page, 200, {}, "", "")
 
 

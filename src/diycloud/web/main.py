@@ -23,8 +23,7 @@ from diycloud.agent.client import Client
 from diycloud.auth.passwords import Hasher
 from diycloud.auth.throttle import Throttle
 from diycloud.config import Paths
-from diycloud.db.engine import Database
-from diycloud.db.migrate import migrate
+from diycloud.db.engine import open_database
 from diycloud.errors import DiyCloudError
 from diycloud.log import configure_logging
 from diycloud.web.app import make_app
@@ -36,9 +35,8 @@ log = structlog.get_logger()
 def make_services(paths: Paths) -> Services:
     """Return the server's parts: database (migrated), agent, hasher, settings."""
     settings = config.load(paths.config)
-    migrate(paths.database)
     return Services(
-        database=Database(paths.database),
+        database=open_database(settings, paths),
         agent=Client(paths.agent_socket),
         hasher=Hasher(),
         throttle=Throttle(),
@@ -62,6 +60,7 @@ def listen(path: Path) -> socket.socket:
 async def serve(paths: Paths, port: int | None) -> None:
     """Run until a signal says to stop; requests under way get 10 s to end."""
     services = make_services(paths)
+    services.database.claim()
     options = uvicorn.Config(
         make_app(services),
         http=PeerProtocol,

@@ -25,10 +25,13 @@ async def answer(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
     services = make_services(paths)
     app = make_app(services, background=False)
     body = (request["body"] or "").encode()
+    headers = [(name.lower().encode(), value.encode()) for name, value in (request.get("headers") or {}).items()]
+    if body:
+        headers.append((b"content-type", b"application/json"))
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": request["method"], "scheme": "http",
         "path": request["path"], "raw_path": request["path"].encode(), "query_string": request["query"].encode(),
-        "headers": [(b"content-type", b"application/json")] if body else [], "client": (UNIX_PEER, 0), "server": None,
+        "headers": headers, "client": (UNIX_PEER, 0), "server": None,
     }  # fmt: skip
     found: dict[str, Any] = {"status": 500, "body": ""}
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from diycloud import __version__
-from diycloud.actions.action import Action, summary
+from diycloud.actions.action import summary
 from diycloud.actions.parsing import fields_of
 from diycloud.auth.actions import Credentials
-from diycloud.core.routes import PREFIX, ROUTES, Route
+from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.web.problems import MEDIA_TYPE, STATUS, TITLE
 
 _REF = "#/components/schemas/{name}"
 _SIZE = {"type": "string", "examples": ["512M", "2G"], "pattern": "^[0-9]+([.][0-9]+)?[KMGTkmgt](i?[Bb])?$"}
-
-
-def result_type(action: type[Action[Any]]) -> Any:
-    """Return the type of an action's result, from its base `Action[R]`."""
-    return get_args(action.__orig_bases__[0])[0]  # type: ignore[attr-defined]  # set for subclasses of a generic class
 
 
 def document() -> dict[str, Any]:
@@ -53,8 +48,7 @@ def _operation(route: Route, result: Any) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.action.action_name,
         "summary": summary(route.action),
-        "description": f"Needs the permission `{route.action.permission}`"
-        + (f", or `{route.action.own}` for oneself." if route.action.own else "."),
+        "description": f"Needs the permission `{route.action.permission}`" + ".",
         "parameters": [
             {"name": name, "in": "path" if name in in_path else "query", "required": name in required, "schema": schema}
             for name, schema in schemas.items()

@@ -9,10 +9,10 @@ from typing import Any
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from diycloud.actions import roles
 from diycloud.actions.action import Permission
-from diycloud.actions.dispatcher import authorise
 from diycloud.actions.parsing import Source, parse_action
-from diycloud.actions.roles import PERMISSIONS
+from diycloud.actions.reach import scope_of
 from diycloud.auth import passwords
 from diycloud.auth.actions import ChangePassword, Credentials, ListAudit, SignOut
 from diycloud.errors import DiyCloudError, InvalidInput, NotFound, TooManyRequests, Unauthenticated, Unavailable
@@ -104,7 +104,7 @@ async def home(page: Page) -> Response:
     actor, services = page.visitor.actor, page.portal.dispatcher.services
     row = await service.get(services, actor.name)
     usage = None if row.portal_only else await page.portal.gauges.glance(row)
-    sees_all = Permission.USERS_READ in PERMISSIONS[actor.role]
+    sees_all = scope_of(actor, Permission.USERS_READ) is roles.Scope.ALL
     return page.render(
         "home.html",
         usage=usage,
@@ -143,7 +143,7 @@ async def capacity(page: Page, *, without: tuple[float, int] = (0.0, 0)) -> dict
 async def live_usage(page: Page) -> Response:
     """Stream one user's readings as server-sent events."""
     username = page.request.query_params.get("user") or page.visitor.actor.name
-    authorise(page.visitor.actor, ReadUsage, username)
+    await page.check(ReadUsage, username)
     row = await service.get(page.portal.dispatcher.services, username)
     if row.portal_only or host.impossible(row):
         raise NotFound(f"There is nothing to measure of {username}.")

@@ -6,10 +6,17 @@ from typing import Any
 
 from starlette.responses import Response
 
-from diycloud.actions.dispatcher import authorise
-from diycloud.auth.actions import ListAudit
+from diycloud.auth.actions import (
+    AddKey,
+    ClearThrottle,
+    EndSessions,
+    ExportAudit,
+    ListAudit,
+    ListKeys,
+    RemoveKey,
+)
 from diycloud.errors import Conflict, InvalidInput
-from diycloud.units import format_size
+from diycloud.policies.actions import ApplyPolicy
 from diycloud.users import service
 from diycloud.users.actions import (
     CreateUser,
@@ -24,47 +31,58 @@ from diycloud.users.actions import (
     SetPassword,
     ShowUser,
 )
-from diycloud.users.models import Allocation, Changed
+from diycloud.users.models import Changed
 from diycloud.web.pages import capacity
-from diycloud.web.portal import Entry, Page, field_errors
+from diycloud.web.portal import Entry, Page, download, field_errors
+from diycloud.web.tenancy import choices
 
-FIELDS = ("username", "full_name", "email", "role", "description", "password", "cpu", "memory", "disk", "tasks")
-EDITED = ("full_name", "email", "role", "description", "cpu", "memory", "disk", "tasks")
-CLEARABLE = frozenset({"full_name", "email", "description"})
 USER_AUDIT = 20
+FILTERS = ("search", "status", "role", "domain", "group", "policy")
+LIMITS = ("cpu", "memory", "disk", "tasks")
+LISTS = ("groups", "allowed_client_ip", "container_gids")
+PLACE = (
+    "domain",
+    "groups",
+    "policy",
+    "shell",
+    "external_id",
+    "allowed_client_ip",
+    "container_uid",
+    "container_gid",
+    "container_gids",
+)
+
+
+FIELDS = ("username", "full_name", "email", "role", "description", "password", *LIMITS, *PLACE)
+EDITED = ("full_name", "email", "role", "description", *LIMITS, *PLACE)
+CLEARABLE = frozenset({"full_name", "email", "description", "external_id", "container_uid", "container_gid"})
 
 
 async def list_users(page: Page) -> Response:
     query = page.request.query_params
-    raw: dict[str, Any] = {name: query[name] for name in ("search", "status", "role", "sort") if query.get(name)}
+    raw: dict[str, Any] = {name: query[name] for name in (*FILTERS, "sort") if query.get(name)}
     if query.get("descending", "").lower() in ("1", "true"):
         raw["descending"] = "true"
     raw["cursor"] = query.get("cursor", "") or query.get("after", "") or query.get("before", "")
     found = await page.run(ListUsers, raw)
-    shown = {name: raw.get(name, "") for name in ("search", "status", "role")}
+    shown = {name: raw.get(name, "") for name in FILTERS}
     shown |= {"sort": raw.get("sort", "username"), "descending": "descending" in raw}
     template = "users_rows.html" if query.get("fragment") == "1" else "users.html"
     return page.render(template, page=found, query=shown, section="users")
 
 
 async def show_new_user(page: Page) -> Response:
-    authorise(page.visitor.actor, CreateUser, "")
-    usual = Allocation()
-    values = {
-        "cpu": f"{usual.cpu:g}",
-        "memory": format_size(usual.memory),
-        "disk": format_size(usual.disk),
-        "tasks": str(usual.tasks),
-    }
-    return await _new_user(page, 200, values, {}, "")
+    await page.check(CreateUser)
+    return await _new_user(page, 200, {}, {}, "")
 
 
 async def _new_user(page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str) -> Response:
     shown = {name: value for name, value in values.items() if name != "password"}
     host = await capacity(page)
     return page.render(
-        "user_new.html", status, values=shown, errors=errors, message=message, capacity=host, section="users"
-    )
+        "user_new.html", status, values=shown, errors=errors, message=message, capacity=host, section="users",
+        **await choices(page),
+    )  # fmt: skip
 
 
 async def create_user(page: Page) -> Response:
@@ -101,21 +119,30 @@ async def _user(page: Page, status: int, errors: dict[str, str]) -> Response:
         disk=None if row.portal_only else {"used": None, "limit": row.allocation.disk},
         audit=history.entries,
         errors=errors,
+        keys=(await page.run(ListKeys, {"username": name})).keys,
         section="users",
     )
 
 
 async def show_edit(page: Page) -> Response:
-    authorise(page.visitor.actor, ModifyUser, page.path["username"])
+    await page.check(ModifyUser, page.path["username"])
     user = await page.run(ShowUser, {"username": page.path["username"]})
     values = {name: getattr(user, name) or "" for name in ("full_name", "email", "role", "description")}
     limits = user.limits
     values |= {"cpu": f"{limits.cpu:g}", "memory": limits.memory, "disk": limits.disk, "tasks": str(limits.tasks)}
+    values |= {name: _text(getattr(user, name)) for name in PLACE}
     return await _edit(page, 200, values, {}, "")
 
 
+def _text(value: object) -> str:
+    """Return a field as its input shows it: lists with commas between."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
 async def _edit(
-    page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str, *, offer_force: bool = False
+    page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str, *, offer_force: str = ""
 ) -> Response:
     user = await page.run(ShowUser, {"username": page.path["username"]})
     given = (await service.get(page.portal.dispatcher.services, user.username)).allocation
@@ -130,6 +157,7 @@ async def _edit(
         capacity=host,
         offer_force=offer_force,
         section="users",
+        **await choices(page),
     )
 
 
@@ -137,14 +165,21 @@ async def edit_user(page: Page) -> Response:
     sent = page.sent(*EDITED)
     raw: dict[str, Any] = {name: None if not value and name in CLEARABLE else value for name, value in sent.items()}
     raw["username"] = page.path["username"]
+    before = await page.run(ShowUser, {"username": raw["username"]})
+    for name in PLACE:  # what was not touched is not sent: a domain's administrator may not set all of it
+        if name in raw and sent[name].strip() == _text(getattr(before, name)):
+            del raw[name]
+    if raw.get("role") == before.role:
+        del raw["role"]
     if page.sent("force").get("force"):
         raw["force"] = "true"
     try:
         changed = await page.run(ModifyUser, raw)
     except (InvalidInput, Conflict) as error:
         errors, message = field_errors(error, set(EDITED))
-        below_use = isinstance(error, Conflict) and "memory" in error.message
-        return await _edit(page, 422, sent, errors, message, offer_force=below_use)
+        refusal = error.message if isinstance(error, Conflict) else ""
+        offer = "address" if refusal.startswith("allowed_client_ip") else "memory" if "memory" in refusal else ""
+        return await _edit(page, 422, sent, errors, message, offer_force=offer)
     return _back(page, changed, "The changes are in force.")
 
 
@@ -197,6 +232,38 @@ async def set_password(page: Page) -> Response:
     )
 
 
+async def apply_policy(page: Page) -> Response:
+    changed = await page.run(ApplyPolicy, {"username": page.path["username"]})
+    return _back(page, changed, f"The limits are those of the policy {changed.user.policy}.")
+
+
+async def end_sessions(page: Page) -> Response:
+    name = page.path["username"]
+    await page.run(EndSessions, {"username": name})
+    return page.redirect(f"/users/{name}", ("ok", f"{name} is signed out everywhere."))
+
+
+async def clear_throttle(page: Page) -> Response:
+    name = page.path["username"]
+    await page.run(ClearThrottle, {"username": name})
+    return page.redirect(f"/users/{name}", ("ok", f"{name} can try again at once."))
+
+
+async def add_key(page: Page) -> Response:
+    name, key = page.path["username"], " ".join(page.sent("key").get("key", "").split())
+    try:
+        done = await page.run(AddKey, {"username": name, "key": key})
+    except (InvalidInput, Conflict) as error:
+        return await _user(page, 422, field_errors(error, {"key"})[0])
+    return page.redirect(f"/users/{name}", ("ok", "The key opens the account."), *[("warn", w) for w in done.warnings])
+
+
+async def remove_key(page: Page) -> Response:
+    name = page.path["username"]
+    done = await page.run(RemoveKey, {"username": name, **page.sent("fingerprint")})
+    return page.redirect(f"/users/{name}", ("ok", "The key opens it no more."), *[("warn", w) for w in done.warnings])
+
+
 async def show_purge(page: Page) -> Response:
     return await _purge(page, 200, {}, "")
 
@@ -220,10 +287,23 @@ async def purge_user(page: Page) -> Response:
     return page.redirect("/users", ("ok", f"{name} is purged."))
 
 
+AUDIT_FILTERS = ("target", "actor", "action", "outcome", "via", "address", "domain", "search", "since", "until")
+
+
+def _audit_query(page: Page) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the form shows, and the action's fields of it."""
+    asked = {name: page.request.query_params.get(name, "").strip() for name in AUDIT_FILTERS}
+    return asked, {"user" if name == "target" else name: value for name, value in asked.items() if value}
+
+
+async def export_audit(page: Page) -> Response:
+    _, raw = _audit_query(page)
+    return download(await page.run(ExportAudit, {**raw, "format": page.request.query_params.get("format", "csv")}))
+
+
 async def show_audit(page: Page) -> Response:
     query = page.request.query_params
-    asked = {name: query.get(name, "") for name in ("target", "actor", "action", "outcome")}
-    raw = {"user" if name == "target" else name: value for name, value in asked.items() if value}
+    asked, raw = _audit_query(page)
     if query.get("before"):
         raw["before"] = query["before"]
     found = await page.run(ListAudit, raw)
@@ -247,5 +327,11 @@ PAGES = (
     Entry("POST", "/users/{username}/password", set_password),
     Entry("GET", "/users/{username}/purge", show_purge),
     Entry("POST", "/users/{username}/purge", purge_user),
+    Entry("POST", "/users/{username}/policy", apply_policy),
+    Entry("POST", "/users/{username}/sign-out", end_sessions),
+    Entry("POST", "/users/{username}/throttle", clear_throttle),
+    Entry("POST", "/users/{username}/keys", add_key),
+    Entry("POST", "/users/{username}/keys/remove", remove_key),
     Entry("GET", "/audit", show_audit),
+    Entry("GET", "/audit/export", export_audit),
 )

@@ -18,14 +18,17 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 
 from diycloud import __version__
-from diycloud.actions.action import Action
+from diycloud.actions.action import Action, Permission
 from diycloud.actions.dispatcher import Dispatcher
+from diycloud.actions.download import Download
 from diycloud.actions.parsing import Source
+from diycloud.actions.reach import scope_of
+from diycloud.actions.roles import Scope
 from diycloud.auth.service import SignIn, stranger
 from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied
 from diycloud.users import repository
@@ -33,6 +36,7 @@ from diycloud.users.usage import Gauges
 from diycloud.web import identity
 from diycloud.web.identity import Visitor
 from diycloud.web.problems import STATUS, retry_after
+from diycloud.web.ratelimit import Limits
 from diycloud.web.templating import CONTENT_SECURITY_POLICY, STATIC, environment
 
 R = TypeVar("R")
@@ -82,6 +86,14 @@ class Page:
         """Submit an action as the one who looks."""
         return await self.portal.dispatcher.submit(self.visitor.actor, action, raw, Source.TEXT)
 
+    def may(self, permission: str) -> bool:
+        """Tell whether the one who looks may do something to others: what pages offer."""
+        return scope_of(self.visitor.actor, Permission(permission)) > Scope.OWN
+
+    async def check(self, action: type[Action[Any]], target: str = "") -> None:
+        """Raise PermissionDenied unless the one who looks may do this: asked before its form is shown."""
+        await self.portal.dispatcher.check(self.visitor.actor, action, target)
+
     def render(self, template: str, status: int = 200, *, notes: Sequence[str] = (), **context: Any) -> Response:
         """Answer with a page. notes: warnings shown above it."""
         text = self.portal.templates.get_template(template).render(
@@ -90,6 +102,7 @@ class Page:
             version=__version__,
             actor=self.person,
             csrf=self.visitor.csrf,
+            may=self.may,
             flashes=[*_read_flashes(self.request), *({"kind": "warn", "text": text} for text in notes)],
             **{"status": status, **context},
         )
@@ -147,10 +160,11 @@ class Entry(NamedTuple):
 class Portal:
     """The pages as routes, and the parts they use."""
 
-    def __init__(self, dispatcher: Dispatcher, sign_in: SignIn, gauges: Gauges) -> None:
+    def __init__(self, dispatcher: Dispatcher, sign_in: SignIn, gauges: Gauges, limits: Limits) -> None:
         self.dispatcher = dispatcher
         self.sign_in = sign_in
         self.gauges = gauges
+        self.limits = limits
         self.streams: Counter[str] = Counter()
         """Open streams of gauges by who looks."""
         self.templates = environment()
@@ -161,9 +175,9 @@ class Portal:
 
     def routes(self) -> list[BaseRoute]:
         """Return Starlette's routes of every page."""
-        from diycloud.web import importing, pages, people
+        from diycloud.web import importing, pages, people, tenancy
 
-        entries = (*pages.PAGES, *people.PAGES, *importing.PAGES)
+        entries = (*pages.PAGES, *people.PAGES, *tenancy.PAGES, *importing.PAGES)
         made: list[BaseRoute] = [
             StarletteRoute(entry.path, self._endpoint(entry), methods=entry.methods.split()) for entry in entries
         ]
@@ -175,6 +189,12 @@ class Portal:
             try:
                 await page.meet()
                 visitor = page.visitor
+                if (
+                    visitor.csrf or request.method == "POST"
+                ):  # pages for strangers are looked at by whole classes at once
+                    quota = self.limits.take(visitor.actor)
+                    if quota is not None:
+                        quota.check()
                 if not entry.open and not visitor.csrf:
                     return self._to_sign_in(request)
                 if not entry.open and visitor.actor.must_change_password:
@@ -220,6 +240,12 @@ class Portal:
             await page.meet()
             return page.render("error.html", status)
         return Response(str(status), status, HEADERS)
+
+
+def download(found: Download) -> Response:
+    """Answer with a file that is sent as it is made."""
+    headers = {**HEADERS, "content-disposition": f'attachment; filename="{found.filename}"'}
+    return StreamingResponse(found.chunks, 200, headers, found.media_type)
 
 
 def nobody(request: Request) -> Visitor:

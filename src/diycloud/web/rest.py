@@ -1,154 +1,358 @@
-"""The REST API: one endpoint for every row of the route table."""
+"""The REST API: one endpoint for every row of the route table, and what HTTP asks of each (RFC 9110)."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
-import msgspec
+from sqlalchemy import Connection
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute
-from starlette.routing import Route as StarletteRoute
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.types import Receive, Scope, Send
 
-from diycloud.actions.dispatcher import Dispatcher
-from diycloud.actions.parsing import Source, decode_json, parse_action
+from diycloud.actions.action import Action, Kind
+from diycloud.actions.claims import Claim
+from diycloud.actions.dispatcher import Dispatcher, Terms
+from diycloud.actions.download import Download
+from diycloud.actions.parsing import Source, parse_action
 from diycloud.auth.actions import Credentials
 from diycloud.auth.service import SignIn, stranger
-from diycloud.core.routes import PREFIX, ROUTES, Route
-from diycloud.errors import DiyCloudError, FieldError, InvalidInput, Unauthenticated
-from diycloud.users.actions import ImportUsers
-from diycloud.users.models import Created, Page, Status
-from diycloud.web import identity, problems
+from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
+from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unauthenticated
+from diycloud.groups.models import GroupChanged, GroupDetail
+from diycloud.policies.models import Policy, PolicyChanged
+from diycloud.users.models import Changed, Created, User
+from diycloud.web import bodies, etag, identity, oldforms, problems, streams
+from diycloud.web.answers import JSON, Answer, answer, download, encode, json_answer, links, shown, shown_to_old
+from diycloud.web.calls import Call, Endpoint
+from diycloud.web.etag import Precondition
+from diycloud.web.idempotency import Keys, parse_key
+from diycloud.web.identity import Visitor
+from diycloud.web.oldclients import OldClients
+from diycloud.web.paths import Paths
+from diycloud.web.problems import HttpError
+from diycloud.web.ratelimit import Limits, Quota
 
-MAX_BODY = 1 << 20
-MAX_IMPORT = 9 << 20
-_JSON = "application/json"
-_encode = msgspec.json.Encoder().encode
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return a request's body. Raises InvalidInput above the limit, without reading on."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise InvalidInput(f"The body is over {limit >> 20} MiB.")
-        parts.append(part)
-    return b"".join(parts)
+_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
+_INTERRUPTED = "The server stopped while this was done; it is done, but a generated password is lost: set another."
 
 
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON answer that nobody stores."""
-    answer = Response(_encode(value), status, headers, _JSON)
-    answer.headers["cache-control"] = "no-store"
-    answer.headers["x-content-type-options"] = "nosniff"
-    return answer
+class Rest(BaseRoute):
+    """Everything below /api/. Endpoints parse nothing themselves: raw input goes to the dispatcher with the action's class."""
 
-
-class Rest:
-    """The endpoints. They parse nothing themselves: raw input goes to the dispatcher with the action's class."""
-
-    def __init__(self, dispatcher: Dispatcher, sign_in: SignIn) -> None:
+    def __init__(self, dispatcher: Dispatcher, sign_in: SignIn, limits: Limits) -> None:
         self._dispatcher = dispatcher
         self._sign_in = sign_in
+        self._limits = limits
+        self._keys = Keys(dispatcher.services.database)
+        self._described: bytes = b""
+        self._paths: Paths[Endpoint] = Paths()
+        for method, path, end in self._endpoints():
+            self._paths.add(method, path, end)
 
-    def routes(self) -> list[BaseRoute]:
-        """Return Starlette's routes, one for each path and method, with the short forms of old clients."""
-        made: list[BaseRoute] = []
-        for prefix in (PREFIX, "/api"):
-            made.append(StarletteRoute(f"{prefix}/auth/login", self.login, methods=["POST"]))
-            made += [StarletteRoute(prefix + r.path, self._endpoint(r), methods=[r.method]) for r in ROUTES]
+    def _endpoints(self) -> list[tuple[str, str, Endpoint]]:
+        made = [
+            ("GET", f"{PREFIX}/health", Endpoint(self._health, open=True)),
+            ("GET", f"{PREFIX}/openapi.json", Endpoint(self._openapi, open=True)),
+            ("GET", problems.TYPES + "{code}", Endpoint(self._problem, open=True, says="")),
+            ("POST", f"{PREFIX}/auth/login", Endpoint(self.login, open=True)),
+            *OldClients(self).endpoints(),
+        ]
+        for route in ROUTES:
+            says = "" if route.status == 204 or _is_download(route.action) or route.action in streams.STREAMED else JSON
+            made.append((route.method, PREFIX + route.path, Endpoint(self._endpoint(route), says=says)))
         return made
 
-    def _endpoint(self, route: Route) -> Any:
-        async def endpoint(request: Request) -> Response:
-            try:
-                return await self._answer(route, request)
-            except DiyCloudError as error:
-                return problems.problem_of(error, identity.request_id(request))
+    # -- as a route of Starlette's
 
-        return endpoint
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        there = scope["type"] == "http" and scope["path"].startswith("/api/")
+        return (Match.FULL if there else Match.NONE), {}
 
-    async def _answer(self, route: Route, request: Request) -> Response:
-        found = await identity.visitor(request, self._dispatcher.services, via="rest")
-        if not found.signed_in:
-            raise Unauthenticated("Nobody is signed in.", "POST /api/v1/auth/login gives a token.")
-        if route.method == "GET":
-            raw, source = _query(request), Source.TEXT
-        else:
-            if found.csrf:
-                identity.check_same_origin(request)
-                identity.check_csrf(found, request.headers.get("x-csrf-token"))
-            raw, source = await _body(route, request), Source.JSON
-        raw.update(request.path_params)
-        result = await self._dispatcher.submit(found.actor, route.action, raw, source)
-        if route.status == 204:
-            return Response(status_code=204)
-        status = 202 if isinstance(result, Created) and result.user.status is Status.PENDING else route.status
-        return json_answer(result, status, _headers(route, request, raw, result))
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.answer(Request(scope, receive, send))
+        if scope["method"] == "HEAD":
+            if isinstance(response, StreamingResponse):
+                response = Answer(b"", response.status_code, response.raw_headers)
+            response.body = b""
+        await response(scope, receive, send)
 
-    async def login(self, request: Request) -> Response:
-        """Give a bearer token for a name and password."""
-        actor = stranger("rest", identity.address(request), identity.request_id(request))
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        raise NoMatchFound(name, path_params)
+
+    # -- every request
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request, whatever it is; what goes wrong is answered as a problem."""
+        call, method = Call(request), request.method
+        path: str = request.scope["path"]
+        found = self._paths.find("GET" if method == "HEAD" else method, path)
+        quota: Quota | None = None
         try:
-            sent = parse_action(Credentials, _json(request, await read_body(request, MAX_BODY)), Source.JSON)
-            agent = request.headers.get("user-agent", "")
-            done = await self._sign_in(sent.username, sent.password, actor=actor, kind="api", user_agent=agent)
+            visitor, refusal = await self._meet(call)
+            call.visitor, quota = visitor, self._limits.take(visitor.actor)
+            if quota is not None:
+                quota.check()
+            if refusal is not None and not (found and found[0].open):
+                raise refusal
+            if found is None:
+                response = self._no_such(method, path)
+            else:
+                end, call.names = found
+                if end.says and b"accept" in call.given:
+                    bodies.check_acceptable(call.field(b"accept") or "", end.says)
+                if not (end.open or visitor.signed_in):
+                    raise Unauthenticated("Nobody is signed in.", "POST /api/v1/auth/login gives a token.")
+                response = await end.answer(call)
         except DiyCloudError as error:
-            return problems.problem_of(error, actor.request_id)
-        body = {
-            "token": done.token,
-            "token_type": "bearer",
-            "username": done.username,
-            "expires_at": done.expires_at,
-            "must_change_password": done.must_change_password,
-        }
-        return json_answer(body)
+            response = problems.problem_of(error, call.visitor.actor.request_id or identity.request_id(request))
+        if quota is not None:
+            response.raw_headers += quota.headers
+        return response
 
-
-def _query(request: Request) -> dict[str, Any]:
-    pairs = request.query_params.multi_items()
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise InvalidInput("A query parameter is there twice.", "Send each once.")
-    return dict(pairs)
-
-
-async def _body(route: Route, request: Request) -> dict[str, Any]:
-    limit = MAX_IMPORT if route.action is ImportUsers else MAX_BODY
-    body = await read_body(request, limit)
-    if route.action is ImportUsers and _media_type(request) == "text/csv":
+    async def _meet(self, call: Call) -> tuple[Visitor, DiyCloudError | None]:
+        """Return who asks, and what is wrong with the credentials if they do not hold."""
+        request = call.request
         try:
-            text = body.decode("utf-8")
-        except UnicodeDecodeError:
-            raise InvalidInput("csv: is not UTF-8.", "Save it as CSV UTF-8.") from None
-        return {"csv": text, "dry_run": request.query_params.get("dry_run", "").lower() in ("1", "true", "yes")}
-    raw = _json(request, body)
-    both = set(raw) & set(request.path_params)
-    if both:
-        raise InvalidInput.of([FieldError(name, "is in the path already") for name in sorted(both)])
-    return raw
+            return await identity.visitor(request, self._dispatcher.services, via="rest"), None
+        except Unauthenticated as error:
+            nobody = stranger("rest", identity.address(request), identity.request_id(request))
+            return Visitor(nobody, signed_in=False), error
+
+    def _no_such(self, method: str, path: str) -> Response:
+        there = self._paths.methods(path)
+        if not there:
+            raise NotFound("There is nothing at this address.", f"{PREFIX}/openapi.json tells what there is.")
+        allowed = ", ".join(sorted(there | ({"HEAD"} if "GET" in there else set()) | {"OPTIONS"}))
+        if method == "OPTIONS":
+            return answer(b"", 204, {"Allow": allowed})
+        raise HttpError("method-not-allowed", f"{method} is not for this address.", headers={"Allow": allowed})
+
+    # -- what is open to all
+
+    async def _health(self, call: Call) -> Response:
+        """Answer that the server lives. Says nothing else: anybody may ask."""
+        return json_answer({"status": "ok"})
+
+    async def _openapi(self, call: Call) -> Response:
+        if not self._described:
+            from diycloud.web.openapi import document
+
+            self._described = encode(document())
+        return answer(self._described, 200, {})
+
+    async def _problem(self, call: Call) -> Response:
+        page = problems.page(call.names["code"])
+        if page is None:
+            raise NotFound("There is no such problem.")
+        return page
+
+    async def login(self, call: Call) -> Response:
+        """Give a bearer token for a name and password."""
+        request = call.request
+        actor = stranger("rest", identity.address(request), identity.request_id(request))
+        sent = parse_action(Credentials, await bodies.read_json(request), Source.JSON)
+        agent = request.headers.get("user-agent", "")
+        done = await self._sign_in(sent.username, sent.password, actor=actor, kind="api", user_agent=agent)
+        return json_answer(
+            {
+                "token": done.token,
+                "token_type": "bearer",
+                "username": done.username,
+                "expires_at": done.expires_at,
+                "must_change_password": done.must_change_password,
+            }
+        )
+
+    # -- actions
+
+    def _endpoint(self, route: Route) -> Callable[[Call], Awaitable[Response]]:
+        if route.method == "GET":
+            return lambda call: self._read(route, call)
+        if route.action in streams.STREAMED:
+            return lambda call: self._told(route, call)
+        return lambda call: self.change(route, call)
+
+    async def _told(self, route: Route, call: Call) -> Response:
+        """Run a change that may take minutes, row by row for who asks so."""
+        if not streams.is_asked_for(call.field(b"accept") or ""):
+            return await self.change(route, call)
+        return await streams.answer(lambda: self.change(route, call), call.visitor.actor.request_id)
+
+    async def _read(self, route: Route, call: Call) -> Response:
+        raw = bodies.query(call.request)
+        raw.update(call.names)
+        result = await self.run(call, route.action, raw, Source.TEXT)
+        if isinstance(result, Download):
+            return download(result)
+        body, headers = encode(result), links(call.request, result)
+        if not etag.has_tag(result):
+            return answer(body, 200, headers)
+        current = etag.tag(result, body)
+        headers["ETag"] = current
+        if b"if-match" in call.given:
+            etag.check(current, call.field(b"if-match"), None)
+        wanted = call.field(b"if-none-match")
+        if wanted is not None and not etag.differs(wanted, current):
+            return answer(b"", 304, headers)
+        return answer(body, 200, headers)
+
+    async def change(
+        self, route: Route, call: Call, *, old: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    ) -> Response:
+        """Run a change. old: gives the API's names to the fields of a short form."""
+        sent = await self.sent(route, call, call.names)
+        show, raw = (shown_to_old, old(sent)) if old else (shown, sent)
+        raw = {**raw, **call.names}
+        name = str(raw.get(route.action.target_field, ""))
+        terms = self.conditions(call, route.action.kind, name)
+        claim = None
+        if route.keyed and b"idempotency-key" in call.given:
+            key = parse_key(call.field(b"idempotency-key") or "")
+            asked = [call.request.url.path, call.given.get(b"x-on-behalf-of", b"").decode("latin-1"), raw]
+            claim = Claim(call.visitor.actor.name, key, asked, lambda result: show(route, result))
+            terms.append(claim)
+        place = {"Location": f"{call.request.url.path}/{quote(name)}"} if route.status == 201 else {}
+        try:
+            if claim is None:
+                result = await self.run(call, route.action, raw, Source.JSON, terms)
+                status, body = show(route, result)
+            else:
+                status, body, result = await self._once(route, call, raw, claim, terms)
+        except InvalidInput as error:
+            raise (oldforms.renamed(error, sent) if old else error) from None
+        if result is None:
+            again = {} if status == 204 else {**place, "Idempotency-Replayed": "true"}
+            return answer(body, status, again)
+        return answer(body, status, {**place, **await self.tag_after(result)})
+
+    async def _once(
+        self, route: Route, call: Call, raw: dict[str, Any], claim: Claim, terms: list[Terms]
+    ) -> tuple[int, bytes, Any]:
+        """Run a change that has a key, unless it was run before: then its result is None."""
+        found = await self._keys.find(claim)
+        if found is not None and found.status is not None:
+            return found.status, found.body, None
+        try:
+            if found is None:
+                result = await self.run(call, route.action, raw, Source.JSON, terms)
+            else:
+                result = await self._cut_off(route, call, raw, claim)
+                if result is None:  # the host had refused it, and the crash came before the key was forgotten
+                    result = await self.run(call, route.action, raw, Source.JSON, terms)
+            status, body = claim.shown(result)
+            if claim.begun:
+                self._keys.keep(claim, status, body)
+            return status, body, result
+        finally:
+            self._keys.release(claim)
+
+    async def _cut_off(self, route: Route, call: Call, raw: dict[str, Any], claim: Claim) -> Any:
+        """Return what a request made that a crash cut off, None (and the key is free again) if it made nothing.
+
+        Raises Conflict where that cannot be told.
+        """
+        write = self._dispatcher.services.database.write
+        name = str(raw.get(route.action.target_field, ""))
+        show = next((r.action for r in ROUTES if r.method == "GET" and _is_one_of(r, route)), None)
+        if show is None:
+            raise Conflict(
+                "The server stopped while this was done; what it had begun is finished.", "See what is there."
+            )
+        try:
+            thing = await self.run(call, show, {show.target_field: name}, Source.TEXT)
+        except NotFound:
+            await write(claim.end, None, "refused")
+            return None
+        result: Any = thing
+        if isinstance(thing, User):
+            result = Created(thing, None, (_INTERRUPTED,))
+        elif isinstance(thing, GroupDetail):
+            result = GroupChanged(thing.group)
+        elif isinstance(thing, Policy):
+            result = PolicyChanged(thing)
+        await write(claim.end, result, "done")
+        return result
+
+    async def run(
+        self,
+        call: Call,
+        action: type[Action[Any]],
+        raw: dict[str, Any],
+        source: Source,
+        terms: list[Terms] | None = None,
+    ) -> Any:
+        actor = call.visitor.actor
+        if b"x-on-behalf-of" in call.given:
+            name = call.given[b"x-on-behalf-of"].decode("latin-1")
+            if not _NAME.match(name):
+                raise InvalidInput.of([FieldError("X-On-Behalf-Of", "is no name of a user")])
+            actor = actor._replace(on_behalf_of=name)
+        return await self._dispatcher.submit(actor, action, raw, source, _together(terms or []))
+
+    async def sent(self, route: Route, call: Call, names: dict[str, str]) -> dict[str, Any]:
+        """Return a change's body. names: what its path says already. Raises PermissionDenied for what another site sent."""
+        visitor = call.visitor
+        if visitor.csrf:
+            identity.check_same_origin(call.request)
+            identity.check_csrf(visitor, call.field(b"x-csrf-token"))
+        return await bodies.read_change(route, call.request, names)
+
+    def conditions(self, call: Call, kind: Kind, name: str) -> list[Terms]:
+        """Return what a change asks of the thing of that kind and name."""
+        if b"if-match" not in call.given and b"if-none-match" not in call.given:
+            return []
+        fields = call.field(b"if-match"), call.field(b"if-none-match")
+        return [Precondition(self._dispatcher.services, kind, name, *fields)]
+
+    async def tag_after(self, result: Any) -> dict[str, str]:
+        """Return the ETag of what was changed, as the answer shows it."""
+        if isinstance(result, GroupChanged):  # without its members: is it still what the answer shows?
+            services = self._dispatcher.services
+
+            def read(connection: Connection) -> Any:
+                return etag.read(connection, services, Kind.GROUP, result.group.name)
+
+            detail = await services.database.read_long(read)
+            return {"ETag": etag.tag(detail)} if detail is not None and detail.group == result.group else {}
+        thing: Any = result
+        if isinstance(result, Changed | Created):
+            thing = result.user
+        elif isinstance(result, PolicyChanged):
+            thing = result.policy
+        return {"ETag": etag.tag(thing)} if etag.has_tag(thing) else {}
 
 
-def _json(request: Request, body: bytes) -> dict[str, Any]:
-    """Return the object of a JSON body, an empty one for none. Raises InvalidInput, for another media type too."""
-    kind = _media_type(request)
-    if body and kind != _JSON:
-        raise InvalidInput(f"The body is {kind or 'of no type'}.", f"Send {_JSON}.")
-    return decode_json(body) if body else {}
+class _Together(Terms):
+    """Several terms, each held."""
+
+    def __init__(self, parts: list[Terms]) -> None:
+        self._parts = parts
+
+    def check(self, connection: Connection) -> None:
+        for part in self._parts:
+            part.check(connection)
+
+    def begin(self, connection: Connection) -> None:
+        for part in self._parts:
+            part.begin(connection)
+
+    def end(self, connection: Connection, result: object, outcome: str) -> None:
+        for part in self._parts:
+            part.end(connection, result, outcome)
 
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+def _together(parts: list[Terms]) -> Terms | None:
+    return parts[0] if len(parts) == 1 else _Together(parts) if parts else None
 
 
-def _headers(route: Route, request: Request, raw: dict[str, Any], result: Any) -> dict[str, str]:
-    if route.status == 201:
-        return {"Location": f"{PREFIX}/users/{result.user.username}"}
-    if isinstance(result, Page):
-        links, url = [], request.url
-        for relation, cursor in (("next", result.next), ("prev", result.previous)):
-            if cursor:
-                there = url.include_query_params(cursor=cursor)
-                links.append(f'<{there.path}?{there.query}>; rel="{relation}"')
-        return {"Link": ", ".join(links)} if links else {}
-    return {}
+def _is_download(action: type[Action[Any]]) -> bool:
+    return result_type(action) is Download
+
+
+def _is_one_of(route: Route, creates: Route) -> bool:
+    """Tell whether a route shows one of what another creates."""
+    return creates.status == 201 and re.fullmatch(re.escape(creates.path) + r"/{\w+}", route.path) is not None

@@ -103,6 +103,7 @@ class Flask:
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
         self.token, self.users = TOKEN, users
+        self.headers: dict[str, str] = {}
         database = place / f"flask-{port}.db"
         make_database(database, users, index=index)
         serve = ["-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}", "--chdir", str(HERE), "flask_app:app"]

@@ -1,0 +1,84 @@
+"""How far an actor reaches: everywhere, within a domain, to oneself; and acting on another's behalf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from diycloud.actions.action import Action, Kind, Permission
+from diycloud.actions.actor import Actor
+from diycloud.actions.roles import PERMISSIONS, TRUSTED, Role, Scope
+from diycloud.errors import PermissionDenied
+
+WHILE_PASSWORD_MUST_CHANGE = ("password.change", "session.end")
+
+
+class Place(NamedTuple):
+    """Where a target is. user_id, role, signs_in: of a user."""
+
+    domain: str
+    user_id: int | None = None
+    role: Role | None = None
+    signs_in: bool = False
+
+
+Lookup = Callable[[Connection, Kind, str], Place | None]
+"""Finds a target's place; None if there is no such thing."""
+
+
+def scope_of(actor: Actor, permission: Permission) -> Scope:
+    """Return how far the actor's permission reaches."""
+    if permission is Permission.ROOT:
+        return Scope.ALL if actor.is_root else Scope.NONE
+    return PERMISSIONS[actor.role].get(permission, Scope.NONE)
+
+
+def authorise(actor: Actor, action: type[Action[Any]], target: str) -> Scope:
+    """Return how far the actor reaches with an action. Raises PermissionDenied if not to the target.
+
+    With DOMAIN the target's place has still to be looked at: `check_place`.
+    """
+    if actor.must_change_password and action.action_name not in WHILE_PASSWORD_MUST_CHANGE:
+        raise PermissionDenied("The password must be changed first.", "Sign in at the portal and choose one.")
+    scope = scope_of(actor, action.permission)
+    own = action.kind is Kind.USER and target == actor.name and actor.user_id is not None
+    if scope is Scope.NONE or (scope is Scope.OWN and not own):
+        hint = "As root on the host itself." if action.permission is Permission.ROOT else "Ask an administrator."
+        raise PermissionDenied(f"{actor.name} may not do this ({action.action_name}).", hint)
+    return scope
+
+
+def check_place(actor: Actor, target: str, place: Place | None) -> None:
+    """Raise PermissionDenied unless a target is in the actor's domain and does not reach beyond it.
+
+    What is elsewhere and what is not at all are told apart for nobody.
+    """
+    if place is None or place.domain != actor.domain:
+        raise PermissionDenied(f"{target or 'This'} is not in your domain {actor.domain}.", "Ask an administrator.")
+    if place.role in TRUSTED and target != actor.name:
+        raise PermissionDenied(f"{target} has a role beyond the domain {actor.domain}.", "Ask an administrator.")
+
+
+def stand_in(actor: Actor, place: Place | None) -> Actor:
+    """Return the actor that acts as the user it asks to act for, with that user's rights and no more.
+
+    Raises PermissionDenied: an administrator's rights are lent to root only, a disabled user's to nobody.
+    """
+    name = actor.on_behalf_of
+    if actor.must_change_password:
+        raise PermissionDenied("The password must be changed first.", "Sign in at the portal and choose one.")
+    scope = scope_of(actor, Permission.ACT_AS)
+    if scope is Scope.DOMAIN:
+        check_place(actor, name, place)
+    if scope < Scope.DOMAIN or place is None or place.role is None or place.user_id is None:
+        raise PermissionDenied(f"{actor.name} may not act for {name}.", "Ask an administrator.")
+    if place.role is Role.ADMIN and not actor.is_root:
+        raise PermissionDenied(f"{name} is an administrator: nobody acts for them.", "Only root on the host may.")
+    if not place.signs_in:
+        raise PermissionDenied(f"{name} may not sign in, so nobody acts for them.", f"diycloud user enable {name}")
+    return actor._replace(
+        name=name, role=place.role, user_id=place.user_id, domain=place.domain, session_id=None, on_behalf_of="",
+        real=actor.name,
+    )  # fmt: skip

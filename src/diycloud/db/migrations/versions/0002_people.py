@@ -1,0 +1,214 @@
+"""Domains, policies, groups, SSH keys, idempotency keys; who acts on whose behalf. Frozen.
+
+SQLite cannot change a CHECK or add a column with a foreign key and a default, so `users` and `audit` are made anew
+(lang_altertable.html, "Making Other Kinds Of Table Schema Changes"). legacy_alter_table keeps what refers to them as it is.
+"""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+NEW = (
+    """CREATE TABLE policies (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    cpu REAL DEFAULT '1.0' NOT NULL,
+    memory TEXT DEFAULT '2G' NOT NULL,
+    disk TEXT DEFAULT '5G' NOT NULL,
+    tasks INTEGER DEFAULT '512' NOT NULL,
+    gpu INTEGER DEFAULT '0' NOT NULL,
+    max_cpu REAL,
+    max_memory TEXT,
+    max_disk TEXT,
+    max_tasks INTEGER,
+    max_gpu INTEGER DEFAULT '1' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (name)
+)""",
+    """CREATE TABLE domains (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    policy TEXT DEFAULT 'default' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (name),
+    FOREIGN KEY(policy) REFERENCES policies (name)
+)""",
+    """INSERT INTO policies (name, description) VALUES ('default', 'What everybody has')""",
+    """INSERT INTO domains (name, description) VALUES ('default', 'Everybody')""",
+)
+
+AGAIN = {
+    "users": (
+        """CREATE TABLE users (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    username TEXT NOT NULL,
+    password_hash TEXT NOT NULL,
+    email TEXT,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    last_login TEXT,
+    role TEXT DEFAULT 'user' NOT NULL,
+    is_active INTEGER DEFAULT '1' NOT NULL,
+    uuid TEXT DEFAULT (lower(hex(randomblob(16)))) NOT NULL,
+    status TEXT DEFAULT 'pending' NOT NULL,
+    full_name TEXT DEFAULT '' NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    shell TEXT DEFAULT '/bin/bash' NOT NULL,
+    portal_only INTEGER DEFAULT '0' NOT NULL,
+    uid INTEGER,
+    generation INTEGER DEFAULT '1' NOT NULL,
+    host_generation INTEGER DEFAULT '0' NOT NULL,
+    host_problem TEXT DEFAULT '' NOT NULL,
+    shadow_hash TEXT,
+    shadow_set INTEGER DEFAULT '0' NOT NULL,
+    must_change_password INTEGER DEFAULT '0' NOT NULL,
+    password_changed_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    last_login_ip TEXT,
+    domain TEXT DEFAULT 'default' NOT NULL,
+    policy TEXT DEFAULT 'default' NOT NULL,
+    allowed_client_ip TEXT DEFAULT '' NOT NULL,
+    external_id TEXT,
+    sudo INTEGER DEFAULT '0' NOT NULL,
+    container_uid INTEGER,
+    container_gid INTEGER,
+    container_gids TEXT DEFAULT '' NOT NULL,
+    ssh_keys TEXT DEFAULT '' NOT NULL,
+    CONSTRAINT ck_status CHECK (status IN ('pending', 'active', 'inactive', 'deleted', 'purging', 'purge-error')),
+    CONSTRAINT ck_role CHECK (role IN ('admin', 'domain-admin', 'monitor', 'user')),
+    UNIQUE (username),
+    FOREIGN KEY(domain) REFERENCES domains (name),
+    FOREIGN KEY(policy) REFERENCES policies (name),
+    UNIQUE (external_id)
+)""",
+        """CREATE INDEX users_domain ON users (domain, username)""",
+        """CREATE INDEX ix_users_policy ON users (policy)""",
+        """CREATE UNIQUE INDEX users_email ON users (lower(email))""",
+        """CREATE INDEX users_unsettled ON users (id) WHERE generation <> host_generation AND portal_only = 0""",
+        """CREATE UNIQUE INDEX users_uuid ON users (uuid)""",
+    ),
+    "audit": (
+        """CREATE TABLE audit (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    actor TEXT NOT NULL,
+    on_behalf_of TEXT DEFAULT '' NOT NULL,
+    domain TEXT DEFAULT '' NOT NULL,
+    via TEXT DEFAULT '' NOT NULL,
+    address TEXT DEFAULT '' NOT NULL,
+    request_id TEXT DEFAULT '' NOT NULL,
+    action TEXT NOT NULL,
+    target TEXT DEFAULT '' NOT NULL,
+    outcome TEXT DEFAULT 'started' NOT NULL,
+    code TEXT DEFAULT '' NOT NULL,
+    message TEXT DEFAULT '' NOT NULL,
+    duration_ms REAL,
+    changes TEXT DEFAULT '{}' NOT NULL,
+    CONSTRAINT ck_outcome CHECK (outcome IN ('started', 'done', 'refused', 'failed', 'crashed'))
+)""",
+        """CREATE INDEX audit_actor ON audit (actor, id)""",
+        """CREATE INDEX audit_domain ON audit (domain, id)""",
+        """CREATE INDEX audit_target ON audit (target, id)""",
+    ),
+}
+
+REST = (
+    """CREATE TABLE groups (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    domain TEXT DEFAULT 'default' NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    gid INTEGER,
+    disk_quota TEXT,
+    removing INTEGER DEFAULT '0' NOT NULL,
+    host_problem TEXT DEFAULT '' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (name),
+    FOREIGN KEY(domain) REFERENCES domains (name)
+)""",
+    """CREATE INDEX groups_domain ON groups (domain, name)""",
+    """CREATE TABLE group_members (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    group_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    added_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (group_id, user_id),
+    FOREIGN KEY(group_id) REFERENCES groups (id) ON DELETE CASCADE,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+)""",
+    """CREATE INDEX ix_group_members_user_id ON group_members (user_id)""",
+    """CREATE TABLE idempotency_keys (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    actor TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    status INTEGER,
+    answer TEXT DEFAULT '' NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (actor, "key")
+)""",
+    """CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at)""",
+    """CREATE TRIGGER users_status_to_is_active AFTER UPDATE OF status ON users
+WHEN NEW.is_active <> (NEW.status IN ('pending', 'active'))
+BEGIN UPDATE users SET is_active = (NEW.status IN ('pending', 'active')) WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_off AFTER UPDATE OF is_active ON users
+WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
+BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_on AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status = 'inactive'
+BEGIN UPDATE users SET status = 'active' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_is_active_not_now AFTER UPDATE OF is_active ON users
+WHEN NEW.is_active AND NEW.status IN ('deleted', 'purging', 'purge-error')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_insert_inactive AFTER INSERT ON users
+WHEN NOT NEW.is_active AND NEW.status IN ('pending', 'active')
+BEGIN UPDATE users SET status = 'inactive' WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_insert_not_active AFTER INSERT ON users
+WHEN NEW.is_active AND NEW.status NOT IN ('pending', 'active')
+BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_first_generation AFTER INSERT ON users
+WHEN NEW.generation = 1 AND NEW.host_generation = 0
+BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END""",
+    """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip ON users
+WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip)
+  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip)
+  OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
+  OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END""",
+    """CREATE TRIGGER members_wish_added AFTER INSERT ON group_members
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
+    """CREATE TRIGGER members_wish_removed AFTER DELETE ON group_members
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""",
+)
+
+
+def upgrade() -> None:
+    for statement in NEW:
+        op.execute(statement)
+    op.execute("PRAGMA legacy_alter_table = ON")
+    for table, statements in AGAIN.items():
+        _make_again(table, statements)
+    op.execute("PRAGMA legacy_alter_table = OFF")
+    for statement in REST:
+        op.execute(statement)
+
+
+def _make_again(table: str, statements: tuple[str, ...]) -> None:
+    """Make a table with its new definition and the old one's rows; its numbers go on where they were."""
+    columns = [row[1] for row in op.get_bind().exec_driver_sql(f"PRAGMA table_info({table})")]
+    names = ", ".join(columns)
+    op.execute(f"ALTER TABLE {table} RENAME TO {table}_before")
+    for index in op.get_bind().exec_driver_sql(f"PRAGMA index_list({table}_before)").fetchall():
+        if index[3] == "c":  # made by CREATE INDEX: its name is wanted again
+            op.execute(f"DROP INDEX {index[1]}")
+    for statement in statements:
+        op.execute(statement)
+    op.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM {table}_before")  # noqa: S608
+    op.execute(f"DELETE FROM sqlite_sequence WHERE name = '{table}'")  # noqa: S608
+    op.execute(f"UPDATE sqlite_sequence SET name = '{table}' WHERE name = '{table}_before'")  # noqa: S608
+    op.execute(f"DROP TABLE {table}_before")

@@ -1,0 +1,81 @@
+"""SSH keys in a root-owned folder that sshd reads beside people's own files.
+
+The folder holds one file for each user, as authorized_keys(5); the user can read it (sshd does so as the user) and not
+change it. A user's networks stand before each key as `from=`. Sources: sshd_config(5) AuthorizedKeysFile and Include,
+sshd(8) "AUTHORIZED_KEYS FILE FORMAT".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from diycloud.errors import HostError, Unsupported
+from diycloud.system.contract import Owner, System
+
+SSHD_CONFIG = "/etc/ssh/sshd_config"
+DROP_IN = "/etc/ssh/sshd_config.d/10-diycloud.conf"
+SSHD = "/usr/sbin/sshd"
+USUAL = ".ssh/authorized_keys .ssh/authorized_keys2"
+"""sshd's own default for AuthorizedKeysFile."""
+_INCLUDE = re.compile(r"^\s*Include\s+.*sshd_config\.d/\*\.conf", re.IGNORECASE | re.MULTILINE)
+_SETTING = re.compile(r"^authorizedkeysfile (.*)$", re.IGNORECASE | re.MULTILINE)
+_RUNTIME = "/run/sshd"
+
+
+def render_keys(keys: Sequence[str], networks: Sequence[str]) -> str:
+    """Return the file's text. keys: lines without options; networks: where they are good from, none means anywhere."""
+    option = f'from="{",".join(networks)}" ' if networks else ""
+    return "".join(f"{option}{key}\n" for key in keys)
+
+
+def ensure_keys(
+    system: System, folder: Path, name: str, gid: int, *, keys: Sequence[str], networks: Sequence[str]
+) -> bool:
+    """Make a user's file have these keys and no others; without any there is no file. True if anything changed."""
+    if not keys:
+        return system.remove(folder / name)
+    system.make_dir(folder, mode=0o755)
+    return system.write(folder / name, render_keys(keys, networks), mode=0o640, owner=Owner(0, gid))
+
+
+def ensure_sshd(system: System, folder: Path, sshd: str) -> bool:
+    """Have sshd read the folder beside the files it reads already. True if its settings changed: reload it then.
+
+    sshd: the program, asked for what is in force and whether it can live with the new settings. Raises Unsupported where
+    there is no sshd or it has no folder of settings, HostError if it refuses (its settings are then as they were).
+    """
+    if not system.exists(sshd):
+        raise Unsupported("There is no SSH server: keys open nothing until one is installed.", "Then install again.")
+    if not _INCLUDE.search(system.read(SSHD_CONFIG) or ""):
+        raise Unsupported(
+            f"{SSHD_CONFIG} includes no folder of settings, so users' keys are not read.",
+            f"Add {folder}/%u to its AuthorizedKeysFile by hand.",
+        )
+    before = system.read(DROP_IN)
+    ours = f"{folder}/%u"
+    if before is not None and ours in before:
+        return False
+    system.make_dir(_RUNTIME)  # sshd -T asks for it, and the distribution makes it only when the service starts
+    found = _SETTING.search(system.query([sshd, "-T"]).stdout)
+    others = " ".join(word for word in (found[1] if found else USUAL).split() if word not in (ours, "none"))
+    system.write(
+        DROP_IN,
+        f"# Made by DIY Cloud: keys that users added there, beside their own files.\nAuthorizedKeysFile {ours} {others}\n",
+    )
+    asked = system.query([sshd, "-t"])
+    if not asked.ok:
+        if before is None:
+            system.remove(DROP_IN)
+        else:
+            system.write(DROP_IN, before)
+        raise HostError(
+            f"sshd refuses its settings: {asked.stderr.strip()[-300:]}", f"Mend {SSHD_CONFIG}, then install again."
+        )
+    return True
+
+
+def remove_sshd(system: System) -> bool:
+    """Take our settings away. True if there were any: reload sshd then."""
+    return system.remove(DROP_IN)

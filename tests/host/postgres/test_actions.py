@@ -1,0 +1,1 @@
+from tests.host.test_actions import *  # noqa: F403

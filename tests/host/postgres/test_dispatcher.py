@@ -1,0 +1,1 @@
+from tests.unit.test_dispatcher import *  # noqa: F403

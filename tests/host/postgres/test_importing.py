@@ -1,0 +1,1 @@
+from tests.unit.test_importing import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_races import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_repository import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_sessions import *  # noqa: F403

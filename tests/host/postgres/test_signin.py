@@ -1,0 +1,1 @@
+from tests.host.test_signin import *  # noqa: F403

@@ -1,0 +1,507 @@
+"""Groups on the real host: two who work in one folder, a third who does not, kills, hands, and hostile names.
+
+The agent is a process of its own under a folder in /tmp; the shared folders are there too. Kills are made as in
+test_agent_kill.py: by a forked child that ends itself ahead of each effect in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from diycloud.agent import changes, groups
+from diycloud.agent.client import Client
+from diycloud.agent.protocol import (
+    Account,
+    EnsureAccounts,
+    EnsureGroups,
+    GroupPreview,
+    GroupRemains,
+    Limits,
+    Message,
+    Outcome,
+    PurgeAccount,
+    RemoveGroup,
+    SyncReport,
+    Wish,
+)
+from diycloud.agent.registry import Registry
+from diycloud.agent.state import Agent, Caller, Role
+from diycloud.config import AgentSettings, Paths
+from diycloud.core.uninstall import UninstallOptions, _groups, _Removal, uninstall
+from diycloud.errors import Conflict, HostError, InvalidInput, PermissionDenied
+from diycloud.host.groups import ACL, render_acl
+from diycloud.system import Local, System
+from tests.conftest import cannot_run
+from tests.host.agent_process import AgentProcess, as_user, remove_groups
+from tests.killing import Step, every_step
+from tests.stack import Stack
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.getuid() != 0, reason="groups can be made by root only"),
+]
+T = TypeVar("T")
+PREFIX, CGROUP = "dtgrp", "dtgrp"
+UID_MIN, UID_MAX, GID_MIN, GID_MAX = 56_000, 56_499, 56_500, 56_999
+ANNA, BERT, CLEO = (f"{PREFIX}{name}" for name in ("anna", "bert", "cleo"))
+CHEM, BIO = f"{PREFIX}-chem", f"{PREFIX}-bio"
+SERVER_USER, SERVER_UID = "nobody", pwd.getpwnam("nobody").pw_uid
+"""An account that every host has plays the server."""
+SERVER = Caller(SERVER_UID, 1, Role.SERVER)
+
+
+def clean_up() -> None:
+    """Remove every account, group, home and slice that these tests make."""
+    for account in [a for a in pwd.getpwall() if UID_MIN <= a.pw_uid <= UID_MAX]:
+        subprocess.run(["userdel", "-f", account.pw_name], check=False, capture_output=True)
+    for group in [g for g in grp.getgrall() if UID_MIN <= g.gr_gid <= GID_MAX or g.gr_name.startswith(PREFIX)]:
+        subprocess.run(["groupdel", group.gr_name], check=False, capture_output=True)
+    for folder in (Path("/home"), Path("/home/.diycloud-trash"), Path("/home/.diycloud-new")):
+        for path in folder.glob(f"{PREFIX}*"):
+            shutil.rmtree(path)
+    for folder in (Path("/home/.diycloud-trash"), Path("/home/.diycloud-new")):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    for top in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"):
+        remove_groups(top)
+
+
+class GroupsAgent(AgentProcess):
+    """An agent with ranges, cgroup and shared folder of these tests' own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths.config.write_text(
+            f"agent:\n  uid_min: {UID_MIN}\n  uid_max: {UID_MAX}\n  gid_min: {GID_MIN}\n  gid_max: {GID_MAX}\n"
+            f"  server_user: {SERVER_USER}\n  cgroup: {CGROUP}\n  shared: {self.prefix}/srv/shared\n"
+        )
+
+    def call_as_server(self, message: Message, answer: type[T]) -> T:
+        return as_user(SERVER_UID, lambda: self.call(message, answer))
+
+
+@pytest.fixture
+def agent() -> Iterator[AgentProcess]:
+    clean_up()
+    process = GroupsAgent()
+    try:
+        yield process.start()
+    finally:
+        process.close()
+        clean_up()
+
+
+def shared(agent: AgentProcess) -> Path:
+    return agent.prefix / "srv/shared"
+
+
+def ensure(agent: AgentProcess, *names: str) -> list[Outcome]:
+    return agent.call_as_server(EnsureGroups(list(names)), list[Outcome])
+
+
+def wish(name: str, *wanted: str, generation: int = 1) -> Wish:
+    return Wish(name, generation, Limits(0.5, 64 << 20, 50), groups=list(wanted))
+
+
+def put(agent: AgentProcess, *wishes: Wish) -> list[Outcome]:
+    accounts = [Account(wish, create=True) for wish in wishes]
+    return agent.call_as_server(EnsureAccounts(accounts), list[Outcome])
+
+
+def sync(agent: AgentProcess, *wishes: Wish) -> SyncReport:
+    async def run() -> SyncReport:
+        client = Client(agent.socket)
+        try:
+            return await client.sync(wishes)
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+def team(agent: AgentProcess) -> Path:
+    """Anna and Bert in one group, Cleo beside them; return its folder."""
+    assert [outcome.code for outcome in ensure(agent, CHEM, BIO)] == ["", ""]
+    outcomes = put(agent, wish(ANNA, CHEM), wish(BERT, CHEM, BIO), wish(CLEO))
+    assert [(outcome.code, outcome.warning) for outcome in outcomes] == [("", "")] * 3
+    return shared(agent) / CHEM
+
+
+def does(name: str, script: str) -> bool:
+    """Run a shell script in a fresh session of the user, with the usual umask. True if it succeeds."""
+    done = subprocess.run(
+        ["su", "-s", "/bin/sh", name, "-c", f"umask 022; cd /; {script}"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+def members(group: str) -> set[str]:
+    """The members by group(5) and, which must be the same, gshadow(5)."""
+    lists = []
+    for path in ("/etc/group", "/etc/gshadow"):
+        (line,) = (line for line in Path(path).read_text().splitlines() if line.startswith(f"{group}:"))
+        lists.append(set(filter(None, line.split(":")[3].split(","))))
+    assert lists[0] == lists[1]
+    return lists[0]
+
+
+def test_two_work_in_one_folder_and_a_third_does_not(agent: AgentProcess) -> None:
+    folder = team(agent)
+    assert does(ANNA, f"mkdir -p {folder}/work/deep && echo anna > {folder}/work/deep/file && echo x > {folder}/top")
+    assert does(
+        BERT, f"echo bert >> {folder}/work/deep/file && echo y >> {folder}/top && touch {folder}/work/deep/mine"
+    )
+    assert does(ANNA, f"echo again >> {folder}/work/deep/mine && rm {folder}/work/deep/mine {folder}/top")
+    assert (folder / "work/deep/file").read_text() == "anna\nbert\n"
+    assert (folder / "work/deep/file").stat().st_gid == grp.getgrnam(CHEM).gr_gid
+    for forbidden in (
+        f"cat {folder}/work/deep/file",
+        f"ls {folder}",
+        f"touch {folder}/x",
+        f"cd {folder}",
+        f"rmdir {folder}",
+    ):
+        assert not does(CLEO, forbidden), forbidden
+    for forbidden in (f"rmdir {folder}", f"mv {folder} {folder}2", f"chmod 777 {folder}", f"touch {shared(agent)}/x"):
+        assert not does(ANNA, forbidden), f"a member may not {forbidden}"
+    assert does(ANNA, f"echo private > {folder}/own && chmod 600 {folder}/own")
+    assert not does(BERT, f"cat {folder}/own")
+
+
+def test_who_leaves_a_group_has_no_way_in(agent: AgentProcess) -> None:
+    folder = team(agent)
+    assert does(ANNA, f"echo secret > {folder}/file")
+    (outcome,) = put(agent, wish(BERT, BIO, generation=2))
+    assert (outcome.code, outcome.changed, members(CHEM), members(BIO)) == ("", True, {ANNA}, {BERT})
+    assert not does(BERT, f"cat {folder}/file")
+    assert not put(agent, wish(BERT, BIO, generation=2))[0].changed
+
+
+def test_a_purge_takes_the_account_out_of_every_list(agent: AgentProcess) -> None:
+    team(agent)
+    assert agent.call_as_server(PurgeAccount(BERT, 2), Outcome).code == ""
+    assert (members(CHEM), members(BIO)) == ({ANNA}, set())
+    assert BERT not in Path("/etc/group").read_text()
+
+
+def test_a_group_is_removed_into_the_trash_and_its_number_never_given_again(agent: AgentProcess) -> None:
+    folder = team(agent)
+    gid = grp.getgrnam(CHEM).gr_gid
+    assert does(ANNA, f"echo precious > {folder}/file")
+    told = agent.call_as_server(GroupPreview(CHEM), GroupRemains)
+    assert (told.gid, told.folder, told.files, told.members, told.more) == (gid, str(folder), 1, 2, False)
+    assert told.bytes >= 4096
+
+    assert agent.call_as_server(RemoveGroup(CHEM), Outcome) == Outcome(CHEM, gid, changed=True)
+    assert agent.call_as_server(RemoveGroup(CHEM), Outcome) == Outcome(CHEM)
+    with pytest.raises(KeyError):
+        grp.getgrnam(CHEM)
+    trash = shared(agent) / ".diycloud-trash"
+    (kept,) = trash.glob(f"{CHEM}.{gid}.*")
+    assert (kept / "file").read_text() == "precious\n"
+    assert stat.S_IMODE(trash.stat().st_mode) == 0o700
+    assert not does(ANNA, f"cat {kept}/file")
+    agent.stop()
+    agent.start()
+    assert ensure(agent, CHEM)[0].uid not in (gid, None)
+    assert list((shared(agent) / CHEM).iterdir()) == []
+    assert "chem" not in put(agent, wish(ANNA, CHEM, generation=2))[0].warning
+    assert members(CHEM) == {ANNA}, "nobody is a member by a list that is gone"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        f"groupdel {CHEM}", f"gpasswd -d {ANNA} {CHEM}", f"gpasswd -a {CLEO} {CHEM}", f"gpasswd -M '' {CHEM}",
+        "chmod 0755 {folder}", "chown nobody:nogroup {folder}", "rm -rf {folder}",
+    ],
+)  # fmt: skip
+def test_what_hands_broke_is_mended(agent: AgentProcess, damage: str) -> None:
+    folder = team(agent)
+    gid = grp.getgrnam(CHEM).gr_gid
+    wishes = (wish(ANNA, CHEM), wish(BERT, CHEM, BIO), wish(CLEO))
+    assert (ensure(agent, CHEM, BIO)[0].changed, sync(agent, *wishes)) == (False, SyncReport())
+    subprocess.run(damage.format(folder=folder), shell=True, check=True, capture_output=True)
+    ensured, report = ensure(agent, CHEM, BIO)[0], sync(agent, *wishes)
+    assert ensured.changed or report.mended
+    assert (ensured.code, report.failed) == ("", [])
+    assert (grp.getgrnam(CHEM).gr_gid, members(CHEM)) == (gid, {ANNA, BERT})
+    assert does(ANNA, f"echo x > {folder}/file") and does(BERT, f"echo y >> {folder}/file")
+    assert not does(CLEO, f"ls {folder}")
+    assert (ensure(agent, CHEM, BIO)[0].changed, sync(agent, *wishes)) == (False, SyncReport())
+
+
+def test_a_group_that_no_list_names_is_left_alone(agent: AgentProcess) -> None:
+    folder = team(agent)
+    (folder / "file").write_text("precious")
+    agent.stop()
+    agent.start()  # who was made a moment ago is no orphan yet
+    assert ensure(agent, BIO)[0].code == ""
+    report = sync(agent, wish(ANNA), wish(CLEO))
+    assert (report.orphans, report.mended) == ([BERT], [ANNA])
+    assert members(CHEM) == {BERT}, "who is locked is in the same groups when the row is back"
+    assert (folder / "file").read_text() == "precious"
+    assert sync(agent, wish(ANNA, CHEM), wish(BERT, CHEM), wish(CLEO)).failed == []
+    assert members(CHEM) == {ANNA, BERT}
+
+
+def test_the_hosts_own_tools_beside_it_lose_nothing(agent: AgentProcess) -> None:
+    team(agent)
+    others = {f"{PREFIX}-t{number}": GID_MAX - number for number in range(50)}
+
+    def work() -> list[int]:
+        return [
+            subprocess.run(["groupadd", "-g", str(gid), name], check=False, capture_output=True).returncode
+            for name, gid in others.items()
+        ]
+
+    with ThreadPoolExecutor(1) as pool:
+        tools = pool.submit(work)
+        generation = 1
+        while not tools.done() or generation % 2:
+            generation += 1
+            where = BIO if generation % 2 else CHEM
+            assert [o.code for o in put(agent, wish(ANNA, where, generation=generation))] == [""]
+    assert tools.result() == [0] * len(others)
+    assert generation > 3, "they worked at the same time"
+    assert {group.gr_name: group.gr_gid for group in grp.getgrall() if group.gr_name in others} == others
+    assert (members(CHEM), members(BIO)) == ({ANNA, BERT}, {BERT})
+
+
+def test_another_number_by_hand_is_told_and_not_followed(agent: AgentProcess) -> None:
+    folder = team(agent)
+    subprocess.run(["groupmod", "-g", str(GID_MAX), CHEM], check=True)
+    outcome = ensure(agent, CHEM)[0]
+    assert (outcome.code, outcome.uid) == ("conflict", GID_MIN)
+    assert folder.stat().st_gid == GID_MIN
+    with pytest.raises(Conflict):
+        agent.call_as_server(RemoveGroup(CHEM), Outcome)
+
+
+@pytest.mark.parametrize(
+    "name", ["root\n", "-x", "x" * 33, "", "Chem", "a b", "a:b", "a,b", "../x", ".", "..", "a/b", "\u0441hem", "a\0", "1a"]
+)  # fmt: skip
+def test_names_that_are_none_are_refused_by_the_door(agent: AgentProcess, name: str) -> None:
+    for message in (EnsureGroups([CHEM, name]), RemoveGroup(name), GroupPreview(name)):
+        with pytest.raises(InvalidInput):
+            agent.call_as_server(message, list[Outcome])
+    with pytest.raises(InvalidInput):
+        put(agent, wish(ANNA, name))
+    assert not shared(agent).exists()
+
+
+def test_no_message_reaches_what_is_not_managed(agent: AgentProcess) -> None:
+    """Neither the server's nor root's: groups of the host get no member, no folder, and no end."""
+    subprocess.run(["groupadd", "-g", str(GID_MAX), f"{PREFIX}-own"], check=True)
+    names = ["root", "sudo", "docker", "shadow", "users", "nogroup", f"{PREFIX}-own"]
+    before = {path: Path(path).read_text() for path in ("/etc/group", "/etc/gshadow")}
+    for act in (lambda work: as_user(SERVER_UID, work), lambda work: work()):
+        outcomes = act(lambda: agent.call(EnsureGroups(names), list[Outcome]))
+        assert {outcome.code for outcome in outcomes} <= {"conflict", "permission-denied"}
+        for name in names:
+            assert act(lambda name=name: agent.call(RemoveGroup(name), Outcome)) == Outcome(name)
+            with pytest.raises(PermissionDenied):
+                act(lambda name=name: agent.call(GroupPreview(name), GroupRemains))
+    assert before == {path: Path(path).read_text() for path in before}
+    (outcome,) = put(agent, wish(ANNA, *names))
+    assert (outcome.code, outcome.warning != "") == ("", True)
+    assert os.getgrouplist(ANNA, pwd.getpwnam(ANNA).pw_gid) == [pwd.getpwnam(ANNA).pw_gid]
+    assert not shared(agent).exists() or not list(shared(agent).iterdir())
+
+
+@pytest.mark.parametrize("where", ["folder", "staging", "trash"])
+def test_a_link_in_the_way_leads_nowhere(agent: AgentProcess, where: str) -> None:
+    victim = agent.prefix / "victim"
+    victim.mkdir(0o700)
+    (victim / "precious").write_text("x")
+    ensure(agent, CHEM)
+    place = {"folder": CHEM, "staging": f".diycloud-new/{BIO}", "trash": ".diycloud-trash"}[where]
+    if where == "folder":
+        (shared(agent) / CHEM).rmdir()
+    (shared(agent) / place).symlink_to(victim)
+    outcomes = ensure(agent, CHEM, BIO)
+    assert [outcome.code for outcome in outcomes] == ["conflict" if where == "folder" else "", ""]
+    if where != "staging":
+        with pytest.raises(Conflict if where == "folder" else HostError):
+            agent.call(RemoveGroup(CHEM), Outcome)
+        assert grp.getgrnam(CHEM).gr_gid == GID_MIN, "the group stays with its line"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
+    assert [path.name for path in victim.iterdir()] == ["precious"]
+    assert os.listxattr(victim) == []
+
+
+def test_uninstalling_leaves_groups_and_with_the_homes_they_go(agent: AgentProcess) -> None:
+    folder = team(agent)
+    (folder / "file").write_text("precious")
+    agent.stop()
+    said: list[str] = []
+    before = Path("/etc/group").read_text()
+    plan = UninstallOptions(dry_run=True, remove_homes=True, prefix=str(agent.prefix))
+    assert uninstall(Local(), plan, said.append) == 0
+    assert any(f"groupdel {CHEM}" in line for line in said) and any(f"remove     {folder} and" in line for line in said)
+    said.clear()
+    assert uninstall(Local(), UninstallOptions(dry_run=True, prefix=str(agent.prefix)), said.append) == 0
+    assert any("2 groups and their folders" in line for line in said)
+    assert (Path("/etc/group").read_text(), (folder / "file").read_text()) == (before, "precious")
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_uninstalling_with_the_homes_takes_groups_folders_and_trash(agent: AgentProcess, others: bool) -> None:
+    folder = team(agent)
+    assert agent.call(RemoveGroup(BIO), Outcome).code == ""
+    if others:
+        (shared(agent) / "somebody-elses").mkdir()
+    agent.stop()
+    assert _groups(_Removal(Local(), UninstallOptions(prefix=str(agent.prefix)))) == "left alone"
+    assert (folder.is_dir(), members(CHEM)) == (True, {ANNA, BERT})
+    removal = _Removal(Local(), UninstallOptions(prefix=str(agent.prefix), remove_homes=True))
+    for _ in range(2):  # safe to repeat
+        assert _groups(removal) == "1 removed, with their folders"
+        assert not {CHEM, BIO} & {group.gr_name for group in grp.getgrall()}
+    left = list(shared(agent).iterdir()) if shared(agent).exists() else None
+    assert left == ([shared(agent) / "somebody-elses"] if others else None)
+
+
+def test_from_the_command_line_to_the_folder() -> None:
+    if reason := cannot_run():
+        pytest.skip(reason)
+    with Stack(uid_min=UID_MIN, uid_max=UID_MAX, cgroup=CGROUP) as stack:
+        for name in (ANNA, BERT, CLEO):
+            stack.cli("user", "create", name, "--password", "-", input="a long pass phrase\n")
+        stack.cli("group", "create", CHEM, "--members", f"{ANNA},{BERT}")
+        folder = stack.prefix / "shared" / CHEM
+        assert does(ANNA, f"echo anna > {folder}/file") and does(BERT, f"echo bert >> {folder}/file")
+        assert not does(CLEO, f"cat {folder}/file")
+        stack.cli("group", "remove-members", CHEM, "--members", BERT)
+        assert not does(BERT, f"cat {folder}/file")
+        stack.cli("user", "delete", ANNA)
+        stack.cli("user", "purge", ANNA, "--yes")
+        assert members(CHEM) == set()
+        assert (folder / "file").read_text() == "anna\nbert\n"
+        stack.cli("group", "remove", CHEM, "--yes")
+        assert CHEM not in Path("/etc/group").read_text()
+        assert not folder.exists()
+
+
+# -- SIGKILL ahead of every effect
+
+
+def fresh_agent(system: System, state: Path) -> Agent:
+    """The agent as its start makes it, with what is on disk; without limits."""
+    settings = AgentSettings(
+        uid_min=UID_MIN, uid_max=UID_MAX, gid_min=GID_MIN, gid_max=GID_MAX, cgroup=CGROUP, shared=str(state / "shared")
+    )
+    registry = Registry(system, state / "managed", uid_min=UID_MIN, uid_max=UID_MAX)
+    agent = Agent(system, settings, registry, None, grace_s=0)
+    assert (registry.problem, agent.groups.problem) == ("", "")
+    return agent
+
+
+def walk(act: Callable[[Agent], object], prepare: Callable[[Agent], object], state: Path) -> Iterator[Step]:
+    """Kill act before each of its effects; give each step with the host prepared anew."""
+
+    def ready() -> None:
+        clean_up()
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+        prepare(fresh_agent(Local(), state))
+
+    try:
+        ready()
+        seen = 0
+        for step in every_step(lambda system: act(fresh_agent(system, state))):
+            seen += 1
+            yield step
+            ready()
+        assert seen > 3, "the work has steps"
+    finally:
+        clean_up()
+
+
+def ensure_both(agent: Agent) -> list[Outcome]:
+    outcomes = groups.ensure_groups(agent, SERVER, [CHEM, BIO])
+    assert [outcome.code for outcome in outcomes] == ["", ""], outcomes
+    return outcomes
+
+
+def remove_both(agent: Agent) -> None:
+    for name in (CHEM, BIO):
+        assert groups.remove_group(agent, SERVER, name).code == ""
+
+
+def assert_whole(step: Step, state: Path) -> None:
+    for name in (CHEM, BIO):
+        info = (state / "shared" / name).lstat()
+        gid = grp.getgrnam(name).gr_gid
+        assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o2770, 0, gid), step
+        assert os.getxattr(state / "shared" / name, ACL) == render_acl(7, 7, 0), step
+        assert f"{name} {gid}\n" in (state / "groups").read_text(), step
+    assert not list((state / "shared/.diycloud-new").iterdir()), step
+
+
+def assert_nothing(step: Step, state: Path) -> None:
+    text = Path("/etc/group").read_text() + Path("/etc/gshadow").read_text() + (state / "groups").read_text()
+    assert PREFIX not in text, step
+    assert not list((state / "shared").glob(f"{PREFIX}*")), step
+
+
+def test_making_a_group_is_completed_by_the_same_request(tmp_path: Path) -> None:
+    for step in walk(ensure_both, lambda agent: None, tmp_path / "state"):
+        ensure_both(fresh_agent(Local(), tmp_path / "state"))
+        assert_whole(step, tmp_path / "state")
+        assert not any(outcome.changed for outcome in ensure_both(fresh_agent(Local(), tmp_path / "state"))), step
+
+
+def test_making_a_group_is_taken_back_by_its_removal(tmp_path: Path) -> None:
+    for step in walk(ensure_both, lambda agent: None, tmp_path / "state"):
+        remove_both(fresh_agent(Local(), tmp_path / "state"))
+        assert_nothing(step, tmp_path / "state")
+
+
+def test_removing_a_group_is_completed_by_the_same_request(tmp_path: Path) -> None:
+    def prepare(agent: Agent) -> None:
+        ensure_both(agent)
+        (tmp_path / "state/shared" / CHEM / "file").write_text("precious")
+
+    for step in walk(remove_both, prepare, tmp_path / "state"):
+        remove_both(fresh_agent(Local(), tmp_path / "state"))
+        assert_nothing(step, tmp_path / "state")
+        (kept,) = (tmp_path / "state/shared/.diycloud-trash").glob(f"{CHEM}.*")
+        assert (kept / "file").read_text() == "precious", step
+
+
+def join(agent: Agent, wishes: Sequence[Wish]) -> list[Outcome]:
+    outcomes = changes.ensure_accounts(agent, SERVER, [Account(wish, create=True) for wish in wishes])
+    assert [(outcome.code, outcome.warning[:6]) for outcome in outcomes] == [("", "Limits")] * len(wishes), outcomes
+    return outcomes
+
+
+def test_membership_is_completed_by_the_same_request(tmp_path: Path) -> None:
+    before = [wish(ANNA, CHEM)]
+    after = [wish(ANNA, BIO, generation=2), wish(BERT, CHEM, BIO, generation=2)]
+
+    def prepare(agent: Agent) -> None:
+        ensure_both(agent)
+        join(agent, before)
+
+    for step in walk(lambda agent: join(agent, after), prepare, tmp_path / "state"):
+        join(fresh_agent(Local(), tmp_path / "state"), after)
+        assert (members(CHEM), members(BIO)) == ({BERT}, {ANNA, BERT}), step
+        assert not any(outcome.changed for outcome in join(fresh_agent(Local(), tmp_path / "state"), after)), step
+
+
+def test_the_places_are_where_the_settings_say() -> None:
+    assert Paths("/x").groups == Paths("/x").managed.with_name("groups")

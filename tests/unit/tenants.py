@@ -1,0 +1,207 @@
+"""Domains, policies and groups without a host: real services on a real database, and a host of dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diycloud.actions.action import Action
+from diycloud.actions.actor import Actor
+from diycloud.actions.dispatcher import Dispatcher, Handler
+from diycloud.actions.roles import Role
+from diycloud.actions.services import Services
+from diycloud.agent import framing
+from diycloud.agent import protocol as wire
+from diycloud.auth.throttle import Throttle
+from diycloud.config import Settings
+from diycloud.db.engine import Database
+from diycloud.domains import actions as domains
+from diycloud.domains import service as domains_service
+from diycloud.errors import DiyCloudError, PermissionDenied, Unavailable
+from diycloud.groups import actions as groups
+from diycloud.groups import service as groups_service
+from diycloud.policies import actions as policies
+from diycloud.policies import service as policies_service
+from diycloud.users import actions as users
+from diycloud.users import life, places, reconcile, service
+
+ROOT = Actor("root", Role.ADMIN, "cli")
+HANDLERS: dict[type[Action[Any]], Handler] = {
+    users.CreateUser: service.create_user,
+    users.ShowUser: service.show_user,
+    users.ListUsers: service.list_users,
+    users.ModifyUser: service.modify_user,
+    users.SetLimits: service.modify_user,
+    users.DeleteUser: life.delete_user,
+    users.PurgeUser: life.purge_user,
+    policies.ApplyPolicy: policies_service.apply_policy,
+    policies.ListPolicies: policies_service.list_policies,
+    policies.CreatePolicy: policies_service.create_policy,
+    policies.ShowPolicy: policies_service.show_policy,
+    policies.ModifyPolicy: policies_service.modify_policy,
+    policies.RemovePolicy: policies_service.remove_policy,
+    domains.ListDomains: domains_service.list_domains,
+    domains.CreateDomain: domains_service.create_domain,
+    domains.ShowDomain: domains_service.show_domain,
+    domains.ModifyDomain: domains_service.modify_domain,
+    domains.RemoveDomain: domains_service.remove_domain,
+    groups.ListGroups: groups_service.list_groups,
+    groups.CreateGroup: groups_service.create_group,
+    groups.ShowGroup: groups_service.show_group,
+    groups.ModifyGroup: groups_service.modify_group,
+    groups.AddMembers: groups_service.add_members,
+    groups.RemoveMembers: groups_service.remove_members,
+    groups.PreviewRemoveGroup: groups_service.preview_removal,
+    groups.RemoveGroup: groups_service.remove_group,
+}
+
+
+class Host:
+    """What an agent does, on dictionaries. gids: groups; wishes: the last of each account.
+
+    away: nothing answers; refuses: name → the error that a group or account meets; asked: every message, in order;
+    meanwhile: what happens while a message of a kind is on its way.
+    """
+
+    def __init__(self) -> None:
+        self.gids: dict[str, int] = {}
+        self.wishes: dict[str, wire.Wish] = {}
+        self.away = False
+        self.refuses: dict[str, DiyCloudError] = {}
+        self.asked: list[Any] = []
+        self.meanwhile: dict[type, Any] = {}
+        self._next = 10_000
+
+    async def call(self, message: Any, answer: Any, **_: Any) -> Any:
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unavailable("The agent does not answer.")
+        framing.pack(framing.Request(1, message))  # raises what no frame can hold
+        self.asked.append(message)
+        if act := self.meanwhile.pop(type(message), None):
+            await act()
+        return getattr(self, f"_{type(message).__name__}")(message)
+
+    async def sync(self, wishes: Iterable[wire.Wish]) -> wire.SyncReport:
+        if self.away:
+            raise Unavailable("The agent does not answer.")
+        self.wishes |= {wish.name: wish for wish in wishes}
+        return wire.SyncReport()
+
+    async def close(self) -> None:
+        pass
+
+    def members(self, group: str) -> set[str]:
+        return {wish.name for wish in self.wishes.values() if group in wish.groups and group in self.gids}
+
+    def _EnsureGroups(self, message: wire.EnsureGroups) -> list[wire.Outcome]:
+        return [self._group(name) for name in message.groups]
+
+    def _group(self, name: str) -> wire.Outcome:
+        if error := self.refuses.get(name):
+            return wire.Outcome(name, self.gids.get(name), code=error.code, message=error.message)
+        if new := name not in self.gids:
+            self.gids[name], self._next = self._next, self._next + 1
+        return wire.Outcome(name, self.gids[name], changed=new, made=new)
+
+    def _GroupPreview(self, message: wire.GroupPreview) -> wire.GroupRemains:
+        if message.name not in self.gids:
+            raise PermissionDenied(f"{message.name} is not a group of the platform.")
+        return wire.GroupRemains(
+            message.name, self.gids[message.name], f"/srv/diycloud/{message.name}", 3 << 20, 7,
+            len(self.members(message.name)),
+        )  # fmt: skip
+
+    def _RemoveGroup(self, message: wire.RemoveGroup) -> wire.Outcome:
+        if error := self.refuses.get(message.name):
+            raise error
+        return wire.Outcome(message.name, self.gids.pop(message.name, None))
+
+    def _EnsureAccounts(self, message: wire.EnsureAccounts) -> list[wire.Outcome]:
+        found = []
+        for account in message.accounts:
+            name = account.wish.name
+            if error := self.refuses.get(name):
+                found.append(wire.Outcome(name, code=error.code, message=error.message))
+                continue
+            self.wishes[name] = account.wish
+            found.append(wire.Outcome(name, uid=20_000 + sum(map(ord, name)), changed=True))
+        return found
+
+    def _CheckLimits(self, message: wire.CheckLimits) -> wire.Outcome:
+        return wire.Outcome(message.name)
+
+    def _Capacity(self, message: wire.Capacity) -> wire.HostCapacity:
+        return wire.HostCapacity(cores=64, memory=256 << 30, slices="cgroup v2")
+
+    def _HashPasswords(self, message: wire.HashPasswords) -> list[str]:
+        return ["$6$salt$" + "x" * 86 for _ in message.passwords]
+
+    def _StopWorkloads(self, message: wire.StopWorkloads) -> int:
+        return 0
+
+    def _PurgeAccount(self, message: wire.PurgeAccount) -> wire.Outcome:
+        self.wishes.pop(message.name, None)
+        return wire.Outcome(message.name)
+
+
+class Hasher:
+    """Hashes that cost nothing."""
+
+    async def hash(self, password: str) -> str:
+        return "x"
+
+
+class Bench:
+    """A dispatcher on a database and a host of one test."""
+
+    def __init__(self, database: Database, path: Path) -> None:
+        self.host, self.path, self.database = Host(), path, database
+        quick: Any = Hasher()
+        self.services = Services(
+            database=database, agent=self.host, hasher=quick, throttle=Throttle(), settings=Settings()
+        )
+        self._dispatcher = Dispatcher(HANDLERS, self.services, places.find)
+
+    async def start(self, action: Action[Any], actor: Actor = ROOT) -> Any:
+        return await self._dispatcher.run(actor, action)
+
+    def run(self, action: Action[Any], actor: Actor = ROOT) -> Any:
+        """Run one action, by root unless another actor is named."""
+        return asyncio.run(self.start(action, actor))
+
+    def both(self, first: Action[Any], second: Action[Any], actor: Actor = ROOT) -> list[Any]:
+        """Run two actions at once; returns the result or the error of each."""
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(self.start(first, actor), self.start(second, actor), return_exceptions=True)
+
+        return asyncio.run(together())
+
+    def reconcile(self) -> None:
+        asyncio.run(reconcile.reconcile(self.services))
+
+    def user(self, name: str, domain: str = "default", role: Role = Role.USER, **more: Any) -> Actor:
+        """Create a user; returns who they are when they ask for something."""
+        self.run(users.CreateUser(username=name, domain=domain, role=role, **more))
+        ((user_id,),) = self.sql("SELECT id FROM users WHERE username = ?", name)
+        return Actor(name, role, "rest", user_id=user_id, domain=domain)
+
+    def sql(self, statement: str, *values: object, foreign_keys: bool = False) -> list[tuple[Any, ...]]:
+        """Read or change the database as people do, with the sqlite3 of their own (which keeps no foreign keys)."""
+        connection = sqlite3.connect(self.path)
+        try:
+            connection.execute(f"PRAGMA foreign_keys = {int(foreign_keys)}")
+            found = connection.execute(statement, values).fetchall()
+            connection.commit()
+            return found
+        finally:
+            connection.close()
+
+    def audited(self, action: str) -> list[tuple[str, str, str, str]]:
+        """Return the audit's rows of an action: who, on what, how it ended, what changed."""
+        query = "SELECT actor, target, outcome, changes FROM audit WHERE action = ? ORDER BY id"
+        return self.sql(query, action)
