@@ -202,7 +202,8 @@ class Stack:
     def by_hand(self, statement: str, *values: object) -> tuple[list[str], list[tuple]]:
         """Run a statement as people do, by a connection of our own; returns the columns' names and the rows."""
         if self._cluster is not None:
-            return self._cluster.run(self._cluster.url(self._database), statement.replace("?", "%s"), values)
+            statement = statement.replace("%", "%%").replace("?", "%s")
+            return self._cluster.run(self._cluster.url(self._database), statement, values)
         connection = sqlite3.connect(self.database())
         try:
             with connection:

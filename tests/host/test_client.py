@@ -155,8 +155,9 @@ def test_signing_out_is_for_good(front: Front, laptop: Laptop, cloud: Cloud) -> 
 
 
 def test_the_examples_of_the_page_run(
-    front: Front, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    front: Front, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIYCLOUD_URL", front.url)
     monkeypatch.setenv("DIYCLOUD_TOKEN", cloud.begin_session(ADMIN, ADMIN_PASSWORD).token)
     monkeypatch.setenv("DIYCLOUD_CA", str(front.folder / "ca.crt"))
@@ -165,12 +166,14 @@ def test_the_examples_of_the_page_run(
     shown = []
     for example in examples:
         # the page's people must not be taken for this machine's
-        own = re.sub(r'"(ada|ben|cleo)"', r'"dtcli\1"', example)
+        own = re.sub(r"(?<=\"|n)(ada|ben|cleo|dora|emil)(?=\"|,)", r"dtcli\1", example)
         exec(compile(own, str(SCRIPTING), "exec"), names)
         shown.append(capsys.readouterr().out)
-    assert len(examples) == 5
+    assert len(examples) == 7
     assert shown[0].startswith("dtcliada 512M ") and shown[0].endswith("\n1.5\n")
     assert "dtcliada active" in shown[1] and "user.create done" in shown[1]
     assert re.fullmatch(r"dtcliben \S+\ndtclicleo \S+\ndtcliada .*dtcliada.*\n", shown[2])
-    assert "['username', 'cpu']" in shown[3] and "HTTP 409, request" in shown[3]
+    assert sorted(shown[3].splitlines()) == ["2 0", "dtclidora created", "dtcliemil created"]
+    assert "user.import" in (tmp_path / "audit.csv").read_text()
+    assert "['username', 'cpu']" in shown[5] and "HTTP 409, request" in shown[5]
     assert cloud.run(ShowUser(username="dtcliada")).full_name == "Augusta Ada King"

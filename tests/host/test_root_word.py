@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from diycloud.agent import archive, changes, reconcile
+from diycloud.agent import adopt, archive, changes, reconcile
+from diycloud.agent import sudo as root_words
 from diycloud.agent.client import call_blocking
 from diycloud.agent.protocol import (
     Account,
@@ -37,7 +39,7 @@ from diycloud.agent.protocol import (
 from diycloud.agent.registry import Registry
 from diycloud.agent.state import Agent, Caller, Role
 from diycloud.config import AgentSettings
-from diycloud.errors import DiyCloudError, PermissionDenied, TooManyRequests, Unauthenticated, Unsupported
+from diycloud.errors import DiyCloudError, PermissionDenied, TooManyRequests, Unauthenticated, Unavailable, Unsupported
 from diycloud.host import shadow, sudo
 from diycloud.host.accounts import stop_processes
 from diycloud.host.slices import detect_slices
@@ -330,6 +332,81 @@ def test_a_purge_with_archive_that_is_killed_is_completed_by_the_same(places: No
         (tmp_path / "started").unlink()
         prepare()
     assert steps > 8, "the purge has steps"
+
+
+def test_an_adoption_that_is_killed_is_completed_by_the_same(places: None, tmp_path: Path) -> None:
+    home = make_account(KILLED, 57_070)
+    before, lines = tree(home), host_lines(KILLED)
+    wish = Wish(KILLED, 1 << 20, Limits(0.5, 64 << 20, 50))
+
+    def adopted(system: System) -> Outcome:
+        return adopt.adopt_accounts(fresh_agent(system, tmp_path), ROOT, [wish])[0]
+
+    fresh_agent(Local(), tmp_path)  # its own file is there
+    steps = 0
+    for step in every_step(adopted):
+        steps += 1
+        agent = fresh_agent(Local(), tmp_path)
+        outcome = adopt.adopt_accounts(agent, ROOT, [wish])[0]
+        assert (outcome.code, outcome.uid, agent.registry.entries[KILLED].uid) == ("", 57_070, 57_070), step
+        ensured = changes.ensure_accounts(agent, ROOT, [Account(wish)])[0]  # what the server sends then
+        assert ensured.code == "", (step, ensured)
+        assert agent.slices is None or agent.slices.read_limits(KILLED, 57_070) is not None, step
+        assert (tree(home), host_lines(KILLED)) == (before, lines), step
+        if agent.slices is not None:
+            agent.slices.remove(KILLED, 57_070)
+        agent.registry.forget([KILLED])
+    assert steps > 3
+
+
+@pytest.mark.skipif(shutil.which("visudo") is None, reason="sudo is not installed")
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_grant_and_a_revoke_that_are_killed_are_completed_by_the_same(
+    places: None, tmp_path: Path, granted: bool
+) -> None:
+    """And whoever has rights by a line of ours is in the agent's file, at every moment."""
+    make = Account(Wish(KILLED, 1 << 20, Limits(0.5, 64 << 20, 50)), create=True)
+    assert changes.ensure_accounts(fresh_agent(Local(), tmp_path), ROOT, [make])[0].code == ""
+
+    def word(system: System, wanted: bool) -> None:
+        root_words.grant_sudo(fresh_agent(system, tmp_path), ROOT, GrantSudo(KILLED, wanted))
+
+    word(Local(), not granted)
+    steps = 0
+    for step in every_step(lambda system: word(system, granted)):
+        steps += 1
+        listed = (tmp_path / "administrators").exists() and KILLED in (tmp_path / "administrators").read_text()
+        assert listed or not may_do_all(KILLED), step
+        word(Local(), granted)
+        assert may_do_all(KILLED) is granted, step
+        assert (KILLED in (tmp_path / "administrators").read_text(), sudo.STAGED.exists()) == (granted, False), step
+        word(Local(), not granted)
+    assert steps >= 2
+
+
+def test_an_agent_that_stops_gives_an_archive_up_and_leaves_no_half(stack: Stack) -> None:
+    stack.cli("user", "create", "dtroota8")
+    uid = pwd.getpwnam("dtroota8").pw_uid
+    with Path("/home/dtroota8/data/big").open("wb") as file:
+        for _ in range(300):
+            file.write(os.urandom(1 << 20))
+    os.chown("/home/dtroota8/data/big", uid, uid)
+    stack.cli("user", "delete", "dtroota8")
+    part = ARCHIVES / f".dtroota8-{uid}.part"
+    with ThreadPoolExecutor(1) as thread:
+        packing = thread.submit(as_root, stack, ArchiveHome("dtroota8"), Archived)
+        while not (part.exists() and part.stat().st_size > 1 << 20):
+            assert not packing.done(), packing.exception()
+            time.sleep(0.01)
+        started = time.monotonic()
+        stack.stop_agent()
+        assert time.monotonic() - started < 5
+        with pytest.raises(Unavailable, match="gave up|does not answer"):
+            packing.result()
+    assert not part.exists() and not list(ARCHIVES.glob("dtroota8-*"))
+    assert Path("/home/dtroota8/data/big").exists()
+    stack.start_agent()
+    assert as_root(stack, ArchiveHome("dtroota8"), Archived).bytes > 300 << 20
 
 
 # -- adopt

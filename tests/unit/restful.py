@@ -83,9 +83,7 @@ class World:
         self.host, self.database = WholeHost(), database
         quick: Any = PlainHasher()
         known = Settings(server=ServerSettings(**{"requests_per_minute": 0, "strangers_per_minute": 0, **settings}))
-        self.services = Services(
-            database=database, agent=self.host, hasher=quick, throttle=Throttle(), settings=known
-        )
+        self.services = Services(database=database, agent=self.host, hasher=quick, throttle=Throttle(), settings=known)
         self.restart()
 
     def restart(self) -> None:

@@ -47,6 +47,8 @@ from diycloud.errors import (
 from diycloud.host import packing, shadow
 from diycloud.host import sudo as host_sudo
 from diycloud.host.archive import find_archive, pack_home
+from diycloud.host.cgroup import Tree, entering
+from diycloud.host.systemd_slices import SystemdSlices
 from diycloud.system import Local, Owner, Result
 from diycloud.system.fake import Fake, File
 
@@ -454,6 +456,27 @@ def test_one_home_is_packed_once_at_a_time(tmp_path: Path) -> None:
         pass
     with agent.packing("alice"):
         pass
+
+
+def test_a_command_is_in_its_cgroups_before_it_starts(tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("memory", "pids")]
+    for folder in folders:
+        Path(folder).mkdir()
+    done = subprocess.run(
+        [*entering(folders), "sh", "-c", 'echo "$$ $*"', "x", "a b"], capture_output=True, text=True, check=True
+    )
+    pid, rest = done.stdout.split(" ", 1)
+    assert rest == "a b\n"
+    assert [(Path(folder) / "cgroup.procs").read_text() for folder in folders] == [f"{pid}\n"] * 2
+    refused = subprocess.run(
+        [*entering([f"{tmp_path}/missing"]), "touch", str(tmp_path / "ran")], capture_output=True, check=False
+    )
+    assert refused.returncode == 125 and not (tmp_path / "ran").exists()
+
+
+def test_with_systemd_a_command_runs_in_a_scope_of_the_users_slice() -> None:
+    words = SystemdSlices(Fake(), Tree("/sys/fs/cgroup", {})).within("ada", 20_001)
+    assert words == ["systemd-run", "--quiet", "--scope", "--collect", "--slice=user-20001.slice", "--"]
 
 
 # -- trash

@@ -18,6 +18,7 @@ from diycloud.cli.output import facts, printable, table, width
 from diycloud.cli.transport import Answer
 from diycloud.core.routes import ROUTES
 from diycloud.errors import BY_CODE, DiyCloudError, InvalidInput
+from diycloud.users.actions import AdoptUser, SetSudo
 
 USER = {
     "username": "ada", "status": "active", "role": "user", "domain": "default", "groups": [], "policy": "default", "full_name": "Ada", "email": None, "description": "",
@@ -182,8 +183,9 @@ def test_every_verb_has_help_with_every_option(route: Any, capsys: Any) -> None:
         cli.main([*route.verb.split(), "--help"])
     text = capsys.readouterr().out
     assert done.value.code == 0
-    for name in route.action.__struct_fields__:
-        if name not in ("username", "csv"):
+    own = {AdoptUser: ("all", "dry-run"), SetSudo: ("grant", "revoke")}  # root's own verbs: cli/rooted.py
+    for name in own.get(route.action, route.action.__struct_fields__):
+        if name not in ("username", "csv", "users", "changes"):  # the last three are in the file
             assert f"--{name.replace('_', '-')}" in text
     assert "--json" in text
 

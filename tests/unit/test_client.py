@@ -31,6 +31,7 @@ from diycloud.errors import (
     InvalidInput,
     NotFound,
     PermissionDenied,
+    PreconditionFailed,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
@@ -140,6 +141,34 @@ def test_many_actions_report_row_by_row_and_stop_for_none(cloud: Cloud) -> None:
     assert [step.done for step in seen] == [1, 2, 3, 4, 5, 6]
     assert seen[-1] == Progress(6, 6, 2)
     assert isinstance(cloud.bulk([]), Report)
+
+
+def test_a_whole_file_is_written_as_it_comes(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.run(CreateUser(username="ada", full_name="Ada, Countess"))
+    with open(tmp_path / "audit.csv", "w+b") as file:
+        cloud.download(ExportAudit(action="user.create"), file)
+    lines = (tmp_path / "audit.csv").read_text().splitlines()
+    assert len(lines) == 2 and "user.create" in lines[1] and lines[0].startswith("id,")
+
+
+def test_a_change_meanwhile_is_noticed(cloud: Cloud) -> None:
+    cloud.run(CreateUser(username="ada", full_name="Ada"))
+    shown = cloud.ask(ShowUser(username="ada"))
+    assert shown.etag
+    changed = cloud.ask(ModifyUser(username="ada", full_name="Augusta"), if_match=shown.etag)
+    assert changed.result.user.full_name == "Augusta" and changed.etag not in ("", shown.etag)
+    with pytest.raises(PreconditionFailed):
+        cloud.run(ModifyUser(username="ada", full_name="Lovelace"), if_match=shown.etag)
+    assert cloud.run(ShowUser(username="ada")).full_name == "Augusta"
+
+
+def test_acting_on_behalf_of_somebody_is_audited_as_both(cloud: Cloud) -> None:
+    cloud.run(CreateUser(username="ada"))
+    assert cloud.on_behalf_of("ada").run(ShowUser(username="ada")).username == "ada"
+    with pytest.raises(PermissionDenied):
+        cloud.on_behalf_of("ada").run(CreateUser(username="bob"))
+    refused = cloud.run(ListAudit(action="user.create", outcome="refused")).entries
+    assert [(entry.actor, entry.on_behalf_of) for entry in refused] == [("admin", "ada")]
 
 
 def test_who_is_not_signed_in_is_told_so(served: Served) -> None:
@@ -276,8 +305,8 @@ def test_it_gives_up_after_three(quick: list[float]) -> None:
 
 
 @pytest.mark.parametrize("action", [
-    ModifyUser(username="ada", full_name="A"), DisableUser(username="ada"), ImportUsers(csv="username\na"),
-], ids=lambda a: type(a).__name__)  # fmt: skip
+    ModifyUser(username="ada", full_name="A"), DisableUser(username="ada")],
+ ids=lambda a: type(a).__name__)  # fmt: skip
 def test_what_could_be_done_twice_is_sent_once(action: Any, quick: list[float]) -> None:
     with Scripted(BREAK, answer(200)) as scripted:
         with asking(scripted) as cloud, pytest.raises(Unavailable, match="broke") as broken:
@@ -413,6 +442,46 @@ def test_a_file_that_is_refused_or_cannot_be_written() -> None:
         with pytest.raises(TypeError, match="download"):
             cloud.run(ExportAudit())
     assert len(scripted.asked) == 2
+
+
+def test_long_work_is_told_row_by_row(served: Served, cloud: Cloud) -> None:
+    told: list[dict[str, Any]] = []
+    text = "username\n" + "\n".join(f"u{number:03}" for number in range(120))
+    report = cloud.follow(ImportUsers(csv=text), told.append)
+    assert (len(report.rows), report.refused) == (120, 0)
+    assert [row["username"] for row in told] == [row.username for row in report.rows]
+    with pytest.raises(InvalidInput) as refused:
+        cloud.follow(ImportUsers(csv="username\nBad Name\n"), told.append)
+    assert [error.field for error in refused.value.errors] == ["line 2, username"]
+    assert len(told) == 120
+
+
+LINES = b'{"row": {"username": "a"}}\n{"row": {"username": "b"}}\n'
+REPORT = {"dry_run": False, "rows": [], "created": 2, "refused": 0}
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_lines_are_lines_however_they_come(size: int) -> None:
+    data = LINES + json.dumps({"report": REPORT}).encode() + b"\n"
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (*parts, b""))
+    told: list[Any] = []
+    with Scripted(CHUNKED + chunks) as scripted, asking(scripted) as cloud:
+        assert cloud.follow(ImportUsers(csv="username\na\nb"), told.append).created == 2
+    assert [row["username"] for row in told] == ["a", "b"]
+    assert "x-ndjson" in scripted.asked[0][2]["accept"]
+
+
+def test_long_work_that_fails_in_the_middle() -> None:
+    problem = json.dumps({"problem": {"status": 503, "code": "unavailable", "detail": "The agent is away."}}).encode()
+    told: list[Any] = []
+    with Scripted(answer(200, LINES + problem + b"\n"), answer(200, LINES)[:-5]) as scripted:
+        with asking(scripted) as cloud, pytest.raises(Unavailable, match="agent is away"):
+            cloud.follow(ImportUsers(csv="username\na"), told.append)
+        scripted._close = True
+        with asking(scripted) as cloud, pytest.raises(Unavailable, match="broke"):
+            cloud.follow(ImportUsers(csv="username\na"), told.append)
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize(("bad", "match"), [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import Connection, insert
 
 from diycloud.actions import audit
 from diycloud.actions.action import Action, Audited, Permission, action
@@ -21,7 +23,9 @@ from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
 from diycloud.db.engine import Database
 from diycloud.db.sqlite import SqliteDatabase
+from diycloud.db.tables import domains, users
 from diycloud.errors import Conflict, HostError, InvalidInput, NotFound, PermissionDenied
+from diycloud.users import places
 
 SECRET = "hunter2 hunter2"
 ADMIN = Actor("ada", Role.ADMIN, "rest", user_id=1, address="192.0.2.1", request_id="abc")
@@ -60,7 +64,7 @@ class Bench:
 
         none: Any = None
         services = Services(database=database, agent=none, hasher=none, throttle=Throttle(), settings=Settings())
-        self.dispatcher = Dispatcher({Change: handle, Read: handle}, services)
+        self.dispatcher = Dispatcher({Change: handle, Read: handle}, services, places.find)
         self.dispatcher.monitors.append(lambda actor, name, outcome, seconds: self.counted.append((name, outcome)))
 
     def submit(self, actor: Actor, cls: type, **raw: Any) -> Any:
@@ -236,3 +240,65 @@ def test_old_rows_are_forgotten(database: Database) -> None:
 
     assert asyncio.run(scenario()) == 1
     assert [e.target for e in database.read_now(audit.page)] == ["new"]
+
+
+# -- on another's behalf
+
+
+def acting(bench: Bench, actor: Actor, name: str) -> dict[str, Any]:
+    """Run a change as somebody else; returns the audit's last row."""
+    with contextlib.suppress(PermissionDenied):
+        bench.submit(actor._replace(on_behalf_of=name), Change, username="bob")
+    return bench.audit()[-1]
+
+
+@pytest.fixture
+def people(database: Database) -> Database:
+    def fill(connection: Connection) -> None:
+        connection.execute(insert(domains).values(name="physics"))
+        for name, role, domain, status in (
+            ("head", Role.DOMAIN_ADMIN, "physics", "active"),
+            ("away", Role.DOMAIN_ADMIN, "physics", "inactive"),
+            ("chief", Role.ADMIN, "default", "active"),
+            ("bob", Role.USER, "physics", "active"),
+        ):
+            row = {"username": name, "password_hash": "-", "role": role, "domain": domain, "status": status}
+            connection.execute(insert(users).values(row))
+
+    asyncio.run(database.write(fill))
+    return database
+
+
+def test_both_are_recorded_and_the_rights_are_the_others(people: Database) -> None:
+    bench = Bench(people)
+    seen: list[tuple[str, str | None, str]] = []
+    bench.act = lambda ctx, action: seen.append((ctx.actor.name, ctx.bound, ctx.actor.real))
+    row = acting(bench, ADMIN, "head")
+    assert (row["actor"], row["on_behalf_of"], row["outcome"]) == ("ada", "head", "done")
+    assert seen == [("head", "physics", "ada")], "within the domain, as a domain's administrator is"
+
+
+@pytest.mark.parametrize(
+    ("actor", "name", "why"),
+    [
+        (ADMIN, "chief", "an administrator's rights are lent to root only"),
+        (ADMIN, "away", "who may not sign in lends nothing"),
+        (ADMIN, "nobody", "there is no such user"),
+        (USER, "head", "a user acts for nobody"),
+        (Actor("head", Role.DOMAIN_ADMIN, "rest", user_id=1, domain="default"), "bob", "not of the domain"),
+        (ADMIN._replace(must_change_password=True), "head", "the password comes first"),
+    ],
+)
+def test_who_may_not_is_refused_and_recorded(people: Database, actor: Actor, name: str, why: str) -> None:
+    bench = Bench(people)
+    row = acting(bench, actor, name)
+    assert bench.ran == [], why
+    assert (row["actor"], row["on_behalf_of"], row["outcome"]) == (actor.name, name, "refused")
+
+
+def test_root_on_the_host_may_act_for_an_administrator_but_then_is_not_root(people: Database) -> None:
+    bench = Bench(people)
+    root: list[bool] = []
+    bench.act = lambda ctx, action: root.append(ctx.actor.is_root)
+    assert acting(bench, Actor("root", Role.ADMIN, "cli"), "chief")["outcome"] == "done"
+    assert root == [False]

@@ -68,8 +68,8 @@ group.remove-members      1     1      d             -        -
 group.remove-preview      1     1      d             -        -
 group.remove              1     1      d             -        -
 key.list                  1     1      d             1        o
-key.add                   1     1      d             -        o
-key.remove                1     1      d             -        o
+key.add                   1     1      d             o        o
+key.remove                1     1      d             o        o
 audit.list                1     1      d             1        -
 audit.export              1     1      d             1        -
 host.show                 1     1      -             1        -

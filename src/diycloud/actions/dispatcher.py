@@ -105,7 +105,7 @@ class Context:
         self._last.append(lambda connection: fn(connection, *args, **kwargs))
 
     async def finish(
-        self, end: Callable[[Connection, int], None], result: object = None, *, done: bool = False
+        self, end: Callable[[Connection, int], None], result: object = None, outcome: str = "done"
     ) -> None:
         """Write how it ended, beginning the audit's row if nothing was written before."""
 

@@ -6,7 +6,6 @@ secret fields.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -141,6 +140,8 @@ _LISTS = frozenset({"list", "networks"})
 
 def _networks(field: Field, given: Any) -> Any:
     """Return networks as the standard writes them: 192.168.1.5/24 means 192.168.1.0/24, each once."""
+    import ipaddress  # 3 ms that only these fields pay
+
     if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
         return given  # the type's own check says what is wrong
     found: dict[str, None] = {}

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import get_args
 
 from diycloud.agent import protocol
+from diycloud.agent.framing import parts
 from diycloud.agent.protocol import MAX_FOUND, Adoptable, Outcome, State, Wish
 from diycloud.agent.registry import Entry
 from diycloud.agent.state import Agent, Caller, failure, log
@@ -25,27 +27,41 @@ UID_MIN = 1000
 """Below are the system's own accounts (login.defs(5), UID_MIN)."""
 MIN_LEFT = 10
 """UIDs that must be left for new users. The next one is above every adopted one of their range."""
-MAX_TEXT = 100
+MAX_TEXT = 200
+"""Letters of a text in the list."""
 
 
 def find_adoptable(agent: Agent, after: str) -> list[Adoptable]:
     """Return the host's accounts of people that are not managed, by name, each with what is in the way of adopting it."""
     agent.registry.require_sound()
     host = HostAccounts(agent.system)
-    found = []
-    for account in host.in_range(UID_MIN, agent.settings.uid_max):
-        if account.name <= after or agent.registry.get(account.name) is not None:
-            continue
-        if account.name == agent.settings.server_user:
-            continue
-        try:
-            _check(agent, host, account)
-            problem = ""
-        except DiyCloudError as error:
-            problem = str(error)
-        texts = (text[:MAX_TEXT] for text in (account.shell, account.full_name, problem))
-        found.append(Adoptable(account.name[:256], account.uid, *texts))
-    return sorted(found, key=lambda account: account.name)[:MAX_FOUND]
+    people = host.in_range(UID_MIN, agent.settings.uid_max)
+    candidates = [
+        account
+        for account in people
+        if account.name > after
+        and agent.registry.get(account.name) is None
+        and account.name != agent.settings.server_user
+    ]
+    candidates.sort(key=lambda account: account.name)
+    shared = _shared(people)
+    return next(parts((_looked_at(agent, host, account, shared) for account in candidates[:MAX_FOUND]), MAX_FOUND))
+
+
+def _looked_at(agent: Agent, host: HostAccounts, account: PosixAccount, shared: Collection[int]) -> Adoptable:
+    try:
+        _check(agent, host, account, shared)
+        problem = ""
+    except DiyCloudError as error:
+        problem = str(error)
+    texts = (text[:MAX_TEXT] for text in (account.shell, account.full_name, problem))
+    return Adoptable(account.name[:256], account.uid, *texts)
+
+
+def _shared(people: Iterable[PosixAccount]) -> set[int]:
+    """Return the numbers that more than one name has."""
+    counts = Counter(account.uid for account in people)
+    return {uid for uid, count in counts.items() if count > 1}
 
 
 def adopt_accounts(agent: Agent, caller: Caller, wishes: Sequence[Wish]) -> list[Outcome]:
@@ -80,7 +96,7 @@ def _adopt(agent: Agent, wish: Wish) -> Outcome:
         if known.uid != account.uid:
             raise Conflict(f"{wish.name} is managed as number {known.uid}, and is {account.uid} on the host.")
         return Outcome(wish.name, known.uid)
-    _check(agent, host, account)
+    _check(agent, host, account, _shared(host.in_range(account.uid, account.uid)))
     if (wish.full_name, wish.shell, wish.state) != (account.full_name, account.shell, State.ACTIVE):
         raise Conflict(f"{wish.name} was changed on the host meanwhile.", "Run the command again.")
     limits = agent.check_limits(wish.limits)
@@ -117,8 +133,8 @@ def _take_in(agent: Agent, name: str, uid: int) -> str:
     return f"{len(left)} processes of {name} run outside the limits until they end."
 
 
-def _check(agent: Agent, host: HostAccounts, account: PosixAccount) -> None:
-    """Raise the reason why an account cannot be adopted."""
+def _check(agent: Agent, host: HostAccounts, account: PosixAccount, shared: Collection[int]) -> None:
+    """Raise the reason why an account cannot be adopted. shared: numbers that more than one name has."""
     name, uid, settings = account.name, account.uid, agent.settings
     if not _fits(name, protocol.Name):
         raise InvalidInput("The name has other letters than a–z, 0–9, _ and -, or is too long.")
@@ -126,7 +142,7 @@ def _check(agent: Agent, host: HostAccounts, account: PosixAccount) -> None:
         raise PermissionDenied(f"The name {name} is reserved for the system.")
     if not UID_MIN <= uid <= settings.uid_max:
         raise InvalidInput(f"The number {uid} is not in {UID_MIN}–{settings.uid_max}.", "Raise agent.uid_max.")
-    if len(host.in_range(uid, uid)) > 1:
+    if uid in shared:
         raise Conflict(f"The number {uid} has another name too.", "Two names of one number cannot be told apart.")
     if any(entry.uid == uid for entry in agent.registry.entries.values()):
         raise Conflict(f"The number {uid} is managed under another name.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diycloud.agent.changes import stop_workloads
+from diycloud.agent.framing import parts
 from diycloud.agent.protocol import MAX_FOUND, Archived, State, Trashed
 from diycloud.agent.state import Agent, Caller, log
 from diycloud.errors import Conflict, InvalidInput, PermissionDenied, TooManyRequests, Unavailable
@@ -82,7 +83,7 @@ def list_trash(agent: Agent) -> list[Trashed]:
     """Return what is in the trash of homes and of groups' folders, the oldest first."""
     bases = (agent.settings.home, agent.settings.shared)
     found = [(int(at), path) for base in bases for path, at in homes.trashed(agent.system, base)]
-    return [_trashed(path, at) for at, path in sorted(found)[:MAX_FOUND]]
+    return next(parts((_trashed(path, at) for at, path in sorted(found)[:MAX_FOUND]), MAX_FOUND))
 
 
 def _trashed(path: Path, at: int) -> Trashed:

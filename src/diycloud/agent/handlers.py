@@ -63,7 +63,8 @@ class Kind(Enum):
 
 
 def _ping(agent: Agent, session: Session, message: Ping) -> Pong:
-    return Pong(__version__, agent.clock() - agent.started, agent.registry.problem or agent.groups.problem)
+    problem = agent.registry.problem or agent.groups.problem or agent.administrators.problem
+    return Pong(__version__, agent.clock() - agent.started, problem)
 
 
 def _capacity(agent: Agent, session: Session, message: Capacity) -> HostCapacity:

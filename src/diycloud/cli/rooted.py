@@ -130,14 +130,14 @@ def _find(paths: Paths) -> list[dict[str, Any]]:
     """Return every account that is not managed, with what is in the way of adopting it."""
     import msgspec
 
-    from diycloud.agent.protocol import MAX_FOUND, Adoptable, FindAdoptable
+    from diycloud.agent.protocol import Adoptable, FindAdoptable
 
     found: list[Adoptable] = []
     while True:
         part = ask(paths, FindAdoptable(found[-1].name if found else ""), list[Adoptable])
-        found += part
-        if len(part) < MAX_FOUND:
+        if not part:
             return [msgspec.to_builtins(account) for account in found]
+        found += part
 
 
 def _adopt_one(

@@ -74,16 +74,19 @@ def send(
     *,
     keyed: bool = False,
     sink: Sink | None = None,
+    accept: str = "",
 ) -> Answer:
     """Send one request. keyed: it is sent again if the connection breaks, and done once (Route.keyed).
 
-    sink: takes the body of a good answer as bytes, piece by piece; the answer's is None then.
+    sink: takes the body of a good answer as bytes, piece by piece; the answer's is None then. accept: a media type.
 
     Raises PermissionDenied, Unauthenticated, Unavailable if it cannot be answered.
     """
     more = requests.key() if keyed else {}
     if target.on_behalf_of:
         more["X-On-Behalf-Of"] = target.on_behalf_of
+    if accept:
+        more["Accept"] = accept
     request = requests.encode(method, path, query, body, more)
     kept = target.session()
     return _at_socket(target.paths, request, sink) if kept is None else _far_away(kept, request, sink)

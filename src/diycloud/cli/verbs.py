@@ -5,23 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from diycloud.actions.action import summary
+from diycloud.actions.download import Download
 from diycloud.actions.parsing import Field, Source, fields_of, parse_action
-from diycloud.cli import rooted, tenancy, views
+from diycloud.cli import files, rooted, tenancy, views
 from diycloud.cli.output import as_json, colour, printable
 from diycloud.cli.passwords import add_password, given_password
 from diycloud.cli.transport import Target, checked, send
 from diycloud.client.requests import request_of
-from diycloud.core.routes import PREFIX, ROUTES, Route
+from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.errors import InvalidInput
 from diycloud.groups.actions import RemoveGroup
 from diycloud.units import format_size
-from diycloud.users.actions import ImportUsers, PurgeUser
+from diycloud.users.actions import PurgeUser
 
 
 def add_verbs(parser: argparse.ArgumentParser, noun: str) -> None:
@@ -32,6 +32,9 @@ def add_verbs(parser: argparse.ArgumentParser, noun: str) -> None:
             continue
         if route.action in rooted.VERBS:
             rooted.add_verb(verbs, route, parser.formatter_class)
+            continue
+        if route.action in files.VERBS:
+            files.add_verb(verbs, route, parser.formatter_class)
             continue
         text = summary(route.action)
         sub = verbs.add_parser(
@@ -46,9 +49,7 @@ def add_verbs(parser: argparse.ArgumentParser, noun: str) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, route: Route) -> None:
     for field in fields_of(route.action).values():
-        if field.name == "csv":
-            parser.add_argument("file", metavar="FILE", help="CSV file with a heading line, - for standard input")
-        elif field.name == "username":
+        if field.name == "username":
             parser.add_argument("name", nargs="?", metavar="NAME", help=field.help)
             parser.add_argument("--username", help=argparse.SUPPRESS)
         elif _is_name(route, field):
@@ -92,6 +93,9 @@ def run(arguments: argparse.Namespace, route: Route) -> int:
     if route.action in _CONFIRMED and not arguments.yes:
         _confirm(target, _CONFIRMED[route.action], action.target)
     path, query, body = request_of(route, {name: getattr(action, name) for name in raw})
+    if result_type(route.action) is Download:
+        checked(send(target, route.method, path, query, body, sink=sys.stdout.buffer.write))
+        return 0
     answer = send(target, route.method, path, query, body, keyed=route.keyed)
     if route.action is PurgeUser and answer.status == 429 and target.session() is None:
         rooted.purge(target, raw["username"], archive=getattr(action, "archive", False))
@@ -99,27 +103,20 @@ def run(arguments: argparse.Namespace, route: Route) -> int:
     if route.action is RemoveGroup and answer.status == 429 and target.session() is None:
         rooted.remove_group(target, action.target)
         answer = send(target, route.method, path, query, body)
-    if route.action is ImportUsers and answer.status == 422 and "report" in (answer.body or {}):
-        sys.stdout.write(
-            (as_json(answer.body["report"]) if arguments.json else views.imported(answer.body["report"])) + "\n"
-        )
-        return 2
     result = checked(answer)
     shown = views.done(route.action, action.target) if route.status == 204 else views.show(route.action, result)
     sys.stdout.write((as_json(result) if arguments.json else shown) + "\n")
     if not arguments.json:
         for warning in (result or {}).get("warnings") or []:
             sys.stderr.write(f"{colour('note:', 'yellow', sys.stderr)} {printable(warning)}\n")
-    return 2 if route.action is ImportUsers and result["refused"] else 0
+    return 0
 
 
 def _raw(arguments: argparse.Namespace, route: Route) -> dict[str, Any]:
     """Return what was given, as text; options that were not given are left out."""
     raw: dict[str, Any] = {}
     for field in fields_of(route.action).values():
-        if field.name == "csv":
-            raw["csv"] = _read_text(arguments.file)
-        elif field.name == "username":
+        if field.name == "username":
             if arguments.name and arguments.username:
                 raise InvalidInput("The name is there twice.", "Give NAME or --username.")
             raw["username"] = arguments.name or arguments.username or ""
@@ -132,15 +129,6 @@ def _raw(arguments: argparse.Namespace, route: Route) -> dict[str, Any]:
             if given is not None:
                 raw[field.name] = None if given == "" and field.clearable else given
     return raw
-
-
-def _read_text(name: str) -> str:
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InvalidInput(f"{name} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{name} is not UTF-8.", "Save it as CSV UTF-8.") from None
 
 
 class _Confirmed(NamedTuple):

@@ -110,7 +110,7 @@ def purge_plan(plan: dict[str, Any]) -> str:
 
 def purged(result: dict[str, Any]) -> str:
     text = f"{result['username']} is gone." + (" The home is in the trash." if result["home_in_trash"] else "")
-    return text + (f" It is packed in {result['archive']} ({result['archive_size']})." if result["archive"] else "")
+    return text + (f" It is packed in {result['archive']} ({result['archive_size']})." if result.get("archive") else "")
 
 
 def imported(report: dict[str, Any]) -> str:
@@ -126,12 +126,30 @@ def imported(report: dict[str, Any]) -> str:
     text = table(headings, rows, right=("LINE",)) if rows else "The file has no rows."
     good = len(report["rows"]) - report["refused"]
     if report["dry_run"]:
-        text += f"\n{good} would be created, {report['refused']} would be refused. Nothing was changed."
+        changed = sum(row["outcome"] == "change" for row in report["rows"])
+        text += f"\n{good - changed} would be created, {report['refused']} would be refused. Nothing was changed."
+        text += f"\n{changed} that exist would be changed." if changed else ""
     elif report["refused"] and not report["created"]:
         text += f"\n{report['refused']} of {len(report['rows'])} rows are at fault. Nothing was changed."
     else:
-        text += f"\n{report['created']} created, {report['pending']} waiting for the host, {report['refused']} refused."
+        changed = f"{report['changed']} changed, " if report["changed"] else ""
+        text += f"\n{report['created']} created, {changed}{report['pending']} waiting for the host, "
+        text += f"{report['refused']} refused."
     return text
+
+
+def bulk(report: dict[str, Any]) -> str:
+    rows = []
+    for row in report["rows"]:
+        notes = [f"{field}: {text}" for field, text in row["errors"]] + list(row["warnings"])
+        rows.append((row["row"], row["username"], row["action"], row["outcome"], row["password"], "; ".join(notes)))
+    text = table(("ROW", "USER", "ACTION", "OUTCOME", "PASSWORD", "NOTES"), rows, right=("ROW",)) if rows else "No rows."
+    if report["dry_run"]:
+        return f"{text}\n{len(rows) - report['failed']} are possible, {report['failed']} are not. Nothing was changed."
+    if report["failed"] and not (report["done"] or report["pending"] or report["left_out"]):
+        return f"{text}\n{report['failed']} of {len(rows)} rows are at fault. Nothing was changed."
+    counts = f"{report['done']} done, {report['pending']} waiting for the host, {report['failed']} refused"
+    return f"{text}\n{counts}, {report['left_out']} left out."
 
 
 def usage(reading: dict[str, Any]) -> str:
@@ -172,6 +190,7 @@ def host(found: dict[str, Any]) -> str:
 
 
 _VIEWS: dict[type[Action[Any]], Callable[[Any], str]] = {
+    auth.ChangePassword: changed,
     users.CreateUser: changed,
     users.ShowUser: user,
     users.ListUsers: page,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from diycloud.actions.action import Action
 from diycloud.client.requests import route_of
 from diycloud.errors import DiyCloudError
@@ -84,6 +86,39 @@ def run_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return Report([rows[number] for number in range(len(wanted))])
+
+
+class Lines:
+    """Takes an answer that comes line by line (NDJSON): tells of its rows and keeps its end. Any other is kept whole."""
+
+    def __init__(self, told: Callable[[dict[str, Any]], object]) -> None:
+        self._told = told
+        self._part = b""
+        self._end: _Line | None = None
+
+    def __call__(self, piece: bytes) -> None:
+        *lines, self._part = (self._part + piece).split(b"\n")
+        for line in lines:
+            found = _LINE.decode(line)
+            if found.row is None:
+                self._end = found
+            else:
+                self._told(found.row)
+
+    def rest(self) -> tuple[bytes, dict[str, Any] | None]:
+        """Return the result as JSON, or the problem that the work ended with."""
+        if self._end is None:
+            return self._part, None
+        return bytes(self._end.report), self._end.problem
+
+
+class _Line(msgspec.Struct):
+    row: dict[str, Any] | None = None
+    report: msgspec.Raw = msgspec.Raw()
+    problem: dict[str, Any] | None = None
+
+
+_LINE = msgspec.json.Decoder(_Line)
 
 
 def print_progress(progress: Progress, stream: Any = None) -> None:

@@ -165,6 +165,24 @@ class Cloud:
         request = self._request(action, "")
         requests.decoded(None, self._channel.send(request, sink=file.write))
 
+    def follow(self, action: Action[R], told: Callable[[dict[str, Any]], object]) -> R:
+        """Run what takes long in one request (ImportUsers, BulkUsers), told of each row when the server has done it.
+
+        told: gets a row of the report as JSON has it, such as {"username": "ada", "outcome": "created"}. Nobody is told
+        where the server has nothing to tell of.
+        """
+        lines, asked = bulk.Lines(told), self._request(action, "")
+        response = self._channel.send(
+            asked._replace(headers={**asked.headers, "Accept": "application/x-ndjson, application/json"}), sink=lines
+        )
+        if response.status == 200:
+            body, problem = lines.rest()
+            if problem is not None:
+                status = int(problem.get("status", 500))
+                raise requests.error_of(status, problem, {}) from requests.Problem(status, problem)
+            response = response._replace(body=body)
+        return requests.result_of(type(action), response)
+
     def pages(self, action: Action[R]) -> Iterator[R]:
         """Walk the pages of a list, each asked for when it is wanted. Raises TypeError for what has no pages."""
         names = [name for name in _NEXT if name in type(action).__struct_fields__]

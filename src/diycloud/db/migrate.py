@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diycloud.db.postgres import Address
 
 HEAD = "0002"
+SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def bring_up(settings: Settings, paths: Paths) -> bool:
@@ -111,7 +112,7 @@ def _upgrade(connection: Connection) -> None:
     from alembic.config import Config
 
     options = Config()
-    options.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    options.set_main_option("script_location", str(SCRIPTS))
     options.attributes["connection"] = connection
     command.upgrade(options, "head")
 

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from diycloud.config import Settings
@@ -73,13 +73,16 @@ class Address(NamedTuple):
     def _password(self) -> str | None:
         if not self.password_file:
             return None
+        file = Path(self.password_file)
         try:
-            return Path(self.password_file).read_text(encoding="utf-8").partition("\n")[0] or None
+            if file.stat().st_mode & 0o007:
+                raise Unavailable(f"{file} is open to everybody on this machine.", _PASSWORD_FILE)
+            return file.read_text(encoding="utf-8").partition("\n")[0] or None
         except OSError as error:
-            raise Unavailable(f"{self.password_file} cannot be read: {error.strerror}.", _PASSWORD_FILE) from error
+            raise Unavailable(f"{file} cannot be read: {error.strerror}.", _PASSWORD_FILE) from error
 
 
-_PASSWORD_FILE = "It must be readable by the server's account: chown root:diycloud, chmod 0640."  # noqa: S105
+_PASSWORD_FILE = "The server's account must be able to read it, and nobody else: chown root:diycloud, chmod 0640."  # noqa: S105
 
 
 def _first_line(error: Exception) -> str:
@@ -189,7 +192,7 @@ class PostgresDatabase(Database):
             if _is_lost(error):
                 self._leave()
             else:
-                connection.rollback()
+                self._undo(connection)
             raise
         return result
 
@@ -201,9 +204,9 @@ class PostgresDatabase(Database):
             try:
                 self._writing.exec_driver_sql(turn)
                 return self._writing
-            except DBAPIError as error:
-                if not _is_lost(error):
-                    self._writing.rollback()
+            except SQLAlchemyError as error:
+                if isinstance(error, DBAPIError) and not _is_lost(error):
+                    self._undo(self._writing)
                     raise
                 self._leave()
         self._writing = self._writer.connect()
@@ -215,6 +218,12 @@ class PostgresDatabase(Database):
             self._leave()
             raise
         return self._writing
+
+    def _undo(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+        except SQLAlchemyError:  # lost meanwhile: PostgreSQL undoes it itself
+            self._leave()
 
     def _leave(self) -> None:
         """Give up the writer's connection: what was begun on it is undone."""

@@ -67,9 +67,7 @@ def view(services: Services, row: Row) -> Group:
 
 
 async def list_groups(ctx: Context, action: ListGroups) -> GroupPage:
-    domain = action.domain
-    if ctx.bound is not None:
-        domain = ctx.bound if domain in (None, ctx.bound) else ""
+    domain = ctx.within(action.domain)
     asked: dict[str, Any] = {
         "search": action.search, "domain": domain, "after": action.after, "limit": action.limit,
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -70,7 +70,10 @@ CsvText = Annotated[
 
 UserObjects = Annotated[
     tuple[dict[str, object], ...],
-    Meta(max_length=10_000, extra={"rule": "at most 10000 objects", "help": "users, as an export has them", "secret": True}),
+    Meta(
+        max_length=10_000,
+        extra={"rule": "at most 10000 objects", "help": "users, as an export has them", "secret": True},
+    ),
 ]
 Changes = Annotated[
     tuple[dict[str, object], ...],
@@ -288,9 +291,9 @@ class ImportUsers(Action[ImportReport], frozen=True):
 
     csv: CsvText = ""
     users: UserObjects = ()
-    update: Annotated[Flag, Meta(extra={"help": "change the users that exist by their rows, else they are refused"})] = (
-        False
-    )
+    update: Annotated[
+        Flag, Meta(extra={"help": "change the users that exist by their rows, else they are refused"})
+    ] = False
     dry_run: Annotated[Flag, Meta(extra={"help": "check only, change nothing"})] = False
 
 
@@ -332,3 +335,17 @@ class ReadUsage(Action[Usage], frozen=True):
     """Show what a user uses now, beside the budget."""
 
     username: Username
+
+
+BULK: dict[str, type[Action[Any]]] = {
+    "create": CreateUser,
+    "modify": ModifyUser,
+    "set-limits": SetLimits,
+    "set-password": SetPassword,
+    "disable": DisableUser,
+    "enable": EnableUser,
+    "delete": DeleteUser,
+    "restore": RestoreUser,
+    "purge": PurgeUser,
+}
+"""What a row of BulkUsers can ask for."""

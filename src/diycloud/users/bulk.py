@@ -20,6 +20,7 @@ from diycloud.agent import protocol as wire
 from diycloud.errors import DiyCloudError, FieldError, InvalidInput
 from diycloud.users import life, places, progress, service, together
 from diycloud.users.actions import (
+    BULK,
     BulkUsers,
     CreateUser,
     DeleteUser,
@@ -37,18 +38,17 @@ log = structlog.get_logger()
 AT_ONCE = 2 * wire.MAX_BATCH
 """While the agent works on one batch, the passwords of the next are hashed."""
 
-ACTIONS: dict[str, tuple[type[Action[Any]], Handler]] = {
-    "create": (CreateUser, service.create_user),
-    "modify": (ModifyUser, service.modify_user),
-    "set-limits": (SetLimits, service.modify_user),
-    "set-password": (SetPassword, service.set_password),
-    "disable": (DisableUser, life.disable_user),
-    "enable": (EnableUser, life.enable_user),
-    "delete": (DeleteUser, life.delete_user),
-    "restore": (RestoreUser, life.restore_user),
-    "purge": (PurgeUser, life.purge_user),
+_HANDLERS: dict[type[Action[Any]], Handler] = {
+    CreateUser: service.create_user,
+    ModifyUser: service.modify_user,
+    SetLimits: service.modify_user,
+    SetPassword: service.set_password,
+    DisableUser: life.disable_user,
+    EnableUser: life.enable_user,
+    DeleteUser: life.delete_user,
+    RestoreUser: life.restore_user,
+    PurgeUser: life.purge_user,
 }
-_HANDLERS = dict(ACTIONS.values())
 
 
 class Job(NamedTuple):
@@ -124,10 +124,10 @@ async def _parsed(changes: Sequence[Mapping[str, object]]) -> list[Job]:
 def _job(number: int, change: dict[str, object]) -> Job:
     verb, name = change.pop("action", None), change.get("username")
     job = Job(number, name[:60] if isinstance(name, str) else "", str(verb)[:60])
-    if not isinstance(verb, str) or verb not in ACTIONS:
-        return job._replace(errors=(FieldError("action", f"one of: {', '.join(ACTIONS)}"),))
+    if not isinstance(verb, str) or verb not in BULK:
+        return job._replace(errors=(FieldError("action", f"one of: {', '.join(BULK)}"),))
     try:
-        return job._replace(action=parse_action(ACTIONS[verb][0], change, Source.JSON))
+        return job._replace(action=parse_action(BULK[verb], change, Source.JSON))
     except InvalidInput as error:
         return job._replace(errors=error.errors or (FieldError("row", error.message),))
 

@@ -14,11 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam
+from sqlalchemy import Connection, bindparam
 
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.download import Download, pages
 from diycloud.actions.roles import Role
+from diycloud.db.engine import Prepared
 from diycloud.db.tables import users
 from diycloud.errors import PermissionDenied
 from diycloud.units import format_size
@@ -116,7 +117,7 @@ async def export_users(ctx: Context, action: ExportUsers) -> Download:
     render = _json if action.format == "json" else _csv
 
     def read(connection: Connection, after: int) -> tuple[bytes, int | None]:
-        found = connection.execute(_page(shape), {**values, "after": after, "rows": PAGE}).all()
+        found = _page(shape).fetch_all(connection, **values, after=after, rows=PAGE)
         rows = [repository.to_row(row) for row in found]
         following = rows[-1].id if len(rows) == PAGE else None
         people = [exported(row, hashes=action.with_hashes) for row in rows]
@@ -128,9 +129,9 @@ async def export_users(ctx: Context, action: ExportUsers) -> Download:
 
 
 @lru_cache(maxsize=64)
-def _page(shape: listing.Shape) -> Select[Any]:
+def _page(shape: listing.Shape) -> Prepared:
     query = repository.ROW.where(users.c.id > bindparam("after"), *listing.conditions(shape))
-    return query.order_by(users.c.id).limit(bindparam("rows"))
+    return Prepared(query.order_by(users.c.id).limit(bindparam("rows")))
 
 
 def _json(people: list[Exported], *, first: bool, last: bool, hashes: bool) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import get_args
 
 import msgspec
@@ -128,9 +129,20 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in names(text) if part.isdecimal()) if text else ()
 
 
+@lru_cache(maxsize=4096)  # a thousand users share a dozen
+def _limits(given: models.Allocation) -> models.Limits:
+    return models.Limits(
+        cpu=given.cpu,
+        memory=format_size(given.memory),
+        disk=format_size(given.disk),
+        disk_hard=format_size(given.disk_hard),
+        tasks=given.tasks,
+        gpu=given.gpu,
+    )
+
+
 def view(row: Row) -> models.User:
     """Return a user as others may see it."""
-    given = row.allocation
     return models.User(
         username=row.username,
         status=row.status,
@@ -141,14 +153,7 @@ def view(row: Row) -> models.User:
         domain=row.domain,
         groups=names(row.groups),
         policy=row.policy,
-        limits=models.Limits(
-            cpu=given.cpu,
-            memory=format_size(given.memory),
-            disk=format_size(given.disk),
-            disk_hard=format_size(given.disk_hard),
-            tasks=given.tasks,
-            gpu=given.gpu,
-        ),
+        limits=_limits(row.allocation),
         shell=row.shell,
         uid=row.uid,
         uuid=row.uuid,

@@ -79,9 +79,8 @@ def page(
     place: dict[str, Any] = {} if after is None else {"key": after[0], "row_id": after[1]}
     try:
         found = _page(shape, order).fetch_all(connection, **values, **place, rows=limit + 1)
-    except driver_errors(
-        connection
-    ).DataError:  # a text where PostgreSQL has a number; SQLite, which keeps what people wrote, may have one there
+    except driver_errors(connection).DataError:
+        # A text where PostgreSQL has a number; SQLite, which keeps what people wrote, may have one there.
         raise _bad_cursor("is not one this list gave") from None
     more, found = len(found) > limit, found[:limit]
     if backwards:

@@ -75,10 +75,11 @@ def _size(value: object, default: int, least: int = 1) -> int:
     return size if size >= least else default
 
 
-def to_row(values: Sequence[Any]) -> Row:
-    cpu, memory, disk, hard, tasks, gpu = values[_WIDTH:]
+@lru_cache(maxsize=4096, typed=True)  # these too; typed: 1 and 1.0 are equal, and shown as they are
+def _allocation(cpu: object, memory: object, disk: object, hard: object, tasks: object, gpu: object) -> Allocation:
+    """Return the limits of their six columns. What is missing, or cannot be, means the default."""
     soft = _size(disk, _DEFAULTS.disk)
-    allocation = Allocation(
+    return Allocation(
         cpu=cpu if isinstance(cpu, float | int) and 0.01 <= cpu <= 4096 else _DEFAULTS.cpu,
         memory=_size(memory, _DEFAULTS.memory, LEAST_MEMORY),
         disk=soft,
@@ -86,12 +87,16 @@ def to_row(values: Sequence[Any]) -> Row:
         tasks=tasks if isinstance(tasks, int) and 16 <= tasks <= 4_000_000 else _DEFAULTS.tasks,
         gpu=bool(gpu),
     )
+
+
+def to_row(values: Sequence[Any]) -> Row:
+    """Return the row of a statement made of ROW."""
     head = list(values[:_WIDTH])
     head[_ROLE], head[_STATUS] = Role(head[_ROLE]), Status(head[_STATUS])
     for flag in _FLAGS:
         head[flag] = bool(head[flag])
     head[_GROUP_NAMES] = head[_GROUP_NAMES] or ""
-    return Row(*head, allocation)  # type: ignore[call-arg]  # mypy cannot count a star's values
+    return Row(*head, _allocation(*values[_WIDTH:]))  # type: ignore[call-arg]  # mypy cannot count a star's values
 
 
 def by_name(connection: Connection, username: str) -> Row | None:

@@ -101,7 +101,7 @@ def check_acceptable(accept: str, gives: str) -> None:
     for part in accept.lower().split(","):
         name, *parameters = (text.strip() for text in part.split(";"))
         weight = next((text[2:].strip() for text in parameters if text.startswith("q=")), "1")
-        if name:
+        if "/" in name:
             ranges[name] = weight.strip("0.") != ""
     for name in (gives, f"{gives.partition('/')[0]}/*", "*/*"):
         if name in ranges:

@@ -58,6 +58,11 @@ _SET: dict[type[Any], Callable[[Any], Any]] = {
 }
 
 
+def has_tags(kind: object) -> bool:
+    """Tell whether what is of a type has entity tags."""
+    return kind in _SET
+
+
 def has_tag(thing: object) -> bool:
     """Tell whether something is what has entity tags."""
     return type(thing) in _SET

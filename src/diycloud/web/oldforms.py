@@ -24,10 +24,14 @@ _SERVERS = frozenset({"last_login", "last_login_ip", "settled", "host_problem", 
 
 def fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return a body with the API's names. Raises InvalidInput for a field that is there under both."""
+    _check_twice(raw)
+    return {NAMES.get(name, name): _flag(name, value) for name, value in raw.items()}
+
+
+def _check_twice(raw: Mapping[str, Any]) -> None:
     twice = [FieldError(old, f"is there as {new} too") for old, new in NAMES.items() if old in raw and new in raw]
     if twice:
         raise InvalidInput.of(twice)
-    return {NAMES.get(name, name): _flag(name, value) for name, value in raw.items()}
 
 
 def _flag(name: str, value: Any) -> Any:
@@ -48,8 +52,11 @@ def of_change(raw: Mapping[str, Any], now: User) -> tuple[dict[str, Any], bool |
 
     None: that stays. What is as it was is no change, whatever it is. Raises InvalidInput.
     """
+    _check_twice(raw)
     known = user(now)
     changed = {n: v for n, v in raw.items() if n not in _SERVERS and (n not in known or known[n] != _flag(n, v))}
+    if "username" in changed:
+        raise InvalidInput.of([FieldError("username", "is fixed for life")])
     given = fields(changed)
     active = given.pop("is_active", None)
     if active is not None and not isinstance(active, bool):

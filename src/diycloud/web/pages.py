@@ -14,11 +14,19 @@ from diycloud.actions.action import Permission
 from diycloud.actions.parsing import Source, parse_action
 from diycloud.actions.reach import scope_of
 from diycloud.auth import passwords
-from diycloud.auth.actions import ChangePassword, Credentials, ListAudit, SignOut
-from diycloud.errors import DiyCloudError, InvalidInput, NotFound, TooManyRequests, Unauthenticated, Unavailable
+from diycloud.auth.actions import AddKey, ChangePassword, Credentials, ListAudit, ListKeys, RemoveKey, SignOut
+from diycloud.errors import (
+    Conflict,
+    DiyCloudError,
+    InvalidInput,
+    NotFound,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
 from diycloud.resources.actions import ShowHost
 from diycloud.users import host, repository, service
-from diycloud.users.actions import ReadUsage
+from diycloud.users.actions import ReadUsage, ShowUser
 from diycloud.users.models import Status
 from diycloud.users.usage import EVERY_S, as_event
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
@@ -75,14 +83,22 @@ async def sign_out(page: Page) -> Response:
 async def show_account(page: Page) -> Response:
     if not page.visitor.csrf:
         return page.redirect("/sign-in")
-    return _account(page, 200, {}, "")
+    return await _account(page, 200, {}, "")
 
 
-def _account(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
+async def _account(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
+    actor = page.visitor.actor
+    user, keys = None, None
+    if not actor.must_change_password:
+        user = await page.run(ShowUser, {"username": actor.name})
+        keys = None if user.portal_only else (await page.run(ListKeys, {"username": actor.name})).keys
     return page.render(
         "change_password.html",
         status,
-        forced=page.visitor.actor.must_change_password,
+        forced=actor.must_change_password,
+        user=user,
+        keys=keys,
+        section="account",
         min_length=passwords.MIN_LENGTH,
         errors=errors,
         message=message,
@@ -92,12 +108,26 @@ def _account(page: Page, status: int, errors: dict[str, str], message: str) -> R
 async def change_password(page: Page) -> Response:
     sent = page.sent("current", "password")
     if page.sent("again").get("again") != sent.get("password"):
-        return _account(page, 422, {"again": "is not the same"}, "")
+        return await _account(page, 422, {"again": "is not the same"}, "")
     try:
         changed = await page.run(ChangePassword, sent)
     except InvalidInput as error:
-        return _account(page, 422, *field_errors(error, {"current", "password"}))
+        return await _account(page, 422, *field_errors(error, {"current", "password"}))
     return page.redirect("/", ("ok", "Your password is changed."), *(("warn", text) for text in changed.warnings))
+
+
+async def add_key(page: Page) -> Response:
+    key = " ".join(page.sent("key").get("key", "").split())
+    try:
+        done = await page.run(AddKey, {"username": page.visitor.actor.name, "key": key})
+    except (InvalidInput, Conflict) as error:
+        return await _account(page, 422, *field_errors(error, {"key"}))
+    return page.redirect("/account", ("ok", "The key opens your account."), *[("warn", text) for text in done.warnings])
+
+
+async def remove_key(page: Page) -> Response:
+    done = await page.run(RemoveKey, {"username": page.visitor.actor.name, **page.sent("fingerprint")})
+    return page.redirect("/account", ("ok", "The key opens it no more."), *[("warn", text) for text in done.warnings])
 
 
 async def home(page: Page) -> Response:
@@ -193,6 +223,8 @@ PAGES = (
     Entry("POST", "/sign-out", sign_out, open=True),
     Entry("GET", "/account", show_account, open=True),
     Entry("POST", "/account", change_password, open=True),
+    Entry("POST", "/account/keys", add_key),
+    Entry("POST", "/account/keys/remove", remove_key),
     Entry("GET", "/", home),
     Entry("GET", "/events/usage", live_usage),
     Entry("GET", "/components", components),

@@ -23,6 +23,7 @@ from diycloud.users.actions import (
     DeleteUser,
     DisableUser,
     EnableUser,
+    ExportUsers,
     ListUsers,
     ModifyUser,
     PreviewPurge,
@@ -69,6 +70,12 @@ async def list_users(page: Page) -> Response:
     shown |= {"sort": raw.get("sort", "username"), "descending": "descending" in raw}
     template = "users_rows.html" if query.get("fragment") == "1" else "users.html"
     return page.render(template, page=found, query=shown, section="users")
+
+
+async def export_users(page: Page) -> Response:
+    query = page.request.query_params
+    raw = {name: query[name] for name in (*FILTERS, "format") if query.get(name)}
+    return download(await page.run(ExportUsers, raw))
 
 
 async def show_new_user(page: Page) -> Response:
@@ -315,6 +322,7 @@ async def show_audit(page: Page) -> Response:
 
 PAGES = (
     Entry("GET", "/users", list_users),
+    Entry("GET", "/export/users", export_users),
     Entry("GET", "/new-user", show_new_user),
     Entry("POST", "/new-user", create_user),
     Entry("GET", "/users/{username}", show_user),

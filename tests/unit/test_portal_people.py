@@ -1,0 +1,238 @@
+"""The portal's pages of users, groups, domains, policies and audit, as each role sees and uses them.
+
+The whole application on a real database; the agent is away, so what needs the host waits, and the pages say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Connection, insert
+
+from diycloud.actions.services import Services
+from diycloud.agent.client import Client
+from diycloud.auth import sessions
+from diycloud.auth.passwords import Hasher
+from diycloud.auth.throttle import Throttle
+from diycloud.config import Settings
+from diycloud.db.engine import Database
+from diycloud.db.tables import domains, group_members, groups, policies, users
+from diycloud.users import repository
+from diycloud.users.models import Allocation
+from diycloud.web.app import make_app
+from diycloud.web.identity import COOKIE, UNIX_PEER
+
+PEOPLE = (
+    ("boss", "admin", "default"),
+    ("head", "domain-admin", "physics"),
+    ("watcher", "monitor", "default"),
+    ("ada", "user", "physics"),
+    ("carol", "user", "default"),
+)
+LISTS = ("/users", "/groups", "/policies", "/domains", "/audit")
+FORMS = ("/new-user", "/new-group", "/new-policy", "/new-domain", "/import", "/users/ada/edit", "/policies/default")
+OK, NO = 200, 403
+
+
+class Visitor:
+    """Somebody who is signed in at the portal."""
+
+    def __init__(self, app: object, token: str) -> None:
+        self._app, self._cookies = app, {COOKIE: token}
+
+    def get(self, path: str) -> httpx.Response:
+        return asyncio.run(self._send("GET", path, None))
+
+    def post(self, path: str, **fields: str) -> httpx.Response:
+        csrf = re.search(r'name="csrf" value="([^"]+)"', self.get("/account").text)
+        assert csrf
+        return asyncio.run(self._send("POST", path, {"csrf": csrf[1], **fields}))
+
+    async def _send(self, method: str, path: str, data: dict[str, str] | None) -> httpx.Response:
+        transport = httpx.ASGITransport(self._app, client=(UNIX_PEER, 33), raise_app_exceptions=True)  # type: ignore[arg-type]
+        headers = {"X-Forwarded-For": "192.0.2.7", "Sec-Fetch-Site": "same-origin"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="https://cloud.test", headers=headers, cookies=self._cookies
+        ) as client:
+            return await client.request(method, path, data=data)
+
+
+def fill(connection: Connection) -> dict[str, str]:
+    connection.execute(insert(policies).values(name="students", cpu=0.5, memory="1G", max_cpu=1.0, max_memory="2G"))
+    connection.execute(insert(domains).values(name="physics", policy="students"))
+    tokens = {}
+    for name, role, domain in PEOPLE:
+        row = {
+            "username": name,
+            "password_hash": "-",
+            "role": role,
+            "status": "active",
+            "domain": domain,
+            "uid": 20_000,
+        }
+        user_id = repository.add(
+            connection, row | {"policy": "students" if domain == "physics" else "default"}, Allocation()
+        )
+        begun = {"now": 2_000_000_000, "max_s": 10**9, "kind": "browser", "address": "", "user_agent": ""}
+        tokens[name] = sessions.begin(connection, user_id, **begun)
+    connection.execute(insert(groups).values(name="lab", domain="physics", gid=10_000))
+    connection.execute(insert(groups).values(name="office", domain="default", gid=10_001))
+    ada = repository.by_name(connection, "ada")
+    assert ada
+    connection.execute(insert(group_members).values(group_id=1, user_id=ada.id))
+    connection.execute(users.update().values(host_generation=users.c.generation))
+    return tokens
+
+
+@pytest.fixture
+def visit(database: Database, tmp_path: Path) -> Iterator[Callable[[str], Visitor]]:
+    tokens = asyncio.run(database.write(fill))
+    hasher = Hasher(threads=1)
+    agent = Client(tmp_path / "nobody.sock")
+    services = Services(database=database, agent=agent, hasher=hasher, throttle=Throttle(), settings=Settings())
+    app = make_app(services, background=False)
+    yield lambda name: Visitor(app, tokens[name])
+    hasher.close()
+
+
+@pytest.mark.parametrize(
+    ("who", "lists", "forms"),
+    [
+        ("boss", (OK, OK, OK, OK, OK), (OK, OK, OK, OK, OK, OK, OK)),
+        ("head", (OK, OK, OK, OK, OK), (OK, OK, NO, NO, OK, OK, OK)),
+        ("watcher", (OK, OK, OK, OK, OK), (NO, NO, NO, NO, NO, NO, OK)),
+        ("ada", (NO, NO, NO, NO, NO), (NO, NO, NO, NO, NO, NO, NO)),
+    ],
+)
+def test_each_role_sees_its_pages(visit: Callable[[str], Visitor], who: str, lists: tuple, forms: tuple) -> None:
+    visitor = visit(who)
+    assert visitor.get("/").status_code == visitor.get("/account").status_code == OK
+    assert tuple(visitor.get(path).status_code for path in LISTS) == lists
+    assert tuple(visitor.get(path).status_code for path in FORMS) == forms
+
+
+def test_a_domains_administrator_sees_the_domain_only(visit: Callable[[str], Visitor]) -> None:
+    head = visit("head")
+    text = head.get("/users").text
+    assert "ada" in text
+    assert "carol" not in text
+    assert "office" not in head.get("/groups").text
+    assert head.get("/groups/office").status_code == head.get("/users/carol").status_code == NO
+    assert head.get("/users/carol/edit").status_code == NO
+    export = head.get("/export/users?format=csv").text
+    assert "ada" in export
+    assert "carol" not in export
+
+
+def test_a_form_offers_only_what_may_be_done(visit: Callable[[str], Visitor]) -> None:
+    head, boss = visit("head").get("/users/ada/edit").text, visit("boss").get("/users/ada/edit").text
+    for field in ("role", "domain", "policy", "container_uid", "external_id"):
+        assert f'name="{field}"' in boss
+        assert f'name="{field}"' not in head
+    assert "/users/ada/disable" not in visit("watcher").get("/users/ada").text
+
+
+def test_a_user_is_made_with_the_domains_policy(visit: Callable[[str], Visitor]) -> None:
+    head = visit("head")
+    made = head.post("/new-user", username="eve", full_name="Eve", groups="lab", cpu="", memory="")
+    assert made.status_code == 201
+    page = head.get("/users/eve").text
+    assert "students" in page
+    assert ">lab<" in page
+    refused = head.post("/new-user", username="mallory", cpu="2")
+    assert refused.status_code == 422
+    assert "at most 1 by the policy students" in refused.text
+
+
+def test_an_edit_changes_what_was_changed_and_no_more(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    form = boss.get("/users/ada/edit").text
+    values = dict(re.findall(r'<input class="input"[^>]* name="([^"]+)"[^>]* value="([^"]*)"', form))
+    assert values["groups"] == "lab"
+    done = boss.post(
+        "/users/ada/edit",
+        **{name: value for name, value in values.items() if name != "password"} | {"full_name": "Ada Lovelace"},
+        role="user", domain="physics", policy="students",
+    )  # fmt: skip
+    assert done.status_code == 303, done.text
+    entry = boss.get("/audit/export?format=json&action=user.modify").text
+    assert '"changes":{"full_name":["","Ada Lovelace"]}' in entry
+
+
+def test_networks_that_lock_out_oneself_ask_first(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    asked = boss.post("/users/boss/edit", allowed_client_ip="10.0.0.0/8")
+    assert asked.status_code == 422
+    assert "lock you out" in asked.text
+    assert boss.post("/users/boss/edit", allowed_client_ip="10.0.0.0/8, 192.0.2.0/24").status_code == 303
+    assert boss.get("/users").status_code == OK
+    assert boss.post("/users/boss/edit", allowed_client_ip="10.0.0.0/8", force="true").status_code == 303
+    assert boss.get("/users").status_code == 401
+
+
+def test_a_policy_is_made_changed_and_removed(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    wrong = boss.post("/new-policy", name="staff", cpu="4", memory="8G", disk="20G", tasks="512", max_cpu="2")
+    assert wrong.status_code == 422
+    made = boss.post(
+        "/new-policy", name="staff", cpu="4", memory="8G", disk="20G", tasks="512", max_memory="16G", max_gpu="on"
+    )
+    assert made.headers["location"] == "/policies"
+    page = boss.get("/policies/staff").text
+    assert 'value="16G"' in page
+    cleared = boss.post("/policies/staff", cpu="2", memory="8G", disk="20G", tasks="512", max_memory="")
+    assert cleared.status_code == 303
+    assert 'value="16G"' not in boss.get("/policies/staff").text
+    assert boss.post("/policies/students/remove").headers["location"] == "/policies/students", "it is in use"
+    boss.post("/policies/staff/remove")
+    assert boss.get("/policies/staff").status_code == 404
+
+
+def test_a_domain_is_made_changed_and_removed(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    assert boss.post("/new-domain", name="chemistry", policy="students").status_code == 303
+    assert boss.post("/domains/chemistry", description="Wet", policy="default").status_code == 303
+    assert "Wet" in boss.get("/domains").text
+    assert boss.post("/domains/physics/remove").headers["location"] == "/domains/physics"
+    boss.post("/domains/chemistry/remove")
+    assert boss.get("/domains/chemistry").status_code == 404
+
+
+def test_members_come_and_go(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    wrong = boss.post("/groups/lab/add", members="carol, nobody")
+    assert wrong.status_code == 422
+    assert "carol" in wrong.text
+    assert boss.post("/groups/lab/add", members="head").status_code == 303
+    assert "/users/head" in boss.get("/groups/lab").text
+    assert boss.post("/groups/lab/leave", members="head").status_code == 303
+    assert "/users/head" not in boss.get("/groups/lab").text
+
+
+def test_people_look_after_their_own_keys(visit: Callable[[str], Visitor]) -> None:
+    ada = visit("ada")
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGLo0uJDu3ewRPzSZJVyHtB5p5dz3aRWUJ1vKwbRRWOi laptop"
+    assert ada.post("/account/keys", key="-----BEGIN OPENSSH PRIVATE KEY-----").status_code == 422
+    assert ada.post("/account/keys", key=key).status_code == 303
+    shown = ada.get("/account").text
+    assert "laptop" in shown
+    fingerprint = re.search(r'name="fingerprint" value="([^"]+)"', shown)
+    assert fingerprint
+    assert ada.post("/account/keys/remove", fingerprint=fingerprint[1]).status_code == 303
+    assert "laptop" not in ada.get("/account").text
+    assert ada.post("/users/carol/keys", key=key).status_code == NO
+
+
+def test_the_audit_is_searched_and_exported(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    boss.post("/users/ada/sign-out")
+    assert "session.end-all" in boss.get("/audit?search=sessions&since=2020-01-01").text
+    assert "session.end-all" not in boss.get("/audit?until=2020-01-01").text
+    export = boss.get("/audit/export?format=csv")
+    assert export.headers["content-disposition"].startswith("attachment")
+    assert "session.end-all" in export.text
