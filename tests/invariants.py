@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import grp
 import os
 import pwd
 import time
@@ -88,10 +89,35 @@ def faults(stack: Stack, passwords: dict[str, str] | None = None) -> list[str]:
     for folder in CGROUPS.glob(f"*/{stack.cgroup}/*/"):
         if folder.name not in names:
             found.append(f"{folder} is left over")
+    found += _group_faults(stack)
     found += [
         f"the audit says {action} of {target} goes on"
         for action, target in query(stack, "SELECT action, target FROM audit WHERE outcome = 'started'")
     ]
+    return found
+
+
+def _group_faults(stack: Stack) -> list[str]:
+    """Return in what the groups of the database and of the host differ: number, folder, members."""
+    members: dict[str, set[str]] = {}
+    for group, name in query(
+        stack,
+        "SELECT g.name, u.username FROM group_members AS m JOIN groups AS g ON g.id = m.group_id"
+        " JOIN users AS u ON u.id = m.user_id",
+    ):
+        members.setdefault(group, set()).add(name)
+    found = []
+    for group, gid, problem in query(stack, "SELECT name, gid, host_problem FROM groups"):
+        try:
+            there = grp.getgrnam(group)
+        except KeyError:
+            found.append(f"the group {group} is not on the host: {problem}")
+            continue
+        folder = stack.prefix / "shared" / group
+        if there.gr_gid != gid or not folder.is_dir() or folder.stat().st_gid != gid:
+            found.append(f"the group {group} is number {there.gr_gid}, wished {gid}; its folder is {folder}")
+        if set(there.gr_mem) != members.get(group, set()):
+            found.append(f"the group {group} has {sorted(there.gr_mem)}, wished {sorted(members.get(group, ()))}")
     return found
 
 

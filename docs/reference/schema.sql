@@ -138,6 +138,15 @@ CREATE TABLE group_members (
 );
 CREATE INDEX ix_group_members_user_id ON group_members (user_id);
 
+CREATE TABLE purges (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    history TEXT DEFAULT 'keep' NOT NULL,
+    asked_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (user_id),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+
 CREATE TABLE resource_allocations (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     user_id INTEGER NOT NULL,

@@ -86,3 +86,8 @@ def cpu_weight(cores: float) -> int:
 def cpu_shares(cores: float) -> int:
     """Return the cgroup v1 `cpu.shares`: 1024 per core, at least 2, at most 262144 (the kernel's limits)."""
     return min(262_144, max(2, round(cores * 1024)))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts: `1 user`, `2 users`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -158,7 +158,7 @@ class Platform:
         """Return the path of the whole list in one answer; empty where there is none."""
         from diycloud.core.routes import PREFIX, ROUTES
 
-        return next((f"{PREFIX}{r.path}?format=json" for r in ROUTES if r.path == "/users/export"), "")
+        return next((f"{PREFIX}{r.path}?format=json" for r in ROUTES if r.action.action_name == "user.export"), "")
 
     def lateness(self) -> list[float]:
         """Return how late the event loop woke a sleeper, in ms, each time since this was last asked (watched.py)."""
@@ -181,7 +181,8 @@ class Platform:
         settings = (
             f"cgroup: {self.cgroup}, home: {self.prefix}/home, server_user: {server}, uid_min: 50000, uid_max: 59999"
         )
-        paths.config.write_text(f"agent: {{{settings}}}\n")
+        free = "requests_per_minute: 0, strangers_per_minute: 0"
+        paths.config.write_text(f"agent: {{{settings}}}\nserver: {{{free}}}\n")
 
     def _run(self, module: str, *options: str, **rights: Any) -> subprocess.Popen[bytes]:
         command = [self.python, "-m", module, "--prefix", str(self.prefix), *options]

@@ -18,47 +18,42 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from diycloud.users.models import ImportReport, ImportRow, Page, PurgePlan, Status, User
+from diycloud.users.models import ImportReport, ImportRow, Page, Status
 from diycloud.web import templating
-from tests.browser.samples import (
+from diycloud.web.auditing import AUDIT_FILTERS
+
+from . import preview_tenancy
+from .frame import HEADERS, form_of, page
+from .samples import (
     ADA,
     ADMIN,
     AUDIT,
     CAPACITY,
     COLUMNS,
+    DOMAINS,
+    GROUPS,
+    HEAD,
     HOST,
+    KEYS,
     LONG,
-    MONITOR,
+    PLAN,
+    POLICIES,
     SAMPLE,
     USERS,
     G,
+    bulk,
     make_user,
     usage,
 )
 
-JINJA = templating.environment()
-
-
-def page(request: Request, name: str, code: int = 200, *, actor: User | None = ADMIN, **context: Any) -> Response:
-    if actor:
-        actor = {"user": ADA, "monitor": MONITOR}.get(request.query_params.get("as", ""), actor)
-    frame = {"host": HOST, "version": "0.1.0", "actor": actor, "csrf": "sample-token"}
-    text = JINJA.get_template(name).render(frame | {"flashes": []} | context)
-    headers = {
-        "Content-Security-Policy": templating.CONTENT_SECURITY_POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",
-    }
-    return HTMLResponse(text, code, headers=headers)
-
-
-async def form_of(request: Request) -> dict[str, str]:
-    async with request.form() as form:
-        return {key: value for key, value in form.items() if isinstance(value, str)}
+CHOICES = {
+    "domains": [(one.name, f"{one.name} – {one.description}") for one in DOMAINS],
+    "policies": [(one.name, f"{one.name} – {one.description}") for one in POLICIES],
+}
 
 
 async def sign_in(request: Request) -> Response:
@@ -82,8 +77,9 @@ async def account(request: Request) -> Response:
             errors["again"] = "the two are not the same"
     forced = "forced" in request.query_params
     return page(
-        request, "change_password.html", 422 if errors else 200, actor=ADA, forced=forced, min_length=12, errors=errors
-    )
+        request, "change_password.html", 422 if errors else 200, actor=ADA, forced=forced, min_length=12, errors=errors,
+        user=None if forced else ADA, keys=None if forced else KEYS,
+    )  # fmt: skip
 
 
 def home(request: Request) -> Response:
@@ -96,21 +92,30 @@ def home(request: Request) -> Response:
             ssh=f"ssh ada@{HOST}",
             notebooks="/jupyter/" if "all" in request.query_params else None,
             containers="/portainer/" if "all" in request.query_params else None,
+            folders=[GROUPS[0], GROUPS[2]],
             overview=None,
         )
     overview = {"total": 41, "active": 38, "inactive": 2, "pending": 1, "capacity": CAPACITY, "audit": AUDIT[:3]}
+    overview["domain"] = ""
+    if request.query_params.get("as") == "head":
+        overview |= {"domain": HEAD.domain, "capacity": None}
+        return page(
+            request, "home.html", usage=usage(HEAD, time.time()), disk=None, ssh=f"ssh marie@{HOST}", notebooks=None,
+            containers=None, folders=[], overview=overview,
+        )  # fmt: skip
     if "empty" in request.query_params:
         overview |= {"total": 1, "audit": [], "capacity": None}
     return page(
-        request, "home.html", usage=None, disk=None, ssh=None, notebooks=None, containers=None, overview=overview
-    )
+        request, "home.html", usage=None, disk=None, ssh=None, notebooks=None, containers=None, overview=overview,
+        folders=[],
+    )  # fmt: skip
 
 
 def users(request: Request) -> Response:
     asked = request.query_params
-    query = {name: asked.get(name, "") for name in ("search", "status", "role", "sort")} | {
-        "descending": asked.get("descending") == "true"
-    }
+    query = {
+        name: asked.get(name, "") for name in ("search", "status", "role", "domain", "group", "policy", "sort")
+    } | {"descending": asked.get("descending") == "true"}
     word = query["search"].lower()
     found = [
         u
@@ -118,6 +123,9 @@ def users(request: Request) -> Response:
         if word in f"{u.username} {u.full_name} {u.email}".lower()
         and query["status"] in ("", "all", u.status)
         and query["role"] in ("", u.role)
+        and query["domain"] in ("", u.domain)
+        and (not query["group"] or query["group"] in u.groups)
+        and query["policy"] in ("", u.policy)
     ]
     keys: dict[str, Any] = {"cpu": lambda u: u.limits.cpu, "last_login": lambda u: u.last_login or 0}
     sort = query["sort"] or "username"
@@ -126,7 +134,13 @@ def users(request: Request) -> Response:
     rows = Page(
         found[at : at + 50], len(found), str(at + 50) if at + 50 < len(found) else None, str(at - 50) if at else None
     )
-    return page(request, "users_rows.html" if "fragment" in asked else "users.html", page=rows, query=query)
+    return page(
+        request,
+        "users_rows.html" if "fragment" in asked else "users.html",
+        page=rows,
+        query=query,
+        tenants=asked.get("as") != "head",
+    )
 
 
 async def new_user(request: Request) -> Response:
@@ -149,7 +163,9 @@ async def new_user(request: Request) -> Response:
                 password="marble-otter-violet-comet",
                 warnings=["Memory: 34G promised on a host of 32G."],
             )
-    return page(request, "user_new.html", 422 if errors else 200, values=values, errors=errors, capacity=CAPACITY)
+    return page(
+        request, "user_new.html", 422 if errors else 200, values=values, errors=errors, capacity=CAPACITY, **CHOICES
+    )
 
 
 def user(request: Request) -> Response:
@@ -168,6 +184,7 @@ def user(request: Request) -> Response:
         usage=None if shown is not ADA else usage(ADA, time.time()),
         disk={"used": None, "limit": 5 * G},
         audit=AUDIT,
+        keys=KEYS if shown is ADA else [],
     )
 
 
@@ -182,22 +199,22 @@ def edit(request: Request) -> Response:
         "disk": "5G",
         "tasks": "512",
     }
-    return page(request, "user_edit.html", user=ADA, values=values, errors={}, capacity=CAPACITY)
+    values |= {"domain": ADA.domain, "groups": ", ".join(ADA.groups), "policy": ADA.policy, "shell": ADA.shell}
+    return page(request, "user_edit.html", user=ADA, values=values, errors={}, capacity=CAPACITY, **CHOICES)
 
 
 async def purge(request: Request) -> Response:
-    plan = PurgePlan("ada", Status.DELETED, 20000, "/home/ada", "3.2G", 18422, 4)
     errors = (
         {"confirm": "type ada, exactly"}
         if request.method == "POST" and (await form_of(request))["confirm"] != "ada"
         else {}
     )
-    return page(request, "purge.html", 422 if errors else 200, plan=plan, errors=errors, trash_hours=24)
+    return page(request, "purge.html", 422 if errors else 200, plan=PLAN, errors=errors, trash_hours=24)
 
 
 async def import_(request: Request) -> Response:
     if request.method == "GET" and "stage" not in request.query_params:
-        return page(request, "import.html", stage="form", errors={}, csv="", columns=COLUMNS)
+        return page(request, "import.html", stage="form", errors={}, csv="", update=False, columns=COLUMNS)
     text, confirmed = SAMPLE, False
     if request.method == "POST":
         async with request.form() as form:
@@ -212,6 +229,7 @@ async def import_(request: Request) -> Response:
             stage="form",
             errors={"file": "choose a file, or paste its text below"},
             csv="",
+            update=False,
             columns=COLUMNS,
         )
     table = list(csv.reader(io.StringIO(text.strip())))
@@ -232,20 +250,56 @@ async def import_(request: Request) -> Response:
         )
         cells[line] = row
     bad = sum(bool(row.errors) for row in rows)
+    shown = {
+        "report": ImportReport(not done, rows, len(rows) - bad if done else 0, bad),
+        "table": {"columns": columns, "rows": cells},
+        "csv": text,
+        "update": False,
+        "json": False,
+    }
+    if not done:
+        return page(request, "import.html", stage="preview", **shown)
+    return running(request, shown)
+
+
+def running(request: Request, shown: dict[str, Any]) -> Response:
+    """The page as it has grown; with `half`, as it is while the import is under way."""
+    whole = bytes(page(request, "import.html", stage="running", rows=1_000, gap="\0").body)
+    head, _, tail = whole.partition(b"\0")
+    told = [page(request, "import_progress.html", done=n, rows=1_000, username=f"user{n}").body for n in (1, 470)]
+    passwords = "username,password\r\nada,marble-otter-violet-comet\r\n"
+    report = page(request, "import_report.html", stage="result", passwords_csv=passwords, **shown).body
+    parts = [head, *told, b"</section>", b"" if "half" in request.query_params else report, tail]
+    return Response(b"".join(bytes(part) for part in parts), 200, HEADERS, "text/html; charset=utf-8")
+
+
+async def change(request: Request) -> Response:
+    """The page of changes to many; what is asked for is also taken from the address, to be looked at."""
+    from diycloud.web.choosing import ASKS, VERBS
+
+    form = dict(request.query_params)
+    names = [user.username for user in (LONG, *USERS[:11])]
+    if request.method == "POST":
+        async with request.form(max_fields=250) as sent:
+            form |= {key: value for key, value in sent.items() if isinstance(value, str)}
+            names = [str(name) for name in sent.getlist("user")]
+    verb = form.get("do", "disable")
+    asked = ASKS.get(verb)
+    ready = asked is None or form.get(asked)
+    report = bulk(names, verb, dry_run="confirm" not in form) if ready else None
+    errors = {asked: "is needed"} if asked in form and not ready else {}
+    policies = [(one.name, one.name) for one in POLICIES]
     return page(
-        request,
-        "import.html",
-        stage="result" if done else "preview",
-        csv=text,
-        table={"columns": columns, "rows": cells},
-        report=ImportReport(not done, rows, len(rows) - bad if done else 0, bad),
-        passwords_csv="username,password\r\nada,marble-otter-violet-comet\r\n",
-    )
+        request, "bulk.html", 422 if errors else 200, verb=verb, verbs=VERBS, names=names, values=form, errors=errors,
+        report=report, policies=policies,
+    )  # fmt: skip
 
 
 def audit(request: Request) -> Response:
-    query = {name: request.query_params.get(name, "") for name in ("target", "actor", "action", "outcome")}
-    found = [row for row in AUDIT if all(not value or getattr(row, name) == value for name, value in query.items())]
+    query = {name: request.query_params.get(name, "") for name in AUDIT_FILTERS}
+    found = [
+        row for row in AUDIT if all(not value or getattr(row, name, value) == value for name, value in query.items())
+    ]
     return page(request, "audit.html", entries=found, query=query, next=895 if found else None)
 
 
@@ -298,6 +352,8 @@ def application() -> Starlette:
             Route("/import", import_, methods=both),
             Route("/audit", audit),
             Route("/components", components),
+            Route("/change-users", change, methods=both),
+            *preview_tenancy.ROUTES,
             Route("/users/{name}", user),
             Route("/users/{name}/edit", edit, methods=both),
             Route("/users/{name}/purge", purge, methods=both),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import pwd
 import signal
 import stat
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +53,12 @@ def names(prefix: str, count: int) -> list[str]:
     return [f"dt{prefix}{number:03d}" for number in range(count)]
 
 
+def shadow(name: str) -> list[str]:
+    """Return the fields of an account's line in /etc/shadow."""
+    lines = Path("/etc/shadow").read_text(encoding="ascii").splitlines()
+    return next(line for line in lines if line.startswith(f"{name}:")).split(":")
+
+
 def test_a_life_in_bulk(stack: Stack) -> None:
     """Create, change, disable, enable, delete, restore: each user's account follows, each has rows in the audit."""
     people = names("bl", 60)
@@ -62,27 +68,23 @@ def test_a_life_in_bulk(stack: Stack) -> None:
     settled(stack, dict.fromkeys(people, PASSWORD))
     for action, locked in (("disable", True), ("enable", False), ("delete", True), ("restore", False)):
         assert set(outcomes(bulk(stack, changes(action, people))).values()) == {"done"}
-        shadow = {line.split(":")[0]: line.split(":") for line in open("/etc/shadow", encoding="ascii")}
-        assert all((shadow[name][1].startswith("!") or shadow[name][7] != "") is locked for name in people), action
+        assert all((shadow(name)[1].startswith("!") or shadow(name)[7] != "") is locked for name in people), action
     text = "action,username,memory,full_name\n" + "".join(f"modify,{name},96M,Name {name}\n" for name in people)
     assert set(outcomes(bulk(stack, text)).values()) == {"done"}
     assert pwd.getpwnam(people[-1]).pw_gecos.startswith(f"Name {people[-1]}")
-    slices = [f"/sys/fs/cgroup/memory/dtbulk/{pwd.getpwnam(name).pw_uid}" for name in people]
-    folders = [folder for folder, _, _ in os.walk("/sys/fs/cgroup/memory/dtbulk")]
-    limits = {int(open(f"{folder}/memory.limit_in_bytes").read()) for folder in folders[1:]}
-    assert 96 << 20 in limits, (slices[:1], limits)
+    limits = [Path(f"/sys/fs/cgroup/memory/dtbulk/{name}/memory.limit_in_bytes").read_text() for name in people]
+    assert set(map(int, limits)) == {96 << 20}
     actions = {row[0] for row in query(stack, f"SELECT action FROM audit WHERE target = '{people[7]}'")}
     wanted = {f"user.{verb}" for verb in ("create", "disable", "enable", "delete", "restore", "modify")}
     assert wanted <= actions
-    left = [row for row in query(stack, "SELECT outcome FROM audit WHERE outcome NOT IN ('done', 'refused')")]
-    assert left == []
+    assert query(stack, "SELECT outcome FROM audit WHERE outcome NOT IN ('done', 'refused')") == []
     settled(stack, dict.fromkeys(people, PASSWORD))
 
 
 def test_a_dry_run_and_a_fault_change_nothing(stack: Stack) -> None:
     before = rows(stack)
     assert set(outcomes(bulk(stack, changes("delete", names("bl", 5)), "--dry-run")).values()) == {"possible"}
-    mixed = json.loads(changes("delete", names("bl", 2))) + [{"action": "enable", "username": "dtnobody"}]
+    mixed = [*json.loads(changes("delete", names("bl", 2))), {"action": "enable", "username": "dtnobody"}]
     report = bulk(stack, json.dumps(mixed), ok=2)
     assert outcomes(report) == {"dtbl000": "possible", "dtbl001": "possible", "dtnobody": "refused"}
     assert rows(stack) == before
@@ -107,10 +109,9 @@ def test_what_leaves_comes_in_on_another_machine(stack: Stack, tmp_path: Any) ->
     stack.json("user", "import", "-", input=json.dumps(people))
     settled(stack)
     assert stack.token("dtbm000", PASSWORD)
-    shadow = next(line for line in open("/etc/shadow", encoding="ascii") if line.startswith("dtbm000:")).split(":")
-    assert shadow[1].startswith("$"), "the first sign-in gives the host the password"
+    assert shadow("dtbm000")[1].startswith("$"), "the first sign-in gives the host the password"
     assert [row["status"] for row in rows(stack) if row["username"] == "dtbm001"] == ["inactive"]
-    assert next(line for line in open("/etc/shadow", encoding="ascii") if line.startswith("dtbm001:")).split(":")[7]
+    assert shadow("dtbm001")[7], "who was disabled there is locked here"
     stack.cli("user", "enable", "dtbl001")
 
 

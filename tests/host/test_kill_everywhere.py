@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import Cluster
 from tests.conftest import OWN, cannot_run
 from tests.invariants import faults, query, rows, settled
 from tests.killing_process import FILE
@@ -72,8 +73,8 @@ class Victims:
 
 
 @pytest.fixture(scope="module")
-def victims() -> Iterator[Victims]:
-    with Stack(**OWN) as stack:
+def victims(stack_cluster: Cluster | None) -> Iterator[Victims]:
+    with Stack(**OWN, cluster=stack_cluster) as stack:
         stack.stop_agent()
         stack.stop_server(signal.SIGKILL)
         stack.start_agent("tests.killing_agent")
@@ -224,6 +225,47 @@ def test_the_server_dies_at_every_commit(victims: Victims) -> None:
     crashed = query(victims.stack, "SELECT count(*) FROM audit WHERE outcome = 'crashed'")[0][0]
     assert crashed >= 4, "the audit tells of what was broken off"
     assert faults(victims.stack, victims.passwords) == []
+
+
+def mover(victims: Victims) -> tuple[str, Act]:
+    """Move a user to the other domain and into its group, and back: domain, group and limits in one change."""
+    name = victims.name()
+    victims.create(name)
+    for domain in ("dtka", "dtkb"):
+        if not query(victims.stack, "SELECT 1 FROM domains WHERE name = ?", domain):
+            victims.run("domain", "create", domain)
+            victims.run("group", "create", f"{domain}-g", "--domain", domain)
+
+    def act(step: int) -> None:
+        domain = ("dtka", "dtkb")[step % 2]
+        victims.run("user", "modify", name, "--domain", domain, "--groups", f"{domain}-g", "--cpu", f"0.{1 + step % 9}")
+
+    return name, act
+
+
+def _is_whole(victims: Victims, name: str) -> None:
+    """A user is in one domain, and in no group of another."""
+    ((domain, group),) = query(
+        victims.stack,
+        "SELECT u.domain, g.domain FROM users AS u JOIN group_members AS m ON m.user_id = u.id"
+        " JOIN groups AS g ON g.id = m.group_id WHERE u.username = ?",
+        name,
+    )
+    assert domain == group
+
+
+def test_the_agent_dies_at_every_effect_of_a_move_between_domains(victims: Victims) -> None:
+    name, act = mover(victims)
+    assert every_agent_step(victims, act) >= 3
+    _is_whole(victims, name)
+
+
+def test_the_server_dies_at_every_commit_of_a_move_between_domains(victims: Victims) -> None:
+    name, act = mover(victims)
+    act(1)
+    with quiet_server(victims):
+        assert every_server_step(victims, act) >= 2
+    _is_whole(victims, name)
 
 
 def _purged_names_are_gone(victims: Victims, names: list[str]) -> None:

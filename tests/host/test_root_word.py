@@ -293,6 +293,7 @@ ROOT = Caller(0, 1, Role.ROOT)
 def places() -> Iterator[None]:
     ARCHIVES.mkdir(mode=0o700, exist_ok=True)
     yield
+    sudo.DROP_IN.unlink(missing_ok=True)
     remove_cgroups(KILLED)
     subprocess.run(["userdel", "-rf", KILLED], capture_output=True, check=False)
 
@@ -401,7 +402,7 @@ def test_an_agent_that_stops_gives_an_archive_up_and_leaves_no_half(stack: Stack
         started = time.monotonic()
         stack.stop_agent()
         assert time.monotonic() - started < 5
-        with pytest.raises(Unavailable, match="gave up|does not answer"):
+        with pytest.raises(Unavailable, match=r"gave up|does not answer"):
             packing.result()
     assert not part.exists() and not list(ARCHIVES.glob("dtroota8-*"))
     assert Path("/home/dtroota8/data/big").exists()

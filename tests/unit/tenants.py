@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Connection
 
 from diycloud.actions.action import Action
 from diycloud.actions.actor import Actor
@@ -18,6 +19,7 @@ from diycloud.agent import protocol as wire
 from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
 from diycloud.db.engine import Database
+from diycloud.db.sqlite import SqliteDatabase
 from diycloud.domains import actions as domains
 from diycloud.domains import service as domains_service
 from diycloud.errors import DiyCloudError, PermissionDenied, Unavailable
@@ -35,6 +37,7 @@ HANDLERS: dict[type[Action[Any]], Handler] = {
     users.ListUsers: service.list_users,
     users.ModifyUser: service.modify_user,
     users.SetLimits: service.modify_user,
+    users.SetPassword: service.set_password,
     users.DeleteUser: life.delete_user,
     users.PurgeUser: life.purge_user,
     policies.ApplyPolicy: policies_service.apply_policy,
@@ -152,14 +155,14 @@ class Hasher:
     """Hashes that cost nothing."""
 
     async def hash(self, password: str) -> str:
-        return "x"
+        return f"hash of {password}"
 
 
 class Bench:
     """A dispatcher on a database and a host of one test."""
 
-    def __init__(self, database: Database, path: Path) -> None:
-        self.host, self.path, self.database = Host(), path, database
+    def __init__(self, database: Database) -> None:
+        self.host, self.database = Host(), database
         quick: Any = Hasher()
         self.services = Services(
             database=database, agent=self.host, hasher=quick, throttle=Throttle(), settings=Settings()
@@ -190,11 +193,12 @@ class Bench:
         ((user_id,),) = self.sql("SELECT id FROM users WHERE username = ?", name)
         return Actor(name, role, "rest", user_id=user_id, domain=domain)
 
-    def sql(self, statement: str, *values: object, foreign_keys: bool = False) -> list[tuple[Any, ...]]:
-        """Read or change the database as people do, with the sqlite3 of their own (which keeps no foreign keys)."""
-        connection = sqlite3.connect(self.path)
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read or change the database as people do: SQLite's with a sqlite3 of their own, which keeps no foreign keys."""
+        if not isinstance(self.database, SqliteDatabase):
+            return asyncio.run(self.database.write(_run, statement.replace("?", "%s"), values))
+        connection = sqlite3.connect(self.database.path)
         try:
-            connection.execute(f"PRAGMA foreign_keys = {int(foreign_keys)}")
             found = connection.execute(statement, values).fetchall()
             connection.commit()
             return found
@@ -205,3 +209,8 @@ class Bench:
         """Return the audit's rows of an action: who, on what, how it ended, what changed."""
         query = "SELECT actor, target, outcome, changes FROM audit WHERE action = ? ORDER BY id"
         return self.sql(query, action)
+
+
+def _run(connection: Connection, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    done = connection.exec_driver_sql(statement, values)
+    return [tuple(row) for row in done] if done.returns_rows else []

@@ -9,6 +9,7 @@ import json
 import shutil
 import string
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,9 @@ from diycloud.users.rows import IGNORED, Kept
 ROOT = Actor("root", Role.ADMIN, "cli")
 ADMIN = Actor("ada", Role.ADMIN, "rest", user_id=1)
 HASH = hash_password("correct horse battery")
+_BLOBS = [b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes([number]) * 32 for number in range(3)]
+_WORDS = ["", " ada@home", " ,;\"' x"]
+KEYS = [f"ssh-ed25519 {b64encode(blob).decode()}{comment}" for blob, comment in zip(_BLOBS, _WORDS, strict=True)]
 NOT_KEPT = {"uid", "last_login", "sudo"}
 """What an import leaves out, and the tests therefore leave at its default."""
 
@@ -143,6 +147,7 @@ def users(draw: st.DrawFn) -> list[dict[str, Any]]:
             "must_change_password": flags(),
             "status": st.sampled_from(["active", "inactive", "deleted"]),
             "disk_hard": st.just("8192G"),
+            "ssh_keys": st.lists(st.sampled_from(KEYS), unique=True),
             "portal_only": flags(),
             "uuid": st.just(f"{number:032x}"),
             "created_at": st.just(f"2020-01-0{number + 1} 10:00:00"),

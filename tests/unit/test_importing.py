@@ -157,7 +157,7 @@ def test_rows_are_checked_against_each_other_and_what_is_there(database: Databas
         5: ["username: there is such a user already"],
         6: ["email: another user has this address"],
         7: ["username: is a name of the system's"],
-        8: ["full_name: 1–100 printable characters, no colon, not starting with = + - @"],
+        8: ["full_name: 1–100 printable characters, no colon, no blank at the ends, not starting with = + - @"],
     }
 
 

@@ -264,7 +264,7 @@ def test_which_server_is_asked(
     monkeypatch.setattr("os.geteuid", lambda: 0 if root else 1000)
     paths = Paths(str(tmp_path / "host")) if here else Paths("/")
     monkeypatch.setattr(Paths, "server_socket", tmp_path / "no.sock") if not here else None
-    monkeypatch.setattr(Paths, "database", tmp_path / "no.db") if not here else None
+    monkeypatch.setattr(Paths, "state", tmp_path / "no-state") if not here else None
     target = Target(paths, server)
     if isinstance(wanted, str):
         found = target.session()
@@ -402,6 +402,8 @@ def test_a_relative_configuration_folder_is_ignored(tmp_path: Path, monkeypatch:
 
 def test_nobody_is_asked_where_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Paths, "server_socket", Path("/nonexistent/server.sock"))
+    monkeypatch.setattr(Paths, "state", Path("/nonexistent/state"))
+    assert run("whoami") in (cli.EXIT["unauthenticated"], cli.EXIT["permission-denied"])
     with pytest.raises(Unauthenticated, match="Nobody is signed in"):
         Cloud.connect()
     assert run("login", stdin="", monkeypatch=monkeypatch) == 2

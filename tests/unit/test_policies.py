@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +27,8 @@ G = 1 << 30
 
 
 @pytest.fixture
-def bench(database: Database, database_file: Path) -> Iterator[Bench]:
-    yield Bench(database, database_file)
+def bench(database: Database) -> Bench:
+    return Bench(database)
 
 
 @pytest.fixture
@@ -119,7 +117,7 @@ def test_lowering_a_maximum_warns_and_takes_nothing_away(small: Bench) -> None:
     for name, cpu in (("ada", 2), ("bob", 1), ("carl", 2)):
         small.user(name, policy="small", cpu=cpu)
     changed = small.run(ModifyPolicy(name="small", max_cpu=1.0))
-    assert changed.warnings == ("2 users have more than this; they keep it until it is changed.",)
+    assert changed.warnings == ("2 users with more than this: it stays until it is changed.",)
     assert small.run(ShowUser(username="ada")).limits.cpu == 2
     small.run(SetLimits(username="ada", memory=2 * G))  # what is not changed is not looked at
     with pytest.raises(InvalidInput):
@@ -154,7 +152,7 @@ def test_modify_leaves_sets_and_clears(small: Bench) -> None:
 
 def test_a_policy_in_use_stays(small: Bench) -> None:
     small.user("ada", policy="small")
-    with pytest.raises(Conflict, match=r"in use by 1 users and the domains physics\."):
+    with pytest.raises(Conflict, match=r"in use by 1 user and the domains physics\."):
         small.run(RemovePolicy(name="small"))
     small.run(ModifyDomain(name="physics", policy="default"))
     small.run(ModifyUser(username="ada", policy="default"))
@@ -235,6 +233,7 @@ def test_policies_tell_a_domains_administrators_nothing_of_other_domains(small: 
 # -- by hand
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("column", "written", "limit", "usual"),
     [
@@ -253,6 +252,7 @@ def test_what_cannot_be_gives_way_to_the_usual(
     assert getattr(bench.run(CreateUser(username="ada")).user.limits, limit) == usual
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("column", "written"),
     [("max_cpu", "four"), ("max_cpu", 0), ("max_memory", "4 Gigs"), ("max_disk", ""), ("max_tasks", -1), ("max_gpu", "no")],

@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -34,7 +36,6 @@ CHECKS = [
                 "content_type_conformance",
                 "response_headers_conformance",
                 "response_schema_conformance",
-                "allow_header_conformance",
             ]
         )
     ),
@@ -73,9 +74,10 @@ def test_the_description_is_one() -> None:
     validate(as_sent())
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @settings(
-    max_examples=12,
+    max_examples=10,
     derandomize=True,
     deadline=None,
     database=None,
@@ -83,10 +85,19 @@ def test_the_description_is_one() -> None:
     suppress_health_check=list(HealthCheck),
 )
 def test_every_answer_is_as_described(case: schemathesis.Case, world: World) -> None:
-    if case.meta.generation.mode.is_positive and hash(repr(case.body)) % 2:
+    if crc32(repr((case.body, case.query)).encode("utf-8", "surrogatepass")) % 2:
         case.path_parameters.update({name: value for name, value in NAMES.items() if name in case.path_parameters})
+    case.validate_response(send(world, case), checks=CHECKS)
+
+
+def send(world: World, case: schemathesis.Case) -> httpx.Response:
+    """Send a request as root."""
     sent = case.as_transport_kwargs(base_url="https://cloud.test")
-    print(sent)
-    answer = world.ask(**sent)
-    print(answer.status_code, answer.text[:200])
-    case.validate_response(answer, checks=CHECKS)
+    given = {name.lower(): str(value) for name, value in (sent.get("headers") or {}).items()}
+    given.pop("authorization", None)  # made up: nobody would be signed in
+    if crc32(repr(case.body).encode("utf-8", "surrogatepass")) % 8:
+        given.pop("x-on-behalf-of", None)
+    headers: Any = {name.encode(): value.encode("latin-1") for name, value in given.items()}
+    body = sent.get("data")
+    more = {"json": sent["json"]} if sent.get("json") is not None else {"content": body} if body is not None else {}
+    return world.ask(sent["method"], sent["url"], params=sent.get("params"), headers=headers, **more)

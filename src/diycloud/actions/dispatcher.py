@@ -76,6 +76,8 @@ class Context:
         self.changes: dict[str, Any] | None = None
         self.bound: str | None = None
         self.domain = ""
+        self.still_there: Callable[[Connection], None] | None = None
+        """Raises PermissionDenied if the target has left the actor's reach since that was checked."""
         self._row = 0
         self._last: list[Callable[[Connection], object]] = []
         self._begin = begin
@@ -91,6 +93,8 @@ class Context:
         """Run one transaction (db.engine). The first also writes the audit's row, so that no wish is without one."""
 
         def job(connection: Connection) -> tuple[int, T]:
+            if not self._row and self.still_there:
+                self.still_there(connection)
             if not self._row and self._terms:
                 self._terms.check(connection)
                 self._terms.begin(connection)
@@ -196,6 +200,8 @@ class Dispatcher:
             if actor.on_behalf_of:
                 context.actor = stand_in(actor, await self.place(Kind.USER, actor.on_behalf_of))
             context.bound = await self.check(context.actor, cls, target)
+            if context.bound is not None and cls.kind not in _NOT_THERE:
+                context.still_there = lambda c: check_place(context.actor, target, self._lookup(c, cls.kind, target))
             action = make()
             asked.update(audit.asked(action))
             if terms is not None:

@@ -35,20 +35,24 @@ Email = Annotated[
     ),
 ]
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # and what reorders or hides text
-_FORMULA = r"(?![=+@-])"  # a cell a spreadsheet would run
+_START = r"(?![=+@-]|\s)"  # a cell a spreadsheet would run; a blank that a table would lose
+_END = r"(?<!\s)"
 FullName = Annotated[
     str,
     Meta(
-        pattern=rf"\A{_FORMULA}[^:{_CONTROL}]{{1,100}}\Z",
-        extra={"rule": "1–100 printable characters, no colon, not starting with = + - @", "help": "name for people"},
+        pattern=rf"\A{_START}[^:{_CONTROL}]{{1,100}}{_END}\Z",
+        extra={
+            "rule": "1–100 printable characters, no colon, no blank at the ends, not starting with = + - @",
+            "help": "name for people",
+        },
     ),
 ]
 Description = Annotated[
     str,
     Meta(
-        pattern=rf"\A{_FORMULA}[^{_CONTROL}]{{1,500}}\Z",
+        pattern=rf"\A{_START}[^{_CONTROL}]{{1,500}}{_END}\Z",
         extra={
-            "rule": "1–500 printable characters on one line, not starting with = + - @",
+            "rule": "1–500 printable characters on one line, no blank at the ends, not starting with = + - @",
             "help": "note for administrators",
         },
     ),
@@ -129,9 +133,9 @@ Networks = Annotated[
 ExternalId = Annotated[
     str,
     Meta(
-        pattern=rf"\A{_FORMULA}[^{_CONTROL}]{{1,200}}\Z",
+        pattern=rf"\A{_START}[^{_CONTROL}]{{1,200}}{_END}\Z",
         extra={
-            "rule": "1–200 printable characters, not starting with = + - @",
+            "rule": "1–200 printable characters, no blank at the ends, not starting with = + - @",
             "help": "id in an outside directory, of one user only",
         },
     ),

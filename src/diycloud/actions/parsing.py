@@ -122,6 +122,8 @@ def parse_field(field: Field, given: Any, source: Source) -> Any:
     """Return one field's value. Raises InvalidInput with the rule it breaks."""
     if given is None and field.clearable:
         return None
+    if source is Source.TEXT and isinstance(given, str) and not field.secret:
+        given = given.strip(" ")  # people leave blanks in forms and tables
     if field.kind == "size":
         given = _size(field, given, source)
     elif field.kind in _LISTS and source is Source.TEXT and isinstance(given, str):

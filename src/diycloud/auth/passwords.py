@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import hmac
 import os
 import re
 import secrets
@@ -22,6 +24,8 @@ T = TypeVar("T")
 
 MEMORY, PASSES = 19 << 20, 2
 """Bytes and passes of argon2id, on one lane: OWASP Password Storage Cheat Sheet."""
+OLD = "sha256$"
+"""Begins an unsalted SHA-256 of an old database (users/legacy.py)."""
 MIN_LENGTH = 12
 _ALPHABET = (
     "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # without l I 1 O 0 o: read aloud, typed from paper
@@ -51,7 +55,8 @@ class Hasher:
     async def verify(self, password: str, hashed: str | None) -> bool:
         """Tell whether a password matches. hashed None (no such user) takes the same time."""
         stored = hashed if hashed and hashed.startswith("$argon2") else self._nobody
-        return await self._queued(matches, password, stored) and hashed is not None
+        right = await self._queued(matches, password, stored) and hashed is not None
+        return matches_old(password, hashed) if hashed and hashed.startswith(OLD) else right
 
     async def _queued(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._free <= 0:
@@ -78,6 +83,11 @@ def matches(password: str, hashed: str) -> bool:
         return verify(hashed.encode(), password.encode())
     except CryptoError:  # wrong, no hash by its prefix, or too long for one
         return False
+
+
+def matches_old(password: str, hashed: str) -> bool:
+    """Tell whether a password matches an old database's sum: the first sign-in puts a hash in its place."""
+    return hmac.compare_digest(f"{OLD}{hashlib.sha256(password.encode()).hexdigest()}".encode(), hashed.encode())
 
 
 def _be_nice() -> None:

@@ -62,12 +62,16 @@ class SignIn:
         self.throttle.succeeded(row.username, actor.address)
         if not row.shadow_set and not row.portal_only and not row.must_change_password:
             await self._give_host_password(row, password)
+        is_old = row.password_hash.startswith(passwords.OLD)
+        better = await self._services.hasher.hash_many([password]) if is_old else []
         settings, now = self._services.settings.server, int(time.time())
         max_s = settings.session_max_hours * 3600
 
         def store(connection: Connection) -> str:
             values = {"last_login": repository.NOW, "last_login_ip": actor.address}
             repository.note(connection, row.id, values)
+            for hashed in better:
+                repository.replace_hash(connection, row.id, row.password_hash, hashed)
             return sessions.begin(
                 connection, row.id, now=now, max_s=max_s, kind=kind, address=actor.address, user_agent=user_agent
             )

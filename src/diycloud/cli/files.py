@@ -19,8 +19,8 @@ from diycloud.cli.output import as_json, colour, printable
 from diycloud.cli.transport import Answer, Target, checked, send
 from diycloud.client.bulk import Progress, print_progress
 from diycloud.client.requests import error_of, request_of
-from diycloud.core.routes import Route
-from diycloud.errors import FieldError, InvalidInput
+from diycloud.core.routes import ROUTES, Route
+from diycloud.errors import FieldError, InvalidInput, PermissionDenied
 from diycloud.units import format_size
 from diycloud.users.actions import BULK, BulkUsers, ExportUsers, ImportUsers
 
@@ -183,6 +183,49 @@ def read_text(name: str) -> str:
         raise InvalidInput(f"{name} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise InvalidInput(f"{name} is not UTF-8.", "Save it as CSV UTF-8.") from None
+
+
+# -- an old database
+
+
+def add_database(verbs: Any, formatter: Any) -> None:
+    """Give the users' parser the verb for old databases: no action of its own, but an import of what this machine reads."""
+    text = "Create users from an old database of the plain kind, with their passwords."
+    parser = verbs.add_parser(
+        "import-database", help=text[0].lower() + text[1:-1], description=text, formatter_class=formatter
+    )
+    parser.add_argument("file", metavar="FILE", help="a SQLite file with the tables users and resource_allocations")
+    parser.add_argument("--update", action="store_true", help=fields_of(ImportUsers)["update"].help)
+    _work_options(parser)
+    parser.set_defaults(run=_database)
+
+
+def _database(arguments: argparse.Namespace) -> int:
+    from diycloud.users import legacy
+
+    target = Target.of(arguments)
+    if target.on_behalf_of or target.session() is not None:
+        raise PermissionDenied("This holds only on root's own word, on the server itself.", "Run it there with sudo.")
+    (route,) = (route for route in ROUTES if route.action is ImportUsers)
+    found = legacy.read_database(Path(arguments.file))
+    if not found:
+        raise InvalidInput(f"{arguments.file} has no users.")
+    at_fault = any(old.faults for old in found)
+    asked = {"users": [old.user for old in found], "update": arguments.update, "dry_run": arguments.dry_run or at_fault}
+    answer = _work(arguments, route, asked, len(found))
+    report = checked(answer) if "report" not in (answer.body or {}) else answer.body["report"]
+    for row in report["rows"]:
+        old = found[row["line"] - 1]
+        row["line"] = old.id
+        told = [[legacy.NAMES.get(field, field), text] for field, text in row["errors"]]
+        row["errors"] = [*[[fault.field, fault.message] for fault in old.faults], *told]
+        row["warnings"] = [*old.warnings, *row["warnings"]]
+        if row["errors"] and row["outcome"] in ("new", "change"):
+            row["outcome"] = "refused"
+            report["refused"] += 1
+    report["dry_run"] = arguments.dry_run
+    _say(arguments, report, views.imported(report), report.get("warnings", ()))
+    return 2 if report["refused"] else 0
 
 
 # -- export

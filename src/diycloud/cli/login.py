@@ -14,7 +14,7 @@ from diycloud.client import session, trust
 from diycloud.client.cloud import Cloud
 from diycloud.client.connection import check_url, probe, split_url
 from diycloud.core.routes import PREFIX
-from diycloud.errors import DiyCloudError, InvalidInput
+from diycloud.errors import DiyCloudError, InvalidInput, Unauthenticated
 
 PROBE_S = 15.0
 CHOOSE = "choose a password of your own first: diycloud account password"
@@ -78,6 +78,8 @@ def whoami(arguments: argparse.Namespace) -> int:
     """Say who the command line is, and where. Raises Unauthenticated if the sign-in does not hold any more."""
     target = Target.of(arguments)
     kept = target.session()
+    if kept is None and not target.is_here:
+        raise Unauthenticated("Nobody is signed in, and this machine has no server of its own.", session.SIGN_IN)
     if kept is None:
         here = {"username": "root", "url": str(target.paths.server_socket)}
         _say(arguments, here, facts(list(here.items())))

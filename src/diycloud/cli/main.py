@@ -76,8 +76,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=min(100, shutil.get_terminal_size().columns))
 
 
-def build_parser(wanted: str | None) -> argparse.ArgumentParser:
-    """Return the parser, with the options of one noun or platform verb only."""
+def build_parser(wanted: str, verb: str = "") -> argparse.ArgumentParser:
+    """Return the parser, with the options of one noun or platform verb only. verb: the noun's only one that is needed."""
     parser = argparse.ArgumentParser(
         prog="diycloud",
         description="One account, one sign-in and one budget for everything a person runs on this server.",
@@ -97,7 +97,7 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
         if name in NOUNS:
             from diycloud.cli.verbs import add_verbs
 
-            add_verbs(sub, name)
+            add_verbs(sub, name, verb)
         elif name in SESSION:
             from diycloud.cli.login import add_options
 
@@ -109,21 +109,21 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _command(words: list[str]) -> str | None:
-    """Return the first word that is neither a global option nor its value."""
-    rest = iter(words)
+def _command(words: list[str]) -> tuple[str, str]:
+    """Return the first two words that are neither an option nor a global option's value: noun and verb, as far as there are."""
+    rest, found = iter(words), []
     for word in rest:
         if word in _WITH_VALUE:
             next(rest, None)
         elif not word.startswith("-"):
-            return word
-    return None
+            found.append(word)
+    return (*found, "", "")[0], (*found, "", "")[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = build_parser(_command(words))
+    parser = build_parser(*_command(words))
     arguments = parser.parse_args(words)
     if arguments.command in PLATFORM and (arguments.server or arguments.on_behalf_of):
         parser.error(f"{arguments.command} is about this machine: it takes no --server and no --as")

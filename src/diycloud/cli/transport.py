@@ -36,14 +36,18 @@ class Target(NamedTuple):
         """Return what the global options say."""
         return cls(Paths(arguments.prefix), arguments.server or "", arguments.on_behalf_of or "")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine has a server of its own, as far as this user can see."""
+        return self.paths.prefix != "/" or self.paths.server_socket.exists() or self.paths.state.exists()
+
     def session(self) -> Session | None:
         """Return the sign-in to use, None for this machine's own server as root.
 
         Root on a server asks that server, unless another is named. Raises Unauthenticated, PermissionDenied.
         """
         asked, is_root = self.server or os.environ.get("DIYCLOUD_URL", ""), os.geteuid() == 0
-        here = self.paths.prefix != "/" or self.paths.server_socket.exists() or self.paths.state.exists()
-        if is_root and here and not asked:
+        if is_root and self.is_here and not asked:
             return None
         from diycloud.client import session
 

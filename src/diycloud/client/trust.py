@@ -19,6 +19,9 @@ from diycloud.errors import InvalidInput, Unavailable
 MAX_AUTHORITY = 64 << 10
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _WRONG_NAME = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (x509_vfy.h)
+_UNKNOWN = frozenset({2, 7, 18, 19, 20, 21, 30})
+"""X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, CERT_SIGNATURE_FAILURE, DEPTH_ZERO_SELF_SIGNED_CERT, SELF_SIGNED_CERT_IN_CHAIN,
+UNABLE_TO_GET_ISSUER_CERT_LOCALLY, UNABLE_TO_VERIFY_LEAF_SIGNATURE, AKID_SKID_MISMATCH: nobody vouches, or another did."""
 FETCH_S = 10.0
 
 
@@ -109,5 +112,5 @@ def untrusted(name: str, error: ssl.SSLCertVerificationError) -> Untrusted:
     return Untrusted(
         f"The certificate of {name} does not hold: {error.verify_message}.",
         "`diycloud login URL` asks whether to believe the server; --ca FILE names its authority.",
-        unknown_authority="issuer" in error.verify_message or "self" in error.verify_message,
+        unknown_authority=error.verify_code in _UNKNOWN,
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from diycloud.db.postgres import Address
 
-HEAD = "0002"
+HEAD = "0003"
 SCRIPTS = Path(__file__).parent / "migrations"
 
 

@@ -60,12 +60,11 @@ class Address(NamedTuple):
             raise InvalidInput("server.database is no URL of PostgreSQL.", "Such as postgresql:///diycloud") from None
         except psycopg.OperationalError as error:
             raise Unavailable(f"PostgreSQL does not answer: {_first_line(error)}", _DOWN) from error
-        info = found.info
-        if info.server_version < OLDEST or info.parameter_status("server_encoding") != "UTF8":
+        version, encoding = found.info.server_version, found.info.parameter_status("server_encoding")
+        if version < OLDEST or encoding != "UTF8":
             found.close()
             raise Unsupported(
-                f"This PostgreSQL is version {info.server_version // 10_000} with encoding "
-                f"{info.parameter_status('server_encoding')}.",
+                f"This PostgreSQL is version {version // 10_000}, and the database's encoding {encoding}.",
                 "Version 13 or newer is needed, and a database with encoding UTF8.",
             )
         return found

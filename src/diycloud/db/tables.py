@@ -181,6 +181,17 @@ resource_allocations = Table(
     sqlite_autoincrement=True,
 )
 
+purges = Table(
+    "purges",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("history", Text, nullable=False, server_default="keep"),
+    Column("asked_at", Text, nullable=False, server_default=_NOW),
+    sqlite_autoincrement=True,
+)
+"""What was asked of purges that have begun: one that a crash cuts off goes on as it was meant."""
+
 sessions = Table(
     "sessions",
     metadata,

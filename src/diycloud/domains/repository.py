@@ -43,6 +43,11 @@ def every(connection: Connection, name: str | None = None) -> list[Domain]:
     ]
 
 
+def count(connection: Connection) -> int:
+    """Return how many domains there are."""
+    return int(connection.execute(select(func.count()).select_from(domains)).scalar_one())
+
+
 def _counts(connection: Connection, column: Any) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(select(column, func.count()).group_by(column))}
 

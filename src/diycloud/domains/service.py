@@ -11,6 +11,7 @@ from diycloud.domains.actions import CreateDomain, ListDomains, ModifyDomain, Re
 from diycloud.domains.models import DEFAULT, Domain, DomainList
 from diycloud.errors import Conflict, NotFound
 from diycloud.policies.service import rules_of
+from diycloud.units import counted
 
 
 async def _show(services: Services, name: str) -> Domain:
@@ -60,7 +61,7 @@ async def remove_domain(ctx: Context, action: RemoveDomain) -> None:
         raise Conflict("The domain default stays: every user without another belongs to it.")
     if found.users or found.groups:
         raise Conflict(
-            f"The domain {action.name} has {found.users} users and {found.groups} groups.",
+            f"The domain {action.name} has {counted(found.users, 'user')} and {counted(found.groups, 'group')}.",
             "Move or purge the users, and remove the groups, first; the deleted users count too.",
         )
     ctx.domain = action.name

@@ -194,7 +194,7 @@ def become(uid: int, gid: int) -> None:
 def compressed(method: str) -> Iterator[IO[bytes]]:
     """Give what compresses to standard output. Raises OSError if the zstd program does not end well."""
     if method == "gzip":
-        with gzip.GzipFile(fileobj=sys.stdout.buffer, mode="wb", compresslevel=6, mtime=0) as out:
+        with gzip.GzipFile(fileobj=sys.stdout.buffer, mode="wb", compresslevel=1, mtime=0) as out:
             yield out  # type: ignore[misc]  # a GzipFile is not declared as IO, and has all of it
         return
     read, write = os.pipe2(os.O_CLOEXEC)

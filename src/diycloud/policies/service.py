@@ -23,7 +23,7 @@ from diycloud.policies.actions import (
 )
 from diycloud.policies.models import DEFAULT, Policy, PolicyChanged, PolicyList
 from diycloud.policies.repository import LIMITS, SIZES, Rules
-from diycloud.units import format_size
+from diycloud.units import counted, format_size
 from diycloud.users import service
 from diycloud.users.actions import ModifyUser
 from diycloud.users.models import Changed
@@ -91,7 +91,7 @@ async def modify_policy(ctx: Context, action: ModifyPolicy) -> PolicyChanged:
     above = 0
     if any(name.startswith("max_") for name in ctx.changes):
         above = await services.database.read_long(repository.users_above, await rules_of(services, action.name))
-    warnings = (f"{above} users have more than this; they keep it until it is changed.",) if above else ()
+    warnings = (f"{counted(above, 'user')} with more than this: it stays until it is changed.",) if above else ()
     return PolicyChanged(await _show(services, action.name), warnings)
 
 
@@ -124,7 +124,8 @@ async def remove_policy(ctx: Context, action: RemovePolicy) -> None:
     if action.name == DEFAULT:
         raise Conflict("The policy default stays: every user and domain without another has it.")
     if found.users or found.domains:
-        where = f"{found.users} users" + (f" and the domains {', '.join(found.domains)}" if found.domains else "")
+        users = counted(found.users, "user")
+        where = f"{users} and the domains {', '.join(found.domains)}" if found.domains else users
         raise Conflict(f"The policy {action.name} is in use by {where}.", "Give them another policy first.")
     await ctx.write(repository.remove, action.name)
 

@@ -228,6 +228,15 @@ class PurgeUser(Action[Purged], frozen=True):
     archive: Annotated[
         Flag, Meta(extra={"help": "pack the home into agent.archive first, as its owner; nothing goes if that fails"})
     ] = False
+    history: Annotated[
+        Literal["keep", "anonymous"],
+        Meta(
+            extra={
+                "rule": "keep or anonymous",
+                "help": "the audit's rows: keep the user's name, or put a pseudonym for it and drop what was changed",
+            }
+        ),
+    ] = "keep"
 
 
 HostUid = Annotated[

@@ -61,7 +61,7 @@ def keep_own_way_in(ctx: Context, row: Row, networks: str) -> None:
 def allocation(before: Allocation, action: ModifyUser | SetLimits) -> Allocation:
     """Return the limits that the user is to have."""
     given: Mapping[str, Any] = {name: v for name in LIMITS if (v := getattr(action, name)) is not UNSET}
-    if "disk" in given and before.disk_hard == 2 * before.disk:
+    if "disk" in given and (before.disk_hard == 2 * before.disk or before.disk_hard < given["disk"]):
         given = {**given, "disk_hard": 2 * given["disk"]}
     return msgspec.structs.replace(before, **given)
 

@@ -56,6 +56,7 @@ class Exported(msgspec.Struct, frozen=True):
     container_gid: int | None
     container_gids: tuple[int, ...]
     must_change_password: bool
+    ssh_keys: tuple[str, ...]
     portal_only: bool
     uuid: str
     created_at: str
@@ -95,6 +96,7 @@ def exported(row: Row, *, hashes: bool) -> Exported:
         container_gid=row.container_gid,
         container_gids=host.numbers(row.container_gids),
         must_change_password=row.must_change_password,
+        ssh_keys=tuple(row.ssh_keys.splitlines()),
         portal_only=row.portal_only,
         uuid=row.uuid,
         created_at=row.created_at,
@@ -147,17 +149,17 @@ def _csv(people: list[Exported], *, first: bool, last: bool, hashes: bool) -> by
     writer = csv.writer(out)
     if first:
         writer.writerow(columns)
-    writer.writerows([_cell(getattr(one, name)) for name in columns] for one in people)
+    writer.writerows([_cell(name, getattr(one, name)) for name in columns] for one in people)
     return out.getvalue().encode()
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
     """Return a cell. What a spreadsheet would run is in no field by its rule, but may have been written by hand."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
+        return ("\n" if name == "ssh_keys" else " ").join(map(str, value))  # a key has blanks
     text = str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -161,6 +161,8 @@ def _columns(c: Candidate, hashed: str, shadow: str | None) -> dict[str, Any]:
     columns = service.new_columns(c.wanted, c.where, hashed, shadow) | kept
     if c.password == "" and c.wanted.must_change_password is UNSET:
         columns["must_change_password"] = 0  # nobody was given a password that others know
+    if c.kept.ssh_keys:
+        columns["ssh_keys"] = "\n".join(c.kept.ssh_keys)
     if c.kept.portal_only:
         columns |= {"portal_only": 1, "shadow_hash": None, "status": Status.ACTIVE}
     if c.kept.status in (Status.INACTIVE, Status.DELETED):

@@ -14,7 +14,7 @@ from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
 from diycloud.errors import Conflict, DiyCloudError, PermissionDenied, TooManyRequests, Unavailable
 from diycloud.units import human_size
-from diycloud.users import host, repository, service
+from diycloud.users import history, host, repository, service
 from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewPurge, PurgeUser, RestoreUser
 from diycloud.users.models import Changed, Purged, PurgePlan, Row, Status
 
@@ -83,11 +83,14 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
     row = await service.get(ctx.services, action.username)
+    groups, named = host.names(row.groups), await ctx.services.database.read_long(history.count, row.username)
     if row.portal_only or row.uid is None:
-        return PurgePlan(row.username, row.status, None, "", "0B", 0, 0)
+        return PurgePlan(row.username, row.status, None, "", "0B", 0, 0, groups, named)
     left = await ctx.services.agent.call(wire.PurgePreview(row.username), wire.Remains)
     size = ("more than " if left.more else "") + human_size(left.home_bytes)
-    return PurgePlan(row.username, row.status, left.uid, left.home, size, left.home_files, left.processes)
+    return PurgePlan(
+        row.username, row.status, left.uid, left.home, size, left.home_files, left.processes, groups, named
+    )
 
 
 async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
@@ -98,10 +101,17 @@ async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
             f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
         )
     archived = await _archive(ctx.services, row) if action.archive else wire.Archived()
+
+    def store(connection: Connection) -> None:
+        history.ask(connection, row.id, action.history)
+        repository.change(connection, row.id, {"status": Status.PURGING}, since=row.status)
+
     if row.status is not Status.PURGING:
-        await ctx.write(repository.change, row.id, {"status": Status.PURGING}, since=row.status)
+        await ctx.write(store)
     await finish_purge(ctx.services, await service.get(ctx.services, action.username))
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
+    if archived.path:
+        ctx.changes["archive"] = [None, archived.path]
     has_home = not row.portal_only and row.uid is not None
     left_out = (f"{archived.left_out} entries of the home are not in the archive.",) if archived.left_out else ()
     size = human_size(archived.bytes) if archived.path else ""
@@ -131,10 +141,10 @@ async def finish_purge(services: Services, row: Row) -> None:
         except DiyCloudError as error:
             # A name of the host's, written here by hand, or adopted without root's word to the agent.
             if isinstance(error, PermissionDenied) and (row.uid is None or row.host_generation == 0):
-                await services.database.write(repository.remove, row.id)
+                await services.database.write(history.remove, row)
                 return
             problem: dict[str, Any] = {"status": Status.PURGE_ERROR, "host_problem": error.message[:500]}
             await services.database.write(repository.change, row.id, problem)
             raise
-    await services.database.write(repository.remove, row.id)
+    await services.database.write(history.remove, row)
     log.info("user purged", username=row.username, uid=row.uid)

@@ -157,7 +157,10 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PurgePlan(msgspec.Struct, frozen=True):
-    """What a purge would remove. home_size: bytes on disk as text."""
+    """What a purge would remove. home_size: bytes on disk as text.
+
+    groups: whose shared folders keep what the user put there; history: rows of the audit that name the user.
+    """
 
     username: str
     status: Status
@@ -166,6 +169,8 @@ class PurgePlan(msgspec.Struct, frozen=True):
     home_size: str
     home_files: int
     processes: int
+    groups: tuple[str, ...] = ()
+    history: int = 0
 
 
 class Purged(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from diycloud.actions.roles import Role
 from diycloud.db.engine import Prepared
 from diycloud.db.tables import group_members as members
-from diycloud.db.tables import groups, sessions, users
+from diycloud.db.tables import groups, purges, sessions, users
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.units import format_size, parse_size
@@ -216,6 +216,12 @@ def note(connection: Connection, user_id: int, values: dict[str, Any]) -> None:
     connection.execute(update(users).where(users.c.id == user_id).values(values))
 
 
+def replace_hash(connection: Connection, user_id: int, old: str, new: str) -> None:
+    """Put another hash of the same password in the place of one, unless the password has changed meanwhile."""
+    same = (users.c.id == user_id) & (users.c.password_hash == old)
+    connection.execute(update(users).where(same).values(password_hash=new))
+
+
 def settle(
     connection: Connection, user_id: int, generation: int, *, uid: int | None, problem: str = "", made: bool = False
 ) -> None:
@@ -257,7 +263,7 @@ def note_lost_passwords(connection: Connection, names: Iterable[str]) -> None:
 
 def remove(connection: Connection, user_id: int) -> None:
     """Remove a user's rows. The audit stays: it tells what happened under the name."""
-    for table in (sessions, members, allocations):
+    for table in (sessions, members, allocations, purges):
         connection.execute(delete(table).where(table.c.user_id == user_id))
     connection.execute(delete(users).where(users.c.id == user_id))
 
@@ -336,6 +342,6 @@ def count_by_status(connection: Connection) -> dict[str, int]:
 def tidy(connection: Connection) -> int:
     """Remove orphans that hand-made changes left behind; returns how many rows."""
     known = select(users.c.id)
-    orphans = [(table, table.c.user_id.notin_(known)) for table in (allocations, sessions, members)]
+    orphans = [(table, table.c.user_id.notin_(known)) for table in (allocations, sessions, members, purges)]
     orphans.append((members, members.c.group_id.notin_(select(groups.c.id))))
     return sum(connection.execute(delete(table).where(orphaned)).rowcount for table, orphaned in orphans)

@@ -14,6 +14,7 @@ import msgspec
 
 from diycloud.actions.fields import DiskSize, Flag
 from diycloud.actions.parsing import Source, fields_of, parse_action
+from diycloud.auth.keys import MAX_KEYS, parse_key
 from diycloud.errors import FieldError, InvalidInput
 from diycloud.users.actions import CreateUser
 from diycloud.users.models import Allocation, ImportRow, Status
@@ -34,12 +35,16 @@ _HASH = (
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What an export tells of a user beside CreateUser's fields, and import restores.
 
-    disk_hard: None for twice the disk limit. uuid, created_at: for administrators of everything; portal_only,
-    password_hash: for root.
+    disk_hard: None for twice the disk limit. ssh_keys: lines as in authorized_keys, without options. uuid, created_at: for
+    administrators of everything; portal_only, password_hash: for root.
     """
 
     status: Annotated[Status, msgspec.Meta(extra={"rule": f"one of: {', '.join(Status)}"})] | msgspec.UnsetType = UNSET
     disk_hard: DiskSize | None = None
+    ssh_keys: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(max_length=MAX_KEYS, extra={"rule": f"at most {MAX_KEYS} public keys, a line each"}),
+    ] = ()
     portal_only: Flag = False
     uuid: (
         Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z", extra={"rule": "32 digits 0–9 and a–f"})]
@@ -172,7 +177,10 @@ def _of_cells(line: int, cells: list[str], heading: list[str]) -> Candidate:
     if len(cells) != len(heading):
         message = f"{len(cells)} cells where the heading has {len(heading)}"
         return Candidate(line, raw.get("username", "")[:60], None, (FieldError("row", message),))
-    return _candidate(line, {name: cell for name, cell in raw.items() if cell}, Source.TEXT)
+    said: dict[str, Any] = {name: cell for name, cell in raw.items() if cell}
+    if "ssh_keys" in said:
+        said["ssh_keys"] = said["ssh_keys"].splitlines()
+    return _candidate(line, said, Source.TEXT)
 
 
 def _candidate(line: int, raw: dict[str, Any], source: Source) -> Candidate:
@@ -182,6 +190,7 @@ def _candidate(line: int, raw: dict[str, Any], source: Source) -> Candidate:
     kept, errors = Kept(), list[FieldError]()
     try:
         kept = parse_action(Kept, {c: said.pop(c) for c in fields_of(Kept) if c in said}, source)
+        kept = msgspec.structs.replace(kept, ssh_keys=tuple(parse_key(line).line for line in kept.ssh_keys))
     except InvalidInput as error:
         errors += error.errors
     try:

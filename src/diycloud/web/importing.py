@@ -1,51 +1,101 @@
-"""The import page: upload or paste, look at every row and error, then create."""
+"""The import page: upload or paste, look at every row and error, then create, and see how far it is."""
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from diycloud.actions.parsing import fields_of
+from diycloud.actions.parsing import Source, decode_json, fields_of
 from diycloud.errors import DiyCloudError, InvalidInput
 from diycloud.users.actions import CreateUser, ImportUsers
 from diycloud.users.importing import ImportRefused
-from diycloud.users.models import ImportReport
+from diycloud.users.models import BulkRow, ImportReport, ImportRow
 from diycloud.users.rows import read_table
+from diycloud.web import streams
 from diycloud.web.portal import Entry, Page
+
+USUAL = ("username", "full_name", "email", "password", "role", "domain", "groups", "policy", "cpu", "memory", "disk")
+"""Columns told first, in this order."""
+SECRET = ("password", "password_hash")
+GAP = "\0"
+"""Where the page under way is cut: what is made meanwhile goes there."""
+STEPS = 200
+"""Lines of progress at most."""
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What the form holds. text: CSV, or JSON as an export has it."""
+
+    text: str
+    update: bool
+    confirmed: bool
+
+    @property
+    def json(self) -> bool:
+        return self.text.lstrip()[:1] in ("[", "{")
+
+    def raw(self) -> dict[str, Any]:
+        """Return the action's fields. Raises InvalidInput for what is no JSON, or no list of users."""
+        return {**self._rows(), "update": self.update, "dry_run": not self.confirmed}
+
+    def _rows(self) -> dict[str, Any]:
+        if not self.json:
+            return {"csv": self.text}
+        users = decode_json(b'{"users":%s}' % self.text.strip().encode())["users"]
+        if not isinstance(users, list) or not all(isinstance(user, dict) for user in users):
+            raise InvalidInput('is JSON, but no list of users such as [{"username": "ada"}]')
+        return {"users": users}
 
 
 async def show_import(page: Page) -> Response:
     await page.check(ImportUsers)
-    return _form(page, 200, {}, "", "")
+    return _form(page, 200, {}, "", Sent("", update=False, confirmed=False))
 
 
-def _form(page: Page, status: int, errors: dict[str, str], message: str, text: str) -> Response:
-    columns = [(field.name, field.help or field.rule) for field in fields_of(CreateUser).values()]
+def _form(page: Page, status: int, errors: dict[str, str], message: str, sent: Sent) -> Response:
+    known = {field.name: field.help or field.rule for field in fields_of(CreateUser).values()}
+    columns = [(name, known[name]) for name in (*USUAL, *(name for name in known if name not in USUAL))]
     return page.render(
-        "import.html", status, stage="form", errors=errors, message=message, csv=text, columns=columns, section="users"
-    )
+        "import.html", status, stage="form", errors=errors, message=message, csv=sent.text, update=sent.update,
+        columns=columns, section="users",
+    )  # fmt: skip
 
 
 async def import_users(page: Page) -> Response:
     """Show the preview; with `confirm`, create."""
+    fields = page.sent("update", "confirm")
+    sent = Sent("", bool(fields.get("update")), bool(fields.get("confirm")))
     try:
-        text = await _text(page)
+        sent = msgspec.structs.replace(sent, text=await _text(page))
     except InvalidInput as error:
-        return _form(page, 422, {"file": error.message}, "", "")
-    if not text.strip():
-        return _form(page, 422, {"csv": "is empty: choose a file or paste the rows"}, "", "")
-    confirmed = bool(page.sent("confirm").get("confirm"))
+        return _form(page, 422, {"file": error.message}, "", sent)
+    if not sent.text.strip():
+        return _form(page, 422, {"csv": "is empty: choose a file or paste the rows"}, "", sent)
+
+    async def work() -> ImportReport:
+        return await page.run(ImportUsers, sent.raw(), Source.JSON)
+
     try:
-        report = await page.run(ImportUsers, {"csv": text, "dry_run": "false" if confirmed else "true"})
+        if sent.confirmed:
+            rows, task = await streams.begin(work)
+            report = await task if rows is None else None
+        else:
+            report = await work()
     except ImportRefused as error:
-        return _report(page, 422, "preview", error.report, text)
+        return _preview(page, 422, error.report, sent)
     except InvalidInput as error:
-        return _form(page, 422, {"csv": error.message}, error.hint, text)
-    return _report(page, 200, "result" if confirmed else "preview", report, text)
+        return _form(page, 422, {"csv": error.message}, error.hint, sent)
+    if not sent.confirmed:
+        assert report is not None
+        return _preview(page, 200, report, sent)
+    return page.stream(_under_way(page, sent, rows, task))
 
 
 async def _text(page: Page) -> str:
@@ -59,11 +109,45 @@ async def _text(page: Page) -> str:
     return page.sent("csv").get("csv", "")
 
 
-def _report(page: Page, status: int, stage: str, report: ImportReport, text: str) -> Response:
-    context: dict[str, Any] = {"stage": stage, "report": report, "table": _table(text), "csv": text}
-    if stage == "result":
-        context["passwords_csv"] = passwords_csv(report)
-    return page.render("import.html", status, section="users", notes=report.warnings, **context)
+def _preview(page: Page, status: int, report: ImportReport, sent: Sent) -> Response:
+    notes = report.warnings
+    return page.render("import.html", status, stage="preview", section="users", notes=notes, **_shown(report, sent))
+
+
+def _shown(report: ImportReport, sent: Sent) -> dict[str, Any]:
+    table = _objects(sent) if sent.json else _table(sent.text)
+    return {"report": report, "table": table, "csv": sent.text, "update": sent.update, "json": sent.json}
+
+
+async def _under_way(
+    page: Page, sent: Sent, rows: AsyncIterator[msgspec.Struct] | None, task: asyncio.Task[ImportReport]
+) -> AsyncIterator[str]:
+    """Give the page as it grows: its head, how far the import is, the report."""
+    count = len((_objects(sent) if sent.json else _table(sent.text) or {"rows": ()})["rows"])
+    whole = page.text("import.html", stage="running", section="users", rows=count, gap=GAP, status=200)
+    head, _, tail = whole.partition(GAP)
+    yield head
+    done, step = 0, max(1, count // STEPS)
+    async for row in rows or _none():
+        done += 1
+        if isinstance(row, ImportRow | BulkRow) and (done % step == 0 or done == count):
+            yield page.text("import_progress.html", done=done, rows=count, username=row.username)
+    yield "</section>"
+    try:
+        report = await task
+        yield page.text(
+            "import_report.html", stage="result", passwords_csv=passwords_csv(report), **_shown(report, sent)
+        )
+    except DiyCloudError as error:
+        yield page.text("import_broken.html", message=str(error))
+    except Exception:  # it is in the log; the page must not end in the middle
+        yield page.text("import_broken.html", message="Something broke; it is in the server’s log.")
+    yield tail
+
+
+async def _none() -> AsyncIterator[msgspec.Struct]:
+    return
+    yield  # an iterator of nothing
 
 
 def _table(text: str) -> dict[str, Any] | None:
@@ -72,11 +156,26 @@ def _table(text: str) -> dict[str, Any] | None:
         table = read_table(text)
     except DiyCloudError:
         return None
-    hidden = {i for i, name in enumerate(table.heading) if name == "password"}
-    rows = {
-        line: ["••••" if i in hidden and c else c for i, c in enumerate(cells)] for line, cells in table.rows.items()
-    }
-    return {"columns": table.heading, "rows": rows}
+    return _cells(table.heading, table.rows)
+
+
+def _objects(sent: Sent) -> dict[str, Any]:
+    """Return the cells of a JSON list: a column for each field that some user has."""
+    users = sent.raw()["users"]
+    heading = list(dict.fromkeys(name for user in users for name in user))
+    return _cells(heading, {n: [_cell(user.get(name)) for name in heading] for n, user in enumerate(users, 1)})
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cells(heading: list[str], rows: dict[int, list[str]]) -> dict[str, Any]:
+    hidden = {i for i, name in enumerate(heading) if name in SECRET}
+    shown = {line: ["••••" if i in hidden and c else c for i, c in enumerate(cells)] for line, cells in rows.items()}
+    return {"columns": heading, "rows": shown}
 
 
 def passwords_csv(report: ImportReport) -> str:

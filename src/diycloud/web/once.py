@@ -35,7 +35,12 @@ async def answer(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     found: dict[str, Any] = {"status": 500, "body": ""}
 
+    asked = asyncio.Event()
+
     async def receive() -> dict[str, Any]:
+        if asked.is_set():  # an answer in parts asks on, until its reader goes away: this one stays
+            await asyncio.Event().wait()
+        asked.set()
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:

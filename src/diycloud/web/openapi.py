@@ -23,6 +23,7 @@ from diycloud.web.problems import MEDIA_TYPE, STATUS, TITLE
 
 _SCHEMA = "#/components/schemas/{name}"
 _SIZE = {"type": "string", "examples": ["512M", "2G"], "pattern": "^[0-9]+([.][0-9]+)?[KMGTkmgt](i?[Bb])?$"}
+_LISTED = {"type": "array", "items": {"type": "object"}}
 _ALWAYS = (401, 403, 404, 406, 412, 422, 429, 500, 503)
 _CHANGES = (409, 413, 415, 501)
 _LIMITS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
@@ -183,7 +184,7 @@ def _good(route: Route, result: Any) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done.", "headers": _headers(*names)}
     if result is Download:
         text = {"schema": {"type": "string"}}
-        good["content"] = {"text/csv": text, "application/x-ndjson": text, "application/json": {"schema": {}}}
+        good["content"] = {"text/csv": text, "application/x-ndjson": text, "application/json": {"schema": _LISTED}}
     elif route.status != 204:
         good["content"] = {"application/json": {"schema": {"$ref": _SCHEMA.format(name=result.__name__)}}}
     return good

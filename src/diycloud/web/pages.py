@@ -24,13 +24,17 @@ from diycloud.errors import (
     Unauthenticated,
     Unavailable,
 )
+from diycloud.groups import repository as groups_repository
+from diycloud.groups import service as groups_service
+from diycloud.groups.models import Group
 from diycloud.resources.actions import ShowHost
 from diycloud.users import host, repository, service
-from diycloud.users.actions import ReadUsage, ShowUser
-from diycloud.users.models import Status
+from diycloud.users.actions import ListUsers, ReadUsage, ShowUser
+from diycloud.users.models import Row, Status
 from diycloud.users.usage import EVERY_S, as_event
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
 
+SHOWN = (Status.ACTIVE, Status.INACTIVE, Status.PENDING)
 MAX_STREAMS = 12
 """Of one person: a dozen open pages."""
 CHECK_EVERY = 10
@@ -134,7 +138,7 @@ async def home(page: Page) -> Response:
     actor, services = page.visitor.actor, page.portal.dispatcher.services
     row = await service.get(services, actor.name)
     usage = None if row.portal_only else await page.portal.gauges.glance(row)
-    sees_all = scope_of(actor, Permission.USERS_READ) is roles.Scope.ALL
+    reach = scope_of(actor, Permission.USERS_READ)
     return page.render(
         "home.html",
         usage=usage,
@@ -142,22 +146,42 @@ async def home(page: Page) -> Response:
         ssh=None if row.portal_only else f"ssh {row.username}@{page.portal.host}",
         notebooks=None,
         containers=None,
-        overview=await _overview(page) if sees_all else None,
+        folders=await _folders(page, row),
+        overview=await _overview(page, reach) if reach > roles.Scope.OWN else None,
         section="home",
     )
 
 
-async def _overview(page: Page) -> dict[str, Any]:
-    counts = await page.portal.dispatcher.services.database.read_long(repository.count_by_status)
+async def _folders(page: Page, row: Row) -> list[Group]:
+    """Return the groups somebody is in, whose folders they share."""
+    services = page.portal.dispatcher.services
+    found = [await services.database.read(groups_repository.by_name, name) for name in host.names(row.groups)]
+    return [groups_service.view(services, group) for group in found if group is not None]
+
+
+async def _overview(page: Page, reach: roles.Scope) -> dict[str, Any]:
+    """Return what somebody who looks after others sees first: of the whole host, or of one domain."""
+    everywhere = reach is roles.Scope.ALL
     audit = await page.run(ListAudit, {"limit": "6"})
     return {
-        "total": sum(count for status, count in counts.items() if status != Status.DELETED),
-        "active": counts.get(Status.ACTIVE, 0),
-        "inactive": counts.get(Status.INACTIVE, 0),
-        "pending": counts.get(Status.PENDING, 0),
-        "capacity": await capacity(page),
+        **(await _counts(page) if everywhere else await _counts_of_domain(page)),
+        "domain": "" if everywhere else page.visitor.actor.domain,
+        "capacity": await capacity(page) if everywhere else None,
         "audit": audit.entries,
     }
+
+
+async def _counts(page: Page) -> dict[str, int]:
+    counts = await page.portal.dispatcher.services.database.read_long(repository.count_by_status)
+    total = sum(count for status, count in counts.items() if status != Status.DELETED)
+    return {"total": total, **{status.value: counts.get(status, 0) for status in SHOWN}}
+
+
+async def _counts_of_domain(page: Page) -> dict[str, int]:
+    found = {}
+    for name, asked in (("total", {}), *((status.value, {"status": status.value}) for status in SHOWN)):
+        found[name] = (await page.run(ListUsers, {**asked, "limit": "1"})).total
+    return found
 
 
 async def capacity(page: Page, *, without: tuple[float, int] = (0.0, 0)) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The administrator's pages: users, one user, the audit."""
+"""The pages of users: the list, one user, new and edit. What is done to one: managing.py; to many: choosing.py."""
 
 from __future__ import annotations
 
@@ -7,35 +7,22 @@ from typing import Any
 from starlette.responses import Response
 
 from diycloud.auth.actions import (
-    AddKey,
-    ClearThrottle,
-    EndSessions,
-    ExportAudit,
     ListAudit,
     ListKeys,
-    RemoveKey,
 )
 from diycloud.errors import Conflict, InvalidInput
-from diycloud.policies.actions import ApplyPolicy
 from diycloud.users import service
 from diycloud.users.actions import (
     CreateUser,
-    DeleteUser,
-    DisableUser,
-    EnableUser,
     ExportUsers,
     ListUsers,
     ModifyUser,
-    PreviewPurge,
-    PurgeUser,
-    RestoreUser,
-    SetPassword,
     ShowUser,
 )
 from diycloud.users.models import Changed
 from diycloud.web.pages import capacity
 from diycloud.web.portal import Entry, Page, download, field_errors
-from diycloud.web.tenancy import choices
+from diycloud.web.tenancy import choices, several_domains
 
 USER_AUDIT = 20
 FILTERS = ("search", "status", "role", "domain", "group", "policy")
@@ -52,8 +39,6 @@ PLACE = (
     "container_gid",
     "container_gids",
 )
-
-
 FIELDS = ("username", "full_name", "email", "role", "description", "password", *LIMITS, *PLACE)
 EDITED = ("full_name", "email", "role", "description", *LIMITS, *PLACE)
 CLEARABLE = frozenset({"full_name", "email", "description", "external_id", "container_uid", "container_gid"})
@@ -69,7 +54,7 @@ async def list_users(page: Page) -> Response:
     shown = {name: raw.get(name, "") for name in FILTERS}
     shown |= {"sort": raw.get("sort", "username"), "descending": "descending" in raw}
     template = "users_rows.html" if query.get("fragment") == "1" else "users.html"
-    return page.render(template, page=found, query=shown, section="users")
+    return page.render(template, page=found, query=shown, tenants=await several_domains(page), section="users")
 
 
 async def export_users(page: Page) -> Response:
@@ -110,10 +95,10 @@ async def create_user(page: Page) -> Response:
 
 
 async def show_user(page: Page) -> Response:
-    return await _user(page, 200, {})
+    return await render_user(page, 200, {})
 
 
-async def _user(page: Page, status: int, errors: dict[str, str]) -> Response:
+async def render_user(page: Page, status: int, errors: dict[str, str]) -> Response:
     name = page.path["username"]
     user = await page.run(ShowUser, {"username": name})
     history = await page.run(ListAudit, {"user": name, "limit": str(USER_AUDIT)})
@@ -187,137 +172,15 @@ async def edit_user(page: Page) -> Response:
         refusal = error.message if isinstance(error, Conflict) else ""
         offer = "address" if refusal.startswith("allowed_client_ip") else "memory" if "memory" in refusal else ""
         return await _edit(page, 422, sent, errors, message, offer_force=offer)
-    return _back(page, changed, "The changes are in force.")
+    return back_to_user(page, changed, "The changes are in force.")
 
 
-def _back(page: Page, changed: Changed, text: str) -> Response:
+def back_to_user(page: Page, changed: Changed, text: str) -> Response:
     """Go to the user's page, saying what was done; not as done what the host has still to follow."""
     flashes = [("warn", warning) for warning in changed.warnings]
     if changed.user.settled:
         flashes.insert(0, ("ok", text))
     return page.redirect(f"/users/{changed.user.username}", *flashes)
-
-
-async def disable_user(page: Page) -> Response:
-    keep = "true" if page.sent("keep_running").get("keep_running") else "false"
-    changed = await page.run(DisableUser, {"username": page.path["username"], "keep_running": keep})
-    return _back(page, changed, f"{changed.user.username} is disabled.")
-
-
-async def enable_user(page: Page) -> Response:
-    changed = await page.run(EnableUser, {"username": page.path["username"]})
-    return _back(page, changed, f"{changed.user.username} is enabled.")
-
-
-async def delete_user(page: Page) -> Response:
-    changed = await page.run(DeleteUser, {"username": page.path["username"]})
-    return _back(page, changed, f"{changed.user.username} is deleted; nothing of theirs is lost.")
-
-
-async def restore_user(page: Page) -> Response:
-    changed = await page.run(RestoreUser, {"username": page.path["username"]})
-    return _back(page, changed, f"{changed.user.username} is back.")
-
-
-async def set_password(page: Page) -> Response:
-    sent = page.sent("password").get("password", "")
-    raw = {"username": page.path["username"], **({"password": sent} if sent else {})}
-    try:
-        changed = await page.run(SetPassword, raw)
-    except InvalidInput as error:
-        errors, _ = field_errors(error, {"password"})
-        return await _user(page, 422, errors)
-    if changed.password is None:
-        return _back(page, changed, "The password is set. Every session of theirs has ended.")
-    return page.render(
-        "user_created.html",
-        kind="password",
-        user=changed.user,
-        password=changed.password,
-        warnings=changed.warnings,
-        section="users",
-    )
-
-
-async def apply_policy(page: Page) -> Response:
-    changed = await page.run(ApplyPolicy, {"username": page.path["username"]})
-    return _back(page, changed, f"The limits are those of the policy {changed.user.policy}.")
-
-
-async def end_sessions(page: Page) -> Response:
-    name = page.path["username"]
-    await page.run(EndSessions, {"username": name})
-    return page.redirect(f"/users/{name}", ("ok", f"{name} is signed out everywhere."))
-
-
-async def clear_throttle(page: Page) -> Response:
-    name = page.path["username"]
-    await page.run(ClearThrottle, {"username": name})
-    return page.redirect(f"/users/{name}", ("ok", f"{name} can try again at once."))
-
-
-async def add_key(page: Page) -> Response:
-    name, key = page.path["username"], " ".join(page.sent("key").get("key", "").split())
-    try:
-        done = await page.run(AddKey, {"username": name, "key": key})
-    except (InvalidInput, Conflict) as error:
-        return await _user(page, 422, field_errors(error, {"key"})[0])
-    return page.redirect(f"/users/{name}", ("ok", "The key opens the account."), *[("warn", w) for w in done.warnings])
-
-
-async def remove_key(page: Page) -> Response:
-    name = page.path["username"]
-    done = await page.run(RemoveKey, {"username": name, **page.sent("fingerprint")})
-    return page.redirect(f"/users/{name}", ("ok", "The key opens it no more."), *[("warn", w) for w in done.warnings])
-
-
-async def show_purge(page: Page) -> Response:
-    return await _purge(page, 200, {}, "")
-
-
-async def _purge(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
-    plan = await page.run(PreviewPurge, {"username": page.path["username"]})
-    hours = page.portal.dispatcher.services.settings.agent.trash_hours
-    return page.render(
-        "purge.html", status, plan=plan, errors=errors, message=message, trash_hours=hours, section="users"
-    )
-
-
-async def purge_user(page: Page) -> Response:
-    name = page.path["username"]
-    if page.sent("confirm").get("confirm", "").strip() != name:
-        return await _purge(page, 422, {"confirm": "is not the name"}, "")
-    try:
-        await page.run(PurgeUser, {"username": name})
-    except Conflict as error:
-        return await _purge(page, 409, {}, str(error))
-    return page.redirect("/users", ("ok", f"{name} is purged."))
-
-
-AUDIT_FILTERS = ("target", "actor", "action", "outcome", "via", "address", "domain", "search", "since", "until")
-
-
-def _audit_query(page: Page) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what the form shows, and the action's fields of it."""
-    asked = {name: page.request.query_params.get(name, "").strip() for name in AUDIT_FILTERS}
-    return asked, {"user" if name == "target" else name: value for name, value in asked.items() if value}
-
-
-async def export_audit(page: Page) -> Response:
-    _, raw = _audit_query(page)
-    return download(await page.run(ExportAudit, {**raw, "format": page.request.query_params.get("format", "csv")}))
-
-
-async def show_audit(page: Page) -> Response:
-    query = page.request.query_params
-    asked, raw = _audit_query(page)
-    if query.get("before"):
-        raw["before"] = query["before"]
-    found = await page.run(ListAudit, raw)
-    first = not query.get("before")
-    return page.render(
-        "audit.html", entries=found.entries, query=asked, next=found.next, not_first=not first, section="audit"
-    )
 
 
 PAGES = (
@@ -328,18 +191,4 @@ PAGES = (
     Entry("GET", "/users/{username}", show_user),
     Entry("GET", "/users/{username}/edit", show_edit),
     Entry("POST", "/users/{username}/edit", edit_user),
-    Entry("POST", "/users/{username}/disable", disable_user),
-    Entry("POST", "/users/{username}/enable", enable_user),
-    Entry("POST", "/users/{username}/delete", delete_user),
-    Entry("POST", "/users/{username}/restore", restore_user),
-    Entry("POST", "/users/{username}/password", set_password),
-    Entry("GET", "/users/{username}/purge", show_purge),
-    Entry("POST", "/users/{username}/purge", purge_user),
-    Entry("POST", "/users/{username}/policy", apply_policy),
-    Entry("POST", "/users/{username}/sign-out", end_sessions),
-    Entry("POST", "/users/{username}/throttle", clear_throttle),
-    Entry("POST", "/users/{username}/keys", add_key),
-    Entry("POST", "/users/{username}/keys/remove", remove_key),
-    Entry("GET", "/audit", show_audit),
-    Entry("GET", "/audit/export", export_audit),
 )

@@ -1,6 +1,6 @@
 """What every page of the portal shares: who looks, the form's protection, rendering, errors.
 
-The pages themselves are functions in pages.py, people.py and importing.py, each in that module's PAGES.
+The pages themselves are functions in pages.py, people.py and their neighbours, each in that module's PAGES.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import mimetypes
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -42,6 +42,8 @@ from diycloud.web.templating import CONTENT_SECURITY_POLICY, STATIC, environment
 R = TypeVar("R")
 MAX_FORM = 9 << 20
 MAX_STRANGERS_FORM = 16 << 10
+MAX_FIELDS = 250
+"""A page of users to be chosen among is a box for each."""
 FLASH = "__Host-diycloud-flash"
 HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -82,9 +84,9 @@ class Page:
         assert self.form is not None
         return {name: value for name in names if isinstance(value := self.form.get(name), str)}
 
-    async def run(self, action: type[Action[R]], raw: Mapping[str, Any]) -> R:
-        """Submit an action as the one who looks."""
-        return await self.portal.dispatcher.submit(self.visitor.actor, action, raw, Source.TEXT)
+    async def run(self, action: type[Action[R]], raw: Mapping[str, Any], source: Source = Source.TEXT) -> R:
+        """Submit an action as the one who looks. source: how the values are written."""
+        return await self.portal.dispatcher.submit(self.visitor.actor, action, raw, source)
 
     def may(self, permission: str) -> bool:
         """Tell whether the one who looks may do something to others: what pages offer."""
@@ -94,9 +96,9 @@ class Page:
         """Raise PermissionDenied unless the one who looks may do this: asked before its form is shown."""
         await self.portal.dispatcher.check(self.visitor.actor, action, target)
 
-    def render(self, template: str, status: int = 200, *, notes: Sequence[str] = (), **context: Any) -> Response:
-        """Answer with a page. notes: warnings shown above it."""
-        text = self.portal.templates.get_template(template).render(
+    def text(self, template: str, *, notes: Sequence[str] = (), **context: Any) -> str:
+        """Return a template as it is shown to the one who looks. notes: warnings above it."""
+        return self.portal.templates.get_template(template).render(
             host=self.portal.host,
             address=self.portal.address,
             version=__version__,
@@ -104,12 +106,20 @@ class Page:
             csrf=self.visitor.csrf,
             may=self.may,
             flashes=[*_read_flashes(self.request), *({"kind": "warn", "text": text} for text in notes)],
-            **{"status": status, **context},
+            **context,
         )
+
+    def render(self, template: str, status: int = 200, *, notes: Sequence[str] = (), **context: Any) -> Response:
+        """Answer with a page."""
+        text = self.text(template, notes=notes, **{"status": status, **context})
         response = Response(text, status, HEADERS, "text/html; charset=utf-8")
         if FLASH in self.request.cookies:
             response.delete_cookie(FLASH, **_COOKIE)  # type: ignore[arg-type]  # the keywords are its own
         return response
+
+    def stream(self, parts: AsyncIterator[str]) -> Response:
+        """Answer with a page that is sent as it is made, past what would hold it back."""
+        return StreamingResponse(parts, 200, {**HEADERS, "x-accel-buffering": "no"}, "text/html; charset=utf-8")
 
     def redirect(self, path: str, *flashes: tuple[str, str]) -> Response:
         """Answer a post with another page. flashes: kind (ok, info, warn, error) and text, shown there once."""
@@ -175,9 +185,10 @@ class Portal:
 
     def routes(self) -> list[BaseRoute]:
         """Return Starlette's routes of every page."""
-        from diycloud.web import importing, pages, people, tenancy
+        from diycloud.web import auditing, choosing, importing, managing, pages, people, tenancy
 
-        entries = (*pages.PAGES, *people.PAGES, *tenancy.PAGES, *importing.PAGES)
+        modules = (pages, people, managing, choosing, auditing, tenancy, importing)
+        entries = [entry for module in modules for entry in module.PAGES]
         made: list[BaseRoute] = [
             StarletteRoute(entry.path, self._endpoint(entry), methods=entry.methods.split()) for entry in entries
         ]
@@ -220,7 +231,7 @@ class Portal:
         limit = MAX_FORM if visitor.csrf else MAX_STRANGERS_FORM
         if not length.isdigit() or int(length) > limit:
             raise InvalidInput(f"The form is over {limit >> 10} KiB.")
-        form = await request.form(max_files=1, max_fields=50, max_part_size=limit)
+        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=limit)
         if visitor.csrf:
             identity.check_csrf(visitor, form.get("csrf"))
         elif request.url.path != "/sign-in":

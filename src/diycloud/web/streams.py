@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
@@ -19,10 +20,11 @@ from diycloud.users import progress
 from diycloud.users.actions import BulkUsers, ImportUsers
 from diycloud.web import problems
 
+T = TypeVar("T")
 STREAMED = frozenset({ImportUsers, BulkUsers})
 MEDIA_TYPE = "application/x-ndjson"
 _encode = msgspec.json.Encoder().encode
-_under_way: set[asyncio.Task[Response]] = set()
+_under_way: set[asyncio.Task[Any]] = set()
 """Held here, for the event loop itself forgets tasks that nobody holds."""
 
 
@@ -31,14 +33,13 @@ def is_asked_for(accept: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == MEDIA_TYPE for part in accept.split(","))
 
 
-async def answer(work: Callable[[], Awaitable[Response]], request_id: str) -> Response:
-    """Return an answer that tells of each row as soon as it is done; work's own answer where there was none to tell of.
-
-    Raises what work raises before the first row.
-    """
+async def begin(
+    work: Callable[[], Awaitable[T]],
+) -> tuple[AsyncIterator[msgspec.Struct] | None, asyncio.Task[T]]:
+    """Begin work and return its rows as they are done, and itself; no rows if it is over without having told of one."""
     rows: asyncio.Queue[msgspec.Struct | None] = asyncio.Queue()
 
-    async def listened() -> Response:
+    async def listened() -> T:
         progress.listener.set(rows.put_nowait)
         try:
             return await work()
@@ -49,14 +50,28 @@ async def answer(work: Callable[[], Awaitable[Response]], request_id: str) -> Re
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
     first = await rows.get()
-    if first is None:
+
+    async def told() -> AsyncIterator[msgspec.Struct]:
+        row = first
+        while row is not None:
+            yield row
+            row = await rows.get()
+
+    return (None if first is None else told()), task
+
+
+async def answer(work: Callable[[], Awaitable[Response]], request_id: str) -> Response:
+    """Return an answer that tells of each row as soon as it is done; work's own answer where there was none to tell of.
+
+    Raises what work raises before the first row.
+    """
+    rows, task = await begin(work)
+    if rows is None:
         return await task
 
     async def lines() -> AsyncIterator[bytes]:
-        row: msgspec.Struct | None = first
-        while row is not None:
+        async for row in rows:
             yield _encode({"row": row}) + b"\n"
-            row = await rows.get()
         try:
             yield _encode({"report": msgspec.Raw((await task).body)}) + b"\n"
         except DiyCloudError as error:

@@ -6,7 +6,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from diycloud.actions.action import Action
+from diycloud.actions.action import Action, Permission
+from diycloud.actions.reach import scope_of
+from diycloud.actions.roles import Scope
+from diycloud.domains import repository
 from diycloud.domains.actions import CreateDomain, ListDomains, ModifyDomain, RemoveDomain, ShowDomain
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.groups.actions import (
@@ -42,6 +45,12 @@ async def choices(page: Page) -> dict[str, Any]:
         "domains": await _names(page, ListDomains, "domains"),
         "policies": await _names(page, ListPolicies, "policies"),
     }
+
+
+async def several_domains(page: Page) -> bool:
+    """Tell whether there are domains to tell apart for the one who looks."""
+    everywhere = scope_of(page.visitor.actor, Permission.USERS_READ) is Scope.ALL
+    return everywhere and await page.portal.dispatcher.services.database.read(repository.count) > 1
 
 
 # -- groups

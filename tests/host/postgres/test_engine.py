@@ -64,7 +64,7 @@ def test_a_later_migration_is_for_both(
     )
     monkeypatch.setattr(migrating, "SCRIPTS", scripts)
     monkeypatch.setattr(migrating, "HEAD", "9999")
-    cluster.sql(NEW.format("ada"), address.url.split("/")[-1].split("?")[0])
+    cluster.run(address.url, NEW.format("ada"))
     assert migrate(database_file) and not migrate(database_file)
     assert migrate_postgres(address) and not migrate_postgres(address)
     assert cluster.query(address, "SELECT username, later FROM users") == [("ada", "x")]

@@ -3,6 +3,7 @@ const parts = [
   ["[data-live]", "./live.js"],
   ["[data-slide]", "./limits.js"],
   ["[data-search]", "./search.js"],
+  ["[data-choose]", "./choose.js"],
   ["[data-copy]", "./copy.js"],
   ["form[data-form], [data-focus], [data-password], [data-countdown]", "./forms.js"],
   ["[data-drop]", "./drop.js"],

@@ -1,0 +1,1 @@
+from tests.unit.test_domains import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_groups import *  # noqa: F403

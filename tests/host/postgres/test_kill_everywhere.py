@@ -1,0 +1,1 @@
+from tests.host.test_kill_everywhere import *  # noqa: F403

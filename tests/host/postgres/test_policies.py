@@ -1,0 +1,1 @@
+from tests.unit.test_policies import *  # noqa: F403
