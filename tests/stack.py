@@ -181,7 +181,8 @@ class Stack:
         finally:
             connection.close()
         kind = response.headers.get("content-type", "")
-        return response.status, dict(response.headers), json.loads(text) if "json" in kind and text else text
+        decoded = json.loads(text) if "json" in kind and "ndjson" not in kind and text else text
+        return response.status, dict(response.headers), decoded
 
     def token(self, username: str, password: str, address: str = "192.0.2.7") -> str:
         status, _, body = self.http(

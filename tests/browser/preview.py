@@ -209,7 +209,7 @@ async def purge(request: Request) -> Response:
         if request.method == "POST" and (await form_of(request))["confirm"] != "ada"
         else {}
     )
-    return page(request, "purge.html", 422 if errors else 200, plan=PLAN, errors=errors, trash_hours=24)
+    return page(request, "purge.html", 422 if errors else 200, plan=PLAN, values={}, errors=errors, trash_hours=24)
 
 
 async def import_(request: Request) -> Response:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import pwd
+import re
 import signal
+import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +144,33 @@ def test_lines_tell_of_each_row_as_it_is_done(stack: Stack) -> None:
     assert status == 422 and problem["report"]["refused"] == 1, "a refusal is an ordinary answer"
 
 
+def test_an_old_database_and_the_passwords_in_it(stack: Stack, tmp_path: Path) -> None:
+    file, old = tmp_path / "old.db", hashlib.sha256(PASSWORD.encode()).hexdigest()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(
+            "CREATE TABLE users (id INTEGER PRIMARY KEY, username TEXT, password_hash TEXT, is_active INTEGER DEFAULT 1);"
+            "CREATE TABLE resource_allocations (id INTEGER PRIMARY KEY, user_id INTEGER, cpu_limit REAL, mem_limit TEXT);"
+            f"INSERT INTO users VALUES (7, 'dtbr000', '{old}', 1), (8, 'dtbr001', 'x', 1), (9, 'dtbr002', '{old}', 0);"
+            "INSERT INTO resource_allocations VALUES (1, 7, 0.1, '64'), (2, 8, 0.1, 'much'), (3, 9, 0.1, '96M');"
+        )
+    shown = stack.cli("user", "import-database", str(file), ok=2).stdout
+    assert re.search(r"^ *8 +dtbr001 +refused +mem_limit: 'much' is not a size", shown, re.M), shown
+    assert "Nothing was changed" in shown and "dtbr000" not in str(rows(stack))
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE resource_allocations SET mem_limit = '80M' WHERE id = 2")
+        connection.commit()
+    report = stack.json("user", "import-database", str(file))
+    assert [(row["line"], row["outcome"], bool(row["password"])) for row in report["rows"]] == [
+        (7, "created", False), (8, "created", True), (9, "created", False),
+    ]  # fmt: skip
+    hashes = "SELECT password_hash FROM users WHERE username = 'dtbr000'"
+    assert query(stack, hashes)[0][0] == f"sha256${old}"
+    assert stack.token("dtbr000", PASSWORD)
+    assert query(stack, hashes)[0][0].startswith("$argon2id$")
+    settled(stack, {"dtbr000": PASSWORD})
+    assert shadow("dtbr002")[7], "who was switched off there is locked here"
+
+
 def test_two_imports_of_the_same_people_at_once(stack: Stack) -> None:
     """Every user is made once, by one of the two; the other is told which were taken."""
     people, found = names("bp", 30), []
@@ -165,6 +196,7 @@ def test_two_imports_of_the_same_people_at_once(stack: Stack) -> None:
 
 def test_the_server_dies_at_commits_of_a_bulk(stack: Stack) -> None:
     """After each death the same program starts again: every user is whole, and the audit tells what was broken off."""
+    stack.cli("user", "import", "-", input=table(names("bs", 2), password=PASSWORD))
     stack.stop_server(signal.SIGKILL)
     stack.start_server("tests.killing_server")
     try:
@@ -172,7 +204,7 @@ def test_the_server_dies_at_commits_of_a_bulk(stack: Stack) -> None:
             people = [f"dtbq{step:02d}{number}" for number in range(3)]
             (stack.prefix / FILE).write_text(f"server {step}")
             text = json.loads(changes("create", people, password=PASSWORD, memory="64M"))
-            text += json.loads(changes("modify", names("bl", 2), full_name=f"Step {step}"))
+            text += json.loads(changes("modify", names("bs", 2), full_name=f"Step {step}"))
             stack.cli("user", "bulk", "-", input=json.dumps(text), ok=None)
             assert stack.server is not None
             survived = stack.server.poll() is None

@@ -21,7 +21,8 @@ from diycloud.errors import BY_CODE, DiyCloudError, InvalidInput
 from diycloud.users.actions import AdoptUser, SetSudo
 
 USER = {
-    "username": "ada", "status": "active", "role": "user", "domain": "default", "groups": [], "policy": "default", "full_name": "Ada", "email": None, "description": "",
+    "username": "ada", "status": "active", "role": "user", "domain": "default", "groups": [],
+    "policy": "default", "full_name": "Ada", "email": None, "description": "",
     "limits": {"cpu": 0.5, "memory": "512M", "disk": "5G", "disk_hard": "10G", "tasks": 512, "gpu": False},
     "uid": 20000, "uuid": "x", "portal_only": False, "must_change_password": False, "settled": True, "host_problem": "",
     "created_at": "2026-01-01 00:00:00", "updated_at": "2026-01-01 00:00:00", "last_login": None, "last_login_ip": None,
@@ -185,9 +186,78 @@ def test_every_verb_has_help_with_every_option(route: Any, capsys: Any) -> None:
     assert done.value.code == 0
     own = {AdoptUser: ("all", "dry-run"), SetSudo: ("grant", "revoke")}  # root's own verbs: cli/rooted.py
     for name in own.get(route.action, route.action.__struct_fields__):
-        if name not in ("username", "csv", "users", "changes"):  # the last three are in the file
+        if name == "name" == route.action.target_field:
+            assert re.search(r"^  NAME +\w", text, re.M), "what is acted on comes first, without an option"
+        elif name not in ("username", "csv", "users", "changes"):  # the last three are in the file
             assert f"--{name.replace('_', '-')}" in text
     assert "--json" in text
+
+
+GROUP = {
+    "name": "lab", "domain": "default", "description": "", "gid": 10_000, "folder": "/srv/diycloud/lab", "disk": None,
+    "members": 2, "removing": False, "host_problem": "", "created_at": "2026-01-01 00:00:00",
+    "updated_at": "2026-01-01 00:00:00",
+}  # fmt: skip
+
+
+def test_what_is_acted_on_comes_first_for_every_noun(server: Server, capsys: Any) -> None:
+    server.answer = Answer(200, {"group": GROUP, "warnings": ["bob: later."]})
+    assert run("group", "add-members", "lab", "--members", "ada, bob") == 0
+    assert run("group", "remove-members", "lab", "--members", "ada") == 0
+    assert run("group", "modify", "lab", "--disk", "", "--description", "x") == 0
+    assert server.sent == [
+        ("POST", "/api/v1/groups/lab/members", {}, {"members": ("ada", "bob")}),
+        ("DELETE", "/api/v1/groups/lab/members", {}, {"members": ("ada",)}),
+        ("PATCH", "/api/v1/groups/lab", {}, {"disk": None, "description": "x"}),
+    ]
+    shown = capsys.readouterr()
+    assert "gid      10000" in shown.out and shown.err.count("note: bob: later.") == 3
+    with pytest.raises(SystemExit):
+        run("group", "show")
+
+
+def test_an_answer_without_a_body_says_what_was_done(server: Server, capsys: Any) -> None:
+    server.answer = Answer(204, None)
+    for noun, said in (("domain", "The domain x is gone."), ("policy", "The policy x is gone.")):
+        assert run(noun, "remove", "x") == 0
+        assert capsys.readouterr().out == f"{said}\n"
+    assert run("domain", "remove", "x", "--json") == 0
+    assert json.loads(capsys.readouterr().out) is None
+
+
+@pytest.mark.parametrize(("typed", "removed"), [("lab\n", True), ("lap\n", False), ("\n", False)])
+def test_a_group_is_removed_by_who_types_its_name(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any, typed: str, removed: bool
+) -> None:
+    plan = {
+        "name": "lab",
+        "gid": 10_000,
+        "folder": "/srv/diycloud/lab",
+        "folder_size": "3M",
+        "folder_files": 7,
+        "members": 2,
+    }
+    answers = iter([Answer(200, plan), Answer(204, None)])
+    monkeypatch.setattr(verbs, "send", lambda *given, **more: (server(*given, **more), next(answers))[1])
+    terminal = io.StringIO(typed)
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert run("group", "remove", "lab") == (0 if removed else 2)
+    asked = [(method, path) for method, path, _, _ in server.sent]
+    assert asked == [("GET", "/api/v1/groups/lab/removal"), ("DELETE", "/api/v1/groups/lab")][: 2 if removed else 1]
+    assert "3M in 7 files" in capsys.readouterr().err
+
+
+def test_policies_are_a_table_of_defaults_and_maxima(server: Server, capsys: Any) -> None:
+    policy = {
+        "name": "small", "description": "", "users": 3, "domains": ["physics"], "created_at": "", "updated_at": "",
+        "defaults": {"cpu": 0.5, "memory": "1G", "disk": "2G", "tasks": 100, "gpu": False},
+        "maxima": {"cpu": 2.0, "memory": "4G", "disk": None, "tasks": 400, "gpu": False},
+    }  # fmt: skip
+    server.answer = Answer(200, {"policies": [policy]})
+    run("policy", "list")
+    row = capsys.readouterr().out.splitlines()[1]
+    assert re.split(r" {2,}", row) == ["small", "0.5 / 2", "1G / 4G", "2G / –", "100 / 400", "no / no", "3", "physics"]
 
 
 def test_the_first_page_of_help_names_everything(capsys: Any) -> None:

@@ -12,6 +12,7 @@ from diycloud.actions.actor import Actor
 from diycloud.actions.roles import PERMISSIONS, TRUSTED, Role, Scope
 from diycloud.errors import PermissionDenied
 
+_HOW = "At the portal, or by `diycloud account password`."
 WHILE_PASSWORD_MUST_CHANGE = ("password.change", "session.end")
 
 
@@ -41,7 +42,7 @@ def authorise(actor: Actor, action: type[Action[Any]], target: str) -> Scope:
     With DOMAIN the target's place has still to be looked at: `check_place`.
     """
     if actor.must_change_password and action.action_name not in WHILE_PASSWORD_MUST_CHANGE:
-        raise PermissionDenied("The password must be changed first.", "Sign in at the portal and choose one.")
+        raise PermissionDenied("The password must be changed first.", _HOW)
     scope = scope_of(actor, action.permission)
     own = action.kind is Kind.USER and target == actor.name and actor.user_id is not None
     if scope is Scope.NONE or (scope is Scope.OWN and not own):
@@ -68,7 +69,7 @@ def stand_in(actor: Actor, place: Place | None) -> Actor:
     """
     name = actor.on_behalf_of
     if actor.must_change_password:
-        raise PermissionDenied("The password must be changed first.", "Sign in at the portal and choose one.")
+        raise PermissionDenied("The password must be changed first.", _HOW)
     scope = scope_of(actor, Permission.ACT_AS)
     if scope is Scope.DOMAIN:
         check_place(actor, name, place)

@@ -104,6 +104,8 @@ def purge_plan(plan: dict[str, Any]) -> str:
                 f"{plan['home']}: {plan['home_size']} in {plan['home_files']} files, kept in the trash for a while",
             ),
             ("processes", plan["processes"]),
+            ("stays", f"what is in the folders of {', '.join(plan['groups'])}" if plan.get("groups") else ""),
+            ("audit", f"{plan.get('history', 0)} entries name the user; --history anonymous changes that"),
         ]
     )
 
@@ -143,7 +145,9 @@ def bulk(report: dict[str, Any]) -> str:
     for row in report["rows"]:
         notes = [f"{field}: {text}" for field, text in row["errors"]] + list(row["warnings"])
         rows.append((row["row"], row["username"], row["action"], row["outcome"], row["password"], "; ".join(notes)))
-    text = table(("ROW", "USER", "ACTION", "OUTCOME", "PASSWORD", "NOTES"), rows, right=("ROW",)) if rows else "No rows."
+    text = (
+        table(("ROW", "USER", "ACTION", "OUTCOME", "PASSWORD", "NOTES"), rows, right=("ROW",)) if rows else "No rows."
+    )
     if report["dry_run"]:
         return f"{text}\n{len(rows) - report['failed']} are possible, {report['failed']} are not. Nothing was changed."
     if report["failed"] and not (report["done"] or report["pending"] or report["left_out"]):

@@ -29,7 +29,7 @@ from diycloud.core.probe import ask_json
 from diycloud.core.routes import PREFIX
 from diycloud.distro.detect import Init
 from diycloud.distro.os_release import Support
-from diycloud.errors import DiyCloudError, PermissionDenied
+from diycloud.errors import DiyCloudError, PermissionDenied, Unsupported
 from diycloud.host import keys, pam
 from diycloud.system import Local, System
 from diycloud.system.dry_run import DryRun
@@ -199,7 +199,6 @@ def _as_installed(here: Installation) -> Iterator[Check]:
     parts: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("Nginx site", lambda: trial.nginx.ensure(trial.site).changed),
         ("service descriptions", lambda: bool(trial.platform.ensure())),
-        ("SSH keys", lambda: keys.ensure_sshd(trial.system, trial.paths.keys, keys.SSHD)),
         ("sign-in hook", lambda: pam.ensure_pam(trial.system, trial.facts.distribution.family, trial.hook)),
     )
     for name, differs in parts:
@@ -214,6 +213,22 @@ def _as_installed(here: Installation) -> Iterator[Check]:
             yield Check("installation", "ok", f"{name}: as the installation writes it")
     for warning in pam.read_warnings(here.system):
         yield Check("sign-in", "warn", warning)
+
+
+def _ssh_keys(here: Installation) -> Iterator[Check]:
+    trial = DryRun(here.system, lambda line: None)
+    try:
+        changed = keys.ensure_sshd(trial, here.paths.keys, keys.SSHD)
+    except Unsupported as error:
+        yield Check("SSH keys", "warn" if error.hint else "ok", error.message, error.hint)
+    except DiyCloudError as error:
+        yield Check("SSH keys", "fail", error.message, error.hint)
+    else:
+        yield (
+            Check("SSH keys", "warn", "sshd does not read them", _AGAIN)
+            if changed
+            else Check("SSH keys", "ok", "sshd reads them")
+        )
 
 
 def _nginx(here: Installation) -> Iterator[Check]:
@@ -276,6 +291,7 @@ _CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
     ("files", _files),
     ("accounts", _accounts),
     ("installation", _as_installed),
+    ("SSH keys", _ssh_keys),
     ("homes", _homes),
     ("firewall", _barriers),
 )

@@ -47,7 +47,7 @@ def ensure_sshd(system: System, folder: Path, sshd: str) -> bool:
     there is no sshd or it has no folder of settings, HostError if it refuses (its settings are then as they were).
     """
     if not system.exists(sshd):
-        raise Unsupported("There is no SSH server: keys open nothing until one is installed.", "Then install again.")
+        raise Unsupported("There is no SSH server, so keys open nothing; install again once there is one.")
     if not _INCLUDE.search(system.read(SSHD_CONFIG) or ""):
         raise Unsupported(
             f"{SSHD_CONFIG} includes no folder of settings, so users' keys are not read.",

@@ -20,6 +20,7 @@ JSON = "application/json"
 encode = msgspec.json.Encoder().encode
 _BARE = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 _FIXED = [(b"content-type", b"application/json"), *_BARE]
+_NAMES = {"ETag": b"etag", "Link": b"link", "Location": b"location"}
 _NO_BODY = frozenset({204, 304})
 
 
@@ -37,7 +38,7 @@ def answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = N
     """Return an answer of JSON that is made already, stored by nobody."""
     fields = [*_BARE] if status in _NO_BODY else [*_FIXED, (b"content-length", b"%d" % len(body))]
     for name, value in (headers or {}).items():
-        fields.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        fields.append((_NAMES.get(name) or name.lower().encode("latin-1"), value.encode("latin-1")))
     return Answer(body, status, fields)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -74,6 +75,8 @@ async def serve(paths: Paths, port: int | None) -> None:
         timeout_keep_alive=75,
     )
     server = uvicorn.Server(options)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: a collection that walks it holds everybody up for some 50 ms
     try:
         await server.serve(sockets=None if port else [listen(paths.server_socket)])
     finally:

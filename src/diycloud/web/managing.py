@@ -94,26 +94,28 @@ async def remove_key(page: Page) -> Response:
 
 
 async def show_purge(page: Page) -> Response:
-    return await _purge(page, 200, {}, "")
+    return await _purge(page, 200, {}, {}, "")
 
 
-async def _purge(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
+async def _purge(page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str) -> Response:
     plan = await page.run(PreviewPurge, {"username": page.path["username"]})
     hours = page.portal.dispatcher.services.settings.agent.trash_hours
     return page.render(
-        "purge.html", status, plan=plan, errors=errors, message=message, trash_hours=hours, section="users"
-    )
+        "purge.html", status, plan=plan, values=values, errors=errors, message=message, trash_hours=hours,
+        section="users",
+    )  # fmt: skip
 
 
 async def purge_user(page: Page) -> Response:
-    name = page.path["username"]
-    if page.sent("confirm").get("confirm", "").strip() != name:
-        return await _purge(page, 422, {"confirm": "is not the name"}, "")
+    name, sent = page.path["username"], page.sent("confirm", "archive", "history")
+    if sent.pop("confirm", "").strip() != name:
+        return await _purge(page, 422, sent, {"confirm": "is not the name"}, "")
     try:
-        await page.run(PurgeUser, {"username": name})
+        purged = await page.run(PurgeUser, {"username": name, **sent})
     except Conflict as error:
-        return await _purge(page, 409, {}, str(error))
-    return page.redirect("/users", ("ok", f"{name} is purged."))
+        return await _purge(page, 409, sent, {}, str(error))
+    packed = f" The home is packed: {purged.archive} ({purged.archive_size})." if purged.archive else ""
+    return page.redirect("/users", ("ok", f"{name} is purged.{packed}"), *[("warn", text) for text in purged.warnings])
 
 
 PAGES = (

@@ -40,10 +40,22 @@ class Paths(Generic[E]):
 
     def find(self, method: str, path: str) -> tuple[E, dict[str, str]] | None:
         """Return the endpoint of a path with its names filled in, None if there is none for this method."""
-        for node, names in _walk(self._root, path.split("/"), 0):
-            end = node.ends.get(method)
-            if end is not None:
-                return end, names
+        segments = path.split("/")
+        node, names = self._root, {}
+        for segment in segments:  # nearly always straight down
+            below = node.fixed.get(segment)
+            if below is None:
+                below = node.open
+                if below is None or not segment:
+                    break
+                names[below.name] = segment
+            node = below
+        else:
+            if method in node.ends:
+                return node.ends[method], names
+        for node, names in _walk(self._root, segments, 0):
+            if method in node.ends:
+                return node.ends[method], names
         return None
 
     def methods(self, path: str) -> set[str]:

@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from diycloud.errors import DiyCloudError, InvalidInput, TooManyRequests, Unavailable
+from diycloud.users.bulk import BulkRefused
 from diycloud.users.importing import ImportRefused
 from diycloud.web.idempotency import Busy
 
@@ -115,7 +116,7 @@ def problem_of(error: DiyCloudError, request_id: str) -> Response:
         more["hint"] = error.hint
     if isinstance(error, InvalidInput) and error.errors:
         more["errors"] = error.errors
-    if isinstance(error, ImportRefused):
+    if isinstance(error, ImportRefused | BulkRefused):
         more["report"] = error.report
     if wait := retry_after(error):
         headers["Retry-After"] = str(wait)

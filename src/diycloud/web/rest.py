@@ -36,6 +36,8 @@ from diycloud.web.paths import Paths
 from diycloud.web.problems import HttpError
 from diycloud.web.ratelimit import Limits, Quota
 
+_USUAL = frozenset({b"*/*", b"application/json"})
+"""Accept fields that need no reading."""
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _INTERRUPTED = "The server stopped while this was done; it is done, but a generated password is lost: set another."
 
@@ -102,7 +104,7 @@ class Rest(BaseRoute):
                 response = self._no_such(method, path)
             else:
                 end, call.names = found
-                if end.says and b"accept" in call.given:
+                if end.says and call.given.get(b"accept", b"*/*") not in _USUAL:
                     bodies.check_acceptable(call.field(b"accept") or "", end.says)
                 if not (end.open or visitor.signed_in):
                     raise Unauthenticated("Nobody is signed in.", "POST /api/v1/auth/login gives a token.")
