@@ -77,7 +77,7 @@ def test_the_description_is_one() -> None:
 @pytest.mark.slow
 @schema.parametrize()
 @settings(
-    max_examples=10,
+    max_examples=5,
     derandomize=True,
     deadline=None,
     database=None,
