@@ -48,6 +48,8 @@ PAGES = (
     "/policies?as=monitor",
     "/policies?as=head",
     "/policies/students",
+    "/policies/students?as=head",
+    "/domains/physics?as=head",
     f"/policies/{'p' * 32}",
     "/new-policy",
     "/users/ada?as=monitor",
@@ -182,6 +184,32 @@ def test_a_monitor_is_offered_nothing_that_changes(plain: Page) -> None:
         assert main.get_by_role("link", name=re.compile("New user|Import|Edit")).count() == 0
 
 
+def test_chosen_users_go_on_without_scripts(plain: Page) -> None:
+    plain.goto("/users?domain=physics")
+    expect(plain.get_by_role("button", name="Go on")).to_be_hidden()
+    names = plain.locator("tbody .row-link").all_inner_texts()[:2]
+    for name in names:
+        plain.get_by_label(f"Choose {name}", exact=True).check()
+    plain.get_by_label("What to do").select_option("group")
+    plain.get_by_role("button", name="Go on").click()
+    expect(plain.locator(".lede")).to_have_text(", ".join(names))
+    plain.get_by_role("button", name="See what happens").click()
+    expect(plain.get_by_role("alert")).to_contain_text("Group: is needed")
+    plain.get_by_label("Group").fill("optics")
+    plain.get_by_role("button", name="See what happens").click()
+    plain.get_by_role("button", name="Put into a group: 2 users").click()
+    expect(plain.get_by_role("heading", level=1)).to_have_text("Done")
+
+
+def test_the_last_line_of_progress_is_seen_alone(plain: Page) -> None:
+    plain.goto("/import?stage=result&half=1")
+    lines = plain.locator(".running > p")
+    expect(lines.first).to_be_hidden()
+    expect(lines.last).to_contain_text("470 of 1\u202f000 done")
+    plain.goto("/import?stage=result")
+    expect(plain.locator(".running")).to_be_hidden()
+
+
 def test_lists_work_without_scripts(plain: Page) -> None:
     plain.goto("/users")
     assert plain.locator("tbody tr").count() == 50
@@ -205,12 +233,12 @@ def test_lists_work_without_scripts(plain: Page) -> None:
     expect(bad).to_contain_text("cpu:")
     expect(plain.get_by_role("button", name=re.compile("^Create"))).to_have_count(0)
     plain.goto("/import")
-    plain.get_by_label("CSV file").set_input_files(
+    plain.get_by_label("File").set_input_files(
         {"name": "class.csv", "mimeType": "text/csv", "buffer": b"username,cpu\nada,1\nbob,2\n"}
     )
     plain.get_by_role("button", name="Check the rows").click()
     plain.get_by_role("button", name="Create 2 users").click()
-    expect(plain.get_by_role("heading", level=1)).to_have_text("Import done")
+    expect(plain.get_by_role("heading", level=1)).to_have_text("Import of 1\u202f000 users")
     with plain.expect_download() as download:
         plain.get_by_role("link", name="Download the passwords").click()
     assert download.value.suggested_filename == "one-time-passwords.csv"
@@ -233,7 +261,7 @@ def test_keyboard_alone(watched: Watched) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Import")).to_be_focused()
+    expect(page.get_by_role("link", name="Export")).to_be_focused()
 
     page = watched.open("/users")
     seen = []

@@ -64,10 +64,10 @@ def test_first_paint(admin: Page) -> None:
         admin.goto("/users", wait_until="load")
         return float(
             admin.evaluate(
-                """async () => {
-                    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-                    return performance.getEntriesByName('first-contentful-paint')[0].startTime;
-                }"""
+                """() => new Promise((done) => new PerformanceObserver((list) => {
+                    const [paint] = list.getEntriesByName('first-contentful-paint');
+                    if (paint) done(paint.startTime);
+                }).observe({type: 'paint', buffered: true}))"""
             )
         )
 

@@ -28,8 +28,8 @@ from diycloud.errors import Conflict, HostError, InvalidInput, NotFound, Permiss
 from diycloud.users import places
 
 SECRET = "hunter2 hunter2"
-ADMIN = Actor("ada", Role.ADMIN, "rest", user_id=1, address="192.0.2.1", request_id="abc")
-USER = Actor("bob", Role.USER, "rest", user_id=2)
+ADMIN = Actor("ada", Role.ADMIN, "rest", user_id=1, address="192.0.2.1", request_id="abc", domain="default")
+USER = Actor("bob", Role.USER, "rest", user_id=2, domain="default")
 
 
 @action("test.change", needs=Permission.USERS_CREATE)
@@ -77,6 +77,11 @@ class Bench:
 
 @pytest.fixture
 def bench(database: Database) -> Bench:
+    rows = [
+        {"id": actor.user_id, "username": actor.name, "password_hash": "-", "role": actor.role}
+        for actor in (ADMIN, USER)  # who has no account (any more) changes nothing
+    ]
+    asyncio.run(database.write(lambda connection: connection.execute(insert(users), rows)))
     return Bench(database)
 
 

@@ -48,12 +48,12 @@ class Visitor:
     def get(self, path: str) -> httpx.Response:
         return asyncio.run(self._send("GET", path, None))
 
-    def post(self, path: str, **fields: str) -> httpx.Response:
+    def post(self, path: str, **fields: str | list[str]) -> httpx.Response:
         csrf = re.search(r'name="csrf" value="([^"]+)"', self.get("/account").text)
         assert csrf
         return asyncio.run(self._send("POST", path, {"csrf": csrf[1], **fields}))
 
-    async def _send(self, method: str, path: str, data: dict[str, str] | None) -> httpx.Response:
+    async def _send(self, method: str, path: str, data: dict[str, str | list[str]] | None) -> httpx.Response:
         transport = httpx.ASGITransport(self._app, client=(UNIX_PEER, 33), raise_app_exceptions=True)  # type: ignore[arg-type]
         headers = {"X-Forwarded-For": "192.0.2.7", "Sec-Fetch-Site": "same-origin"}
         async with httpx.AsyncClient(
@@ -236,3 +236,76 @@ def test_the_audit_is_searched_and_exported(visit: Callable[[str], Visitor]) -> 
     export = boss.get("/audit/export?format=csv")
     assert export.headers["content-disposition"].startswith("attachment")
     assert "session.end-all" in export.text
+
+
+def test_each_home_shows_what_its_owner_looks_after(visit: Callable[[str], Visitor]) -> None:
+    boss, head, ada = (visit(name).get("/").text for name in ("boss", "head", "ada"))
+    assert "Promised" in boss
+    assert "Promised" not in head
+    assert "You look after the domain <b>physics</b>" in head
+    assert re.findall(r"<dt>(Users|Active)</dt><dd><a[^>]*>(\d+)<", head) == [("Users", "2"), ("Active", "2")]
+    assert re.findall(r"<dt>(Users|Active)</dt><dd><a[^>]*>(\d+)<", boss) == [("Users", "5"), ("Active", "5")]
+    assert "/srv/" in ada or "/lab<" in ada
+    assert "office" not in ada
+
+
+def test_changes_to_many_are_shown_before_they_are_done(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    shown = boss.post("/change-users", user=["ada", "carol", "nobody"], do="disable")
+    assert shown.status_code == OK
+    assert "Disable: 2 users" in shown.text
+    assert shown.text.count("has-error") == 1
+    assert 'badge-active">active' in boss.get("/users/ada").text
+    done = boss.post("/change-users", user=["ada", "carol", "nobody"], do="disable", confirm="1")
+    assert "Done, with refusals" in done.text
+    for name in ("ada", "carol"):
+        assert 'badge-inactive">disabled' in boss.get(f"/users/{name}").text
+
+
+def test_changes_to_many_stay_within_the_domain(visit: Callable[[str], Visitor]) -> None:
+    head = visit("head")
+    done = head.post("/change-users", user=["ada", "carol", "boss"], do="delete", confirm="1")
+    assert done.text.count("has-error") == 2
+    statuses = [visit("boss").get(f"/users/{name}").text for name in ("carol", "boss")]
+    assert all('badge-active">active' in text for text in statuses)
+    assert head.post("/change-users", user="ada", do="group").text.count('name="group"') == 1
+    assert visit("watcher").post("/change-users", user="ada", do="disable").status_code == NO
+
+
+def test_what_a_change_to_many_still_needs_is_asked_for(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    assert boss.post("/change-users", do="disable").headers["location"] == "/users"
+    assert boss.post("/change-users", user="ada", do="explode").headers["location"] == "/users"
+    asked = boss.post("/change-users", user=["carol"], do="policy")
+    assert '<option value="students"' in asked.text
+    assert boss.post("/change-users", user="carol", do="group", group="").status_code == 422
+    assert "no such policy" in boss.post("/change-users", user="carol", do="policy", policy="x", limits="true").text
+    boss.post("/change-users", user="carol", do="policy", policy="students", limits="true", confirm="1")
+    carol = boss.get("/users/carol").text
+    assert "<dd>students</dd>" in carol
+    assert "<dd>0.5 cores</dd>" in carol
+    boss.post("/users/carol/edit", cpu="0.25", memory="1G", disk="5G", tasks="512")
+    boss.post("/change-users", user="carol", do="apply", confirm="1")
+    assert "<dd>0.5 cores</dd>" in boss.get("/users/carol").text
+
+
+def test_an_import_takes_an_export_back(visit: Callable[[str], Visitor]) -> None:
+    boss = visit("boss")
+    export = boss.get("/export/users?format=json").text
+    refused = boss.post("/import", csv=export)
+    assert refused.text.count("has-error") == len(PEOPLE)
+    same = boss.post("/import", csv=export, update="true")
+    assert same.status_code == OK, same.text
+    assert f"Change {len(PEOPLE)} users" in same.text
+    changed = export.replace('"full_name":null', '"full_name":"Somebody"', 1)
+    done = boss.post("/import", csv=changed, update="true", confirm="1")
+    assert "Import of 5 users" in done.text
+    assert done.text.rstrip().endswith("</html>")
+    assert "Somebody" in boss.get("/users?search=somebody").text
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"username": "ada"}', '[{"username": ', "[" * 5000, '[{"a": 1, "a": 2}]'])
+def test_what_is_no_list_of_users_is_told_so(visit: Callable[[str], Visitor], text: str) -> None:
+    answer = visit("boss").post("/import", csv=text)
+    assert answer.status_code == 422
+    assert 'name="csv"' in answer.text

@@ -17,8 +17,8 @@ from diycloud.actions import audit
 from diycloud.actions.action import Action, Audited, Kind
 from diycloud.actions.actor import Actor
 from diycloud.actions.parsing import Source, parse_action
-from diycloud.actions.reach import Lookup, Place, authorise, check_place, stand_in
-from diycloud.actions.roles import Scope
+from diycloud.actions.reach import Lookup, Place, authorise, check_actor, check_place, stand_in
+from diycloud.actions.roles import TRUSTED, Scope
 from diycloud.actions.services import Services
 from diycloud.errors import DiyCloudError, PermissionDenied
 
@@ -77,7 +77,7 @@ class Context:
         self.bound: str | None = None
         self.domain = ""
         self.still_there: Callable[[Connection], None] | None = None
-        """Raises PermissionDenied if the target has left the actor's reach since that was checked."""
+        """Raises PermissionDenied if actor or target are not what they were when the actor's reach was checked."""
         self._row = 0
         self._last: list[Callable[[Connection], object]] = []
         self._begin = begin
@@ -176,6 +176,14 @@ class Dispatcher:
             check_place(actor, target, await self.place(cls.kind, target))
         return actor.domain
 
+    def _check_again(self, connection: Connection, context: Context, cls: type[Action[Any]], target: str) -> None:
+        """Raise PermissionDenied if actor or target are not what they were: a long list of changes is one action each."""
+        actor = context.actor
+        if actor.user_id is not None:
+            check_actor(actor, self._lookup(connection, Kind.USER, actor.name))
+        if context.bound is not None and cls.kind not in _NOT_THERE:
+            check_place(actor, target, self._lookup(connection, cls.kind, target))
+
     async def _span(
         self,
         actor: Actor,
@@ -191,6 +199,8 @@ class Dispatcher:
             domain = context.domain
             if not domain and cls.kind not in _NOT_THERE and (place := self._lookup(connection, cls.kind, target)):
                 domain = place.domain
+            if not domain and context.actor.role not in TRUSTED:
+                domain = context.actor.domain  # what has no place is in the history of whose people do it
             return audit.begin(connection, context.actor, cls.action_name, target, asked, domain=domain)
 
         context = Context(self.services, actor, begin, terms)
@@ -200,8 +210,7 @@ class Dispatcher:
             if actor.on_behalf_of:
                 context.actor = stand_in(actor, await self.place(Kind.USER, actor.on_behalf_of))
             context.bound = await self.check(context.actor, cls, target)
-            if context.bound is not None and cls.kind not in _NOT_THERE:
-                context.still_there = lambda c: check_place(context.actor, target, self._lookup(c, cls.kind, target))
+            context.still_there = lambda c: self._check_again(c, context, cls, target)
             action = make()
             asked.update(audit.asked(action))
             if terms is not None:

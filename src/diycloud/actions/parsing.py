@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -21,6 +22,10 @@ from diycloud.units import parse_size
 
 A = TypeVar("A", bound=msgspec.Struct)
 _MISSING = object()
+MAX_NAMED = 20
+"""Unknown fields that are named: more is no mistake, and the answer would be longer than what was sent."""
+MAX_NETWORKS = 1000
+"""Networks that are looked at, those there more than once with them; the type says how many there may be."""
 
 
 class Source(Enum):
@@ -99,9 +104,8 @@ _KINDS: dict[type[Any], str] = {
 def parse_action(action: type[A], raw: Mapping[str, Any], source: Source) -> A:
     """Return the action (or other declaration) that raw input describes. Raises InvalidInput with every field at fault."""
     known = fields_of(action)
-    errors = [
-        FieldError(str(name)[:60], f"no such field; there are: {', '.join(known)}") for name in raw if name not in known
-    ]
+    there = f"no such field; there are: {', '.join(known)}"
+    errors = [FieldError(str(name)[:60], there) for name in islice((n for n in raw if n not in known), MAX_NAMED)]
     values = {}
     for name, field in known.items():
         given = raw.get(name, _MISSING)
@@ -144,7 +148,8 @@ def _networks(field: Field, given: Any) -> Any:
     """Return networks as the standard writes them: 192.168.1.5/24 means 192.168.1.0/24, each once."""
     import ipaddress  # 3 ms that only these fields pay
 
-    if not isinstance(given, list | tuple) or not all(isinstance(part, str) for part in given):
+    is_list = isinstance(given, list | tuple) and len(given) <= MAX_NETWORKS
+    if not is_list or not all(isinstance(part, str) for part in given):
         return given  # the type's own check says what is wrong
     found: dict[str, None] = {}
     for part in given:

@@ -17,12 +17,13 @@ WHILE_PASSWORD_MUST_CHANGE = ("password.change", "session.end")
 
 
 class Place(NamedTuple):
-    """Where a target is. user_id, role, signs_in: of a user."""
+    """Where a target is. user_id, role, signs_in, sudo: of a user."""
 
     domain: str
     user_id: int | None = None
     role: Role | None = None
     signs_in: bool = False
+    sudo: bool = False
 
 
 Lookup = Callable[[Connection, Kind, str], Place | None]
@@ -58,8 +59,19 @@ def check_place(actor: Actor, target: str, place: Place | None) -> None:
     """
     if place is None or place.domain != actor.domain:
         raise PermissionDenied(f"{target or 'This'} is not in your domain {actor.domain}.", "Ask an administrator.")
-    if place.role in TRUSTED and target != actor.name:
+    if target == actor.name:
+        return
+    if place.role in TRUSTED:
         raise PermissionDenied(f"{target} has a role beyond the domain {actor.domain}.", "Ask an administrator.")
+    if place.sudo:
+        raise PermissionDenied(f"{target} is an administrator of the host.", "Ask an administrator.")
+
+
+def check_actor(actor: Actor, now: Place | None) -> None:
+    """Raise PermissionDenied if the actor has lost its account, role or domain since it was let in."""
+    known = (actor.user_id, actor.role, actor.domain)
+    if now is None or not now.signs_in or (now.user_id, now.role, now.domain) != known:
+        raise PermissionDenied(f"{actor.name} has been changed meanwhile.", "Sign in again.")
 
 
 def stand_in(actor: Actor, place: Place | None) -> Actor:

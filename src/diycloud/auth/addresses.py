@@ -17,6 +17,11 @@ def _networks(text: str) -> tuple[Network, ...] | None:
         return None
 
 
+def readable(networks: str) -> bool:
+    """Tell whether a column holds nothing but networks."""
+    return _networks(networks) is not None
+
+
 @lru_cache(maxsize=16384)
 def allows(networks: str, address: str) -> bool:
     """Tell whether a user whose column holds these networks may come from an address; empty means from anywhere.

@@ -18,8 +18,8 @@ from diycloud.users import repository, service
 from diycloud.users.models import Row
 
 MAX_KEYS = 32
-MAX_KEY = 3000
-"""Characters; an RSA key of 16,384 bits has 2,800."""
+MAX_KEY, MAX_DATA = 3000, 2900
+"""Characters of a line and of its base64, as the agent takes them; an RSA key of 16,384 bits has 2,800."""
 LEAST_RSA_BITS = 2048
 KINDS = {
     "ssh-ed25519": 2,
@@ -57,7 +57,7 @@ def parse_key(text: str) -> PublicKey:
     if "PRIVATE KEY" in text:
         raise _no_key("this is the private key: keep it, and give the line of the file that ends in .pub")
     parts = text.split(None, 2)
-    if len(text) > MAX_KEY or len(parts) < 2 or parts[0] not in KINDS:
+    if len(text) > MAX_KEY or len(parts) < 2 or parts[0] not in KINDS or len(parts[1]) > MAX_DATA:
         raise _no_key(f"one line that starts with one of {', '.join(KINDS)}, without options before it")
     kind, data = parts[:2]
     try:
@@ -113,6 +113,7 @@ async def list_keys(ctx: Context, action: ListKeys) -> KeyList:
 async def add_key(ctx: Context, action: AddKey) -> KeyList:
     """Add a key. Raises Conflict if the user has it already, or too many."""
     row, key = await service.get(ctx.services, action.username), parse_key(action.key)
+    _keep_administrators(row)
     known = read_keys(row.ssh_keys)
     if any(other.data == key.data for other in known):
         raise Conflict(f"key: {row.username} has this key already ({key.fingerprint}).")
@@ -125,6 +126,7 @@ async def add_key(ctx: Context, action: AddKey) -> KeyList:
 async def remove_key(ctx: Context, action: RemoveKey) -> KeyList:
     """Remove a key by its fingerprint. Raises NotFound."""
     row = await service.get(ctx.services, action.username)
+    _keep_administrators(row)
     gone = next((key for key in read_keys(row.ssh_keys) if key.fingerprint == action.fingerprint), None)
     if gone is None:
         raise NotFound(
@@ -132,6 +134,18 @@ async def remove_key(ctx: Context, action: RemoveKey) -> KeyList:
         )
     ctx.changes = {"ssh_keys": [f"{gone.kind} {gone.fingerprint} {gone.comment}".strip(), None]}
     return await _store(ctx, row, remove=gone)
+
+
+def _keep_administrators(row: Row) -> None:
+    """Raise Conflict for a user with sudo, whose keys the agent changes on root's word only.
+
+    Stored here, a key would wait until root takes sudo away for a while, and still be there when it is given back.
+    """
+    if row.sudo:
+        raise Conflict(
+            f"{row.username} has sudo, so their SSH keys are not changed here.",
+            f"As root on the host: diycloud user sudo {row.username} --revoke first; look at the keys before granting it.",
+        )
 
 
 async def _store(ctx: Context, row: Row, *, add: PublicKey | None = None, remove: PublicKey | None = None) -> KeyList:

@@ -68,6 +68,10 @@ class SignIn:
         max_s = settings.session_max_hours * 3600
 
         def store(connection: Connection) -> str:
+            if not repository.is_still(
+                connection, row
+            ):  # checking took a while: the password is another, the user gone
+                raise Unauthenticated(WRONG)
             values = {"last_login": repository.NOW, "last_login_ip": actor.address}
             repository.note(connection, row.id, values)
             for hashed in better:
@@ -76,7 +80,11 @@ class SignIn:
                 connection, row.id, now=now, max_s=max_s, kind=kind, address=actor.address, user_agent=user_agent
             )
 
-        token = await self._services.database.write(store)
+        try:
+            token = await self._services.database.write(store)
+        except Unauthenticated as error:
+            await self._audit(actor, row, "refused", error.code, started)
+            raise
         await self._audit(actor._replace(name=row.username), row, "done", "", started)
         return SignedIn(token, row.username, row.must_change_password, now + max_s)
 

@@ -59,7 +59,7 @@ def begin(
 
 def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Session | None:
     """Return the session of a token, None if it does not hold any more or its user may not sign in."""
-    found = _LOOKUP(connection, token_hash=token_hash(token)).fetchone()
+    found = _LOOKUP.fetch_one(connection, token_hash=token_hash(token))
     if found is None:
         return None
     session_id, csrf, last_seen, expires_at, kind, user_id, username, role, status, must_change, domain, networks = (
@@ -78,7 +78,7 @@ def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Sessio
         Role(role),
         bool(must_change),
         domain,
-        networks,
+        str(networks),  # a BLOB by somebody's hand is text that cannot be read
     )
 
 

@@ -12,6 +12,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -44,6 +45,9 @@ class _Compiled(NamedTuple):
     constants: Mapping[str, Any]
 
 
+_all_rows, _first_row = methodcaller("fetchall"), methodcaller("fetchone")
+
+
 class Prepared:
     """A Core statement that runs with every request: compiled once for a dialect, run on the driver itself.
 
@@ -56,31 +60,42 @@ class Prepared:
 
     def __call__(self, connection: Connection, **values: object) -> Cursor:
         """Run it in the connection's transaction. Raises the driver's own errors, as `Database.write` expects."""
-        compiled = self._compiled.get(connection.dialect.name) or self._compile(connection.dialect)
-        given = {**compiled.constants, **values}
+        return self._run(connection.connection.driver_connection, connection.dialect, values)
+
+    def fetch_all(self, connection: Connection, **values: object) -> list[Any]:
+        """Run a SELECT; returns every row. Raises as calling it does."""
+        found: list[Any] = self._fetch(connection, values, _all_rows)
+        return found
+
+    def fetch_one(self, connection: Connection, **values: object) -> Any:
+        """Run a SELECT; returns its first row, None if there is none. Raises as calling it does."""
+        return self._fetch(connection, values, _first_row)
+
+    def _fetch(self, connection: Connection, values: Mapping[str, object], rows: Callable[[Cursor], Any]) -> Any:
+        """Read with SQLite's own decoding of text, which halves the time of a list.
+
+        It knows UTF-8 alone: what people wrote in another encoding is read again with the connection's own, which
+        replaces what it cannot read.
+        """
         driver: Any = connection.connection.driver_connection
+        dialect = connection.dialect
+        if dialect.name == "sqlite":
+            forgiving, driver.text_factory = driver.text_factory, str
+            try:
+                return rows(self._run(driver, dialect, values))
+            except driver_errors(connection).OperationalError:
+                pass
+            finally:
+                driver.text_factory = forgiving
+        return rows(self._run(driver, dialect, values))
+
+    def _run(self, driver: Any, dialect: Dialect, values: Mapping[str, object]) -> Cursor:
+        compiled = self._compiled.get(dialect.name) or self._compile(dialect)
+        given = {**compiled.constants, **values}
         cursor: Cursor = driver.execute(
             compiled.sql, given if compiled.names is None else [given[name] for name in compiled.names]
         )
         return cursor
-
-    def fetch_all(self, connection: Connection, **values: object) -> list[Any]:
-        """Run a SELECT; returns every row. Raises as calling it does.
-
-        SQLite's own decoding of text halves the time of a list. It knows UTF-8 alone: what people wrote in another
-        encoding is read again with the connection's own, which replaces what it cannot read.
-        """
-        if connection.dialect.name != "sqlite":
-            return self(connection, **values).fetchall()
-        driver: Any = connection.connection.driver_connection
-        forgiving, driver.text_factory = driver.text_factory, str
-        try:
-            return self(connection, **values).fetchall()
-        except driver_errors(connection).OperationalError:
-            pass
-        finally:
-            driver.text_factory = forgiving
-        return self(connection, **values).fetchall()
 
     def insert(self, connection: Connection, **values: object) -> int:
         """Run an INSERT; returns the id that the row was given."""

@@ -14,7 +14,7 @@ from diycloud.actions.dispatcher import Context
 from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
 from diycloud.errors import Conflict, Unavailable
-from diycloud.users import host, placing, repository, service
+from diycloud.users import placing, repository, service, shown
 from diycloud.users.actions import AdoptUser, CreateUser, SetSudo
 from diycloud.users.models import Changed, Row, Status
 
@@ -60,7 +60,7 @@ async def set_sudo(ctx: Context, action: SetSudo) -> Changed:
     if row.sudo != action.granted:
         ctx.changes = {"sudo": [row.sudo, action.granted]}
         await ctx.write(repository.change, row.id, {"sudo": int(action.granted)})
-    return Changed(host.view(await service.by_id(ctx.services, row.id)))
+    return Changed(shown.view(await service.by_id(ctx.services, row.id)))
 
 
 async def change_administrators_password(ctx: Context, row: Row, old: str, new: str) -> None:

@@ -11,7 +11,7 @@ from diycloud.actions.dispatcher import Context
 from diycloud.auth.addresses import allows
 from diycloud.errors import Conflict
 from diycloud.units import format_size
-from diycloud.users import host
+from diycloud.users import shown
 from diycloud.users.actions import ModifyUser, SetLimits
 from diycloud.users.models import Allocation, Row
 
@@ -44,7 +44,7 @@ def fields(row: Row, action: ModifyUser | SetLimits) -> tuple[dict[str, Any], di
 def groups(row: Row, action: ModifyUser | SetLimits) -> set[str] | None:
     """Return the groups the user is to be in, None if they stay as they are."""
     given = getattr(action, "groups", UNSET)
-    if given is UNSET or set(given) == set(host.names(row.groups)):
+    if given is UNSET or set(given) == set(shown.names(row.groups)):
         return None
     return set(given)
 

@@ -12,6 +12,7 @@ from diycloud.agent import protocol as wire
 from diycloud.errors import DiyCloudError, FieldError, InvalidInput, PermissionDenied, Unavailable
 from diycloud.groups import repository as groups
 from diycloud.host.names import is_reserved
+from diycloud.units import format_size
 from diycloud.users import placing, repository, service
 from diycloud.users.actions import CreateUser
 from diycloud.users.models import Status
@@ -91,6 +92,10 @@ async def _checked(ctx: Context, c: Candidate, others: _Others) -> Candidate:
             allocation = msgspec.structs.replace(allocation, disk_hard=c.kept.disk_hard)
             if allocation.disk_hard < allocation.disk:
                 errors.append(FieldError("disk_hard", "is below disk"))
+            most = where.policy.max_disk
+            if most is not None and allocation.disk_hard > 2 * most:
+                rule = f"at most {format_size(2 * most)} by the policy {where.policy.name}"
+                errors.append(FieldError("disk_hard", rule))
         errors += service.beyond_host(others.capacity, allocation) if others.capacity else []
         errors += _group_errors(a, where.domain, others)
     except InvalidInput as error:

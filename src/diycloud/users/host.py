@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import get_args
 
 import msgspec
@@ -12,11 +11,12 @@ from sqlalchemy import Connection
 from diycloud.actions.services import Agent
 from diycloud.agent import framing
 from diycloud.agent import protocol as wire
+from diycloud.auth.addresses import readable
 from diycloud.db.engine import Database
 from diycloud.errors import BY_CODE, DiyCloudError, HostError, InvalidInput, Unavailable
-from diycloud.units import format_size
 from diycloud.users import models, repository
 from diycloud.users.models import Row, Status
+from diycloud.users.shown import names
 
 LOCKED = frozenset({Status.INACTIVE, Status.DELETED, Status.PURGE_ERROR})
 
@@ -94,12 +94,17 @@ def settled(row: Row, outcome: wire.Outcome) -> Row:
 
 def _account(row: Row) -> wire.Account:
     shadow = row.shadow_hash if row.shadow_hash and _SHADOW.match(row.shadow_hash) else None
+    networks = names(row.allowed_client_ip)
+    known = readable(row.allowed_client_ip) and len(networks) <= 64 and all(map(_NETWORK.match, networks))
     return wire.Account(
         wish(row),
         shadow,
         create=row.uid is None,
-        keys=[line for line in row.ssh_keys.splitlines() if _KEY.match(line) and len(line) <= 3000][:32],
-        networks=[name for name in names(row.allowed_client_ip) if _NETWORK.match(name)][:64],
+        # Networks that nobody can read are no reason to let the keys in from anywhere.
+        keys=[line for line in row.ssh_keys.splitlines() if _KEY.match(line) and len(line) <= 3000][:32]
+        if known
+        else [],
+        networks=list(networks) if known else [],
     )
 
 
@@ -117,59 +122,3 @@ async def check_limits(agent: Agent, row: Row, allocation: models.Allocation) ->
         return
     if outcome.code:
         raise failure(outcome)
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Return the parts of a column that keeps several with commas between, in their order."""
-    return tuple(sorted(part for part in text.replace(" ", ",").split(",") if part)) if text else ()
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Return the whole numbers of such a column."""
-    return tuple(int(part) for part in names(text) if part.isdecimal()) if text else ()
-
-
-@lru_cache(maxsize=4096)  # a thousand users share a dozen
-def _limits(given: models.Allocation) -> models.Limits:
-    return models.Limits(
-        cpu=given.cpu,
-        memory=format_size(given.memory),
-        disk=format_size(given.disk),
-        disk_hard=format_size(given.disk_hard),
-        tasks=given.tasks,
-        gpu=given.gpu,
-    )
-
-
-def view(row: Row) -> models.User:
-    """Return a user as others may see it."""
-    return models.User(
-        username=row.username,
-        status=row.status,
-        role=row.role,
-        full_name=row.full_name,
-        email=row.email,
-        description=row.description,
-        domain=row.domain,
-        groups=names(row.groups),
-        policy=row.policy,
-        limits=_limits(row.allocation),
-        shell=row.shell,
-        uid=row.uid,
-        uuid=row.uuid,
-        external_id=row.external_id,
-        allowed_client_ip=names(row.allowed_client_ip),
-        container_uid=row.container_uid,
-        container_gid=row.container_gid,
-        container_gids=numbers(row.container_gids),
-        sudo=row.sudo,
-        portal_only=row.portal_only,
-        must_change_password=row.must_change_password,
-        settled=row.portal_only or row.generation == row.host_generation,
-        host_problem=row.host_problem,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        last_login=row.last_login,
-        last_login_ip=row.last_login_ip,
-        version=row.generation,
-    )

@@ -14,7 +14,7 @@ from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
 from diycloud.errors import Conflict, DiyCloudError, PermissionDenied, TooManyRequests, Unavailable
 from diycloud.units import human_size
-from diycloud.users import history, host, repository, service
+from diycloud.users import history, host, repository, service, shown
 from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewPurge, PurgeUser, RestoreUser
 from diycloud.users.models import Changed, Purged, PurgePlan, Row, Status
 
@@ -83,7 +83,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
 
 async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
     row = await service.get(ctx.services, action.username)
-    groups, named = host.names(row.groups), await ctx.services.database.read_long(history.count, row.username)
+    groups, named = shown.names(row.groups), await ctx.services.database.read_long(history.count, row.username)
     if row.portal_only or row.uid is None:
         return PurgePlan(row.username, row.status, None, "", "0B", 0, 0, groups, named)
     left = await ctx.services.agent.call(wire.PurgePreview(row.username), wire.Remains)
@@ -95,6 +95,8 @@ async def preview_purge(ctx: Context, action: PreviewPurge) -> PurgePlan:
 
 async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
     """Remove a soft-deleted user for good. Can be repeated until it is through; reconcile goes on after a crash."""
+    if action.history != "keep" and ctx.bound is not None:
+        raise PermissionDenied("history: only an administrator of all domains changes the audit.", "Ask one.")
     row = await service.get(ctx.services, action.username)
     if row.status not in (Status.DELETED, Status.PURGE_ERROR, Status.PURGING):
         raise Conflict(

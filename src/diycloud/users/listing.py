@@ -18,8 +18,8 @@ from diycloud.db.tables import group_members as members
 from diycloud.db.tables import groups, users
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.errors import FieldError, InvalidInput
-from diycloud.users.models import Allocation, Row, Status
-from diycloud.users.repository import ROW, to_row
+from diycloud.users.models import Allocation, Status, User
+from diycloud.users.shown import SHOWN, to_user
 
 _DEFAULTS = Allocation()
 SORT_COLUMNS: dict[str, ColumnElement[Any]] = {
@@ -67,8 +67,8 @@ def page(
     descending: bool,
     cursor: str,
     limit: int,
-) -> tuple[list[Row], int, str | None, str | None]:
-    """Return a page of users: rows, how many match in all, and the cursors of the next and previous page.
+) -> tuple[list[User], int, str | None, str | None]:
+    """Return a page of users: themselves, how many match in all, and the cursors of the next and previous page.
 
     A page costs the same wherever it is in the list. Raises InvalidInput for a cursor that this list did not give.
     """
@@ -92,7 +92,7 @@ def page(
         following = _cursor(">", sort, descending, found[-1])
     whole = after is None and not more  # then these are all that match
     total = len(found) if whole else _total(connection, shape, values)
-    return [to_row(row[:-1]) for row in found], total, following, previous
+    return [to_user(row) for row in found], total, following, previous
 
 
 def chosen(
@@ -143,7 +143,7 @@ def conditions(shape: Shape) -> list[ColumnElement[bool]]:
 @lru_cache(maxsize=512)
 def _page(shape: Shape, order: Order) -> Prepared:
     column = SORT_COLUMNS[order.sort]
-    query = ROW.add_columns(column.label("sort_key")).where(*conditions(shape))
+    query = SHOWN.add_columns(column.label("sort_key")).where(*conditions(shape))
     if order.after:
         key: BindParameter[Any] = bindparam("key")
         row_id: BindParameter[Any] = bindparam("row_id")

@@ -28,32 +28,31 @@ from diycloud.db.tables import groups, purges, sessions, users
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.units import format_size, parse_size
-from diycloud.users.models import Allocation, Row, Status
+from diycloud.users.models import SIGN_IN, Allocation, Row, Status
 
 T = TypeVar("T")
-_JOIN = users.outerjoin(allocations, allocations.c.user_id == users.c.id)
-_GROUPS = (
+JOIN = users.outerjoin(allocations, allocations.c.user_id == users.c.id)
+GROUPS = (
     select(func.group_concat(groups.c.name))
     .select_from(members.join(groups, groups.c.id == members.c.group_id))
     .where(members.c.user_id == users.c.id)
     .scalar_subquery()
 )
+LIMITS = tuple(
+    allocations.c[name] for name in ("cpu_limit", "mem_limit", "disk_quota", "disk_hard", "tasks_limit", "gpu_access")
+)
+"""What `to_allocation` takes."""
 _COLUMNS = (
     *(users.c[name] for name in Row.__struct_fields__ if name not in ("groups", "allocation")),
-    _GROUPS.label("groups"),
-    allocations.c.cpu_limit,
-    allocations.c.mem_limit,
-    allocations.c.disk_quota,
-    allocations.c.disk_hard,
-    allocations.c.tasks_limit,
-    allocations.c.gpu_access,
+    GROUPS.label("groups"),
+    *LIMITS,
 )
-_WIDTH = len(_COLUMNS) - 6
+_WIDTH = len(_COLUMNS) - len(LIMITS)
 _NAMES = tuple(column.name for column in _COLUMNS)
 _ROLE, _STATUS = _NAMES.index("role"), _NAMES.index("status")
 _FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo"))
 _GROUP_NAMES = _NAMES.index("groups")
-ROW: Select[Any] = select(*_COLUMNS).select_from(_JOIN)
+ROW: Select[Any] = select(*_COLUMNS).select_from(JOIN)
 """What `to_row` takes: queries of lists add to it."""
 _BY_NAME = Prepared(ROW.where(users.c.username == bindparam("username")))
 _BY_ID = Prepared(ROW.where(users.c.id == bindparam("user_id")))
@@ -76,7 +75,7 @@ def _size(value: object, default: int, least: int = 1) -> int:
 
 
 @lru_cache(maxsize=4096, typed=True)  # these too; typed: 1 and 1.0 are equal, and shown as they are
-def _allocation(cpu: object, memory: object, disk: object, hard: object, tasks: object, gpu: object) -> Allocation:
+def to_allocation(cpu: object, memory: object, disk: object, hard: object, tasks: object, gpu: object) -> Allocation:
     """Return the limits of their six columns. What is missing, or cannot be, means the default."""
     soft = _size(disk, _DEFAULTS.disk)
     return Allocation(
@@ -92,21 +91,23 @@ def _allocation(cpu: object, memory: object, disk: object, hard: object, tasks: 
 def to_row(values: Sequence[Any]) -> Row:
     """Return the row of a statement made of ROW."""
     head = list(values[:_WIDTH])
+    if bytes in map(type, head):  # somebody wrote a BLOB where text belongs; SQLite keeps it so
+        head = [str(value, "utf-8", "replace") if type(value) is bytes else value for value in head]
     head[_ROLE], head[_STATUS] = Role(head[_ROLE]), Status(head[_STATUS])
     for flag in _FLAGS:
         head[flag] = bool(head[flag])
     head[_GROUP_NAMES] = head[_GROUP_NAMES] or ""
-    return Row(*head, _allocation(*values[_WIDTH:]))  # type: ignore[call-arg]  # mypy cannot count a star's values
+    return Row(*head, to_allocation(*values[_WIDTH:]))  # type: ignore[call-arg]  # mypy cannot count a star's values
 
 
 def by_name(connection: Connection, username: str) -> Row | None:
-    """Return a user. The hottest read: one prepared statement."""
-    found = _BY_NAME(connection, username=username).fetchone()
+    """Return a user with all that services need. What is only to be shown: shown.by_name."""
+    found = _BY_NAME.fetch_one(connection, username=username)
     return to_row(found) if found else None
 
 
 def by_id(connection: Connection, user_id: int) -> Row | None:
-    found = _BY_ID(connection, user_id=user_id).fetchone()
+    found = _BY_ID.fetch_one(connection, user_id=user_id)
     return to_row(found) if found else None
 
 
@@ -138,6 +139,12 @@ def existing(connection: Connection, column: str, values: Iterable[str]) -> set[
     if column == "email":
         return existing_emails(connection, values)
     return _existing(connection, users.c[column], values)
+
+
+def is_still(connection: Connection, row: Row) -> bool:
+    """Tell whether a user has the same password and may sign in, as when it was read."""
+    same = (users.c.id == row.id) & (users.c.password_hash == row.password_hash)
+    return connection.execute(select(users.c.id).where(same, users.c.status.in_(SIGN_IN))).first() is not None
 
 
 def has_external_id(connection: Connection, external_id: str) -> bool:
@@ -311,7 +318,7 @@ def with_status(connection: Connection, status: Status) -> list[Row]:
 
 _PROMISED = Prepared(
     select(allocations.c.mem_limit, func.count(), func.sum(func.ifnull(allocations.c.cpu_limit, _DEFAULTS.cpu)))
-    .select_from(_JOIN)
+    .select_from(JOIN)
     .where(
         or_(*(users.c.status == s for s in (Status.PENDING, Status.ACTIVE, Status.INACTIVE))), users.c.portal_only == 0
     )

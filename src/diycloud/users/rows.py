@@ -21,6 +21,7 @@ from diycloud.users.models import Allocation, ImportRow, Status
 from diycloud.users.placing import Place
 
 MAX_ROWS = 10_000
+MAX_COLUMNS = 200
 UNSET = msgspec.UNSET
 IGNORED = ("uid", "sudo", "last_login")
 """Columns of an export that say something of the machine it comes from: the agent chooses UIDs, root grants sudo there."""
@@ -159,6 +160,8 @@ def ignored_columns(found: Iterable[Candidate]) -> tuple[str, ...]:
 
 def _check_heading(heading: list[str]) -> None:
     known = (*fields_of(CreateUser), *fields_of(Kept), *IGNORED)
+    if len(heading) > MAX_COLUMNS:
+        raise _no_table("line 1", f"more than {MAX_COLUMNS} columns", "The first line names the columns.")
     errors = [
         FieldError(f"line 1, column {number}", f"{name[:60]!r} is no column; there are: {', '.join(known)}")
         for number, name in enumerate(heading, 1)

@@ -18,7 +18,7 @@ from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from diycloud.host.names import is_reserved
 from diycloud.units import human_size
-from diycloud.users import changing, host, listing, placing, repository
+from diycloud.users import changing, host, listing, placing, repository, shown
 from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
 from diycloud.users.models import SIGN_IN, TRANSITIONS, Allocation, Changed, Created, Page, Row, Status, User
 
@@ -30,12 +30,19 @@ async def get(services: Services, username: str) -> Row:
     """Return a user. Raises NotFound."""
     row = await services.database.read(repository.by_name, username)
     if row is None:
-        raise NotFound(f"There is no user {username!r}.", "`diycloud user list --status all` shows everyone.")
+        raise _no_such(username)
     return row
 
 
+def _no_such(username: str) -> NotFound:
+    return NotFound(f"There is no user {username!r}.", "`diycloud user list --status all` shows everyone.")
+
+
 async def show_user(ctx: Context, action: ShowUser) -> User:
-    return host.view(await get(ctx.services, action.username))
+    user = await ctx.services.database.read(shown.by_name, action.username)
+    if user is None:
+        raise _no_such(action.username)
+    return user
 
 
 async def list_users(ctx: Context, action: ListUsers) -> Page:
@@ -43,10 +50,10 @@ async def list_users(ctx: Context, action: ListUsers) -> Page:
     asked["domain"] = ctx.within(action.domain)
     database = ctx.services.database
     if action.sort == "username" and not action.search and action.limit <= 100:  # one walk along an index
-        rows, total, following, previous = await database.read(listing.page, **asked)
+        found = await database.read(listing.page, **asked)
     else:
-        rows, total, following, previous = await database.read_long(listing.page, **asked)
-    return Page([host.view(row) for row in rows], total, following, previous)
+        found = await database.read_long(listing.page, **asked)
+    return Page(*found)
 
 
 async def create_user(ctx: Context, action: CreateUser) -> Created:
@@ -88,7 +95,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
         ctx.at_end(host.note, [row], [outcome])
         row = host.settled(row, outcome)
         warnings += (outcome.warning,) if outcome.warning else ()
-    return Created(host.view(row), None if action.password is not UNSET else password, warnings)
+    return Created(shown.view(row), None if action.password is not UNSET else password, warnings)
 
 
 def new_columns(action: CreateUser, where: placing.Place, hashed: str, shadow: str | None) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def choose_password(
     weakness = passwords.weakness(given, own=own)
     if weakness is None:
         return given, ()
-    if ctx.actor.name != "root":
+    if not ctx.actor.is_root:
         raise InvalidInput.of([FieldError("password", weakness)])
     return given, (f"The password is weak: it should have {weakness}.",)
 
@@ -224,7 +231,7 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         changing.keep_own_way_in(ctx, row, values["allowed_client_ip"])
     groups = changing.groups(row, action)
     if groups is not None:
-        changes["groups"] = [",".join(host.names(row.groups)), ",".join(sorted(groups))]
+        changes["groups"] = [",".join(shown.names(row.groups)), ",".join(sorted(groups))]
     if values.get("role", Role.ADMIN) is not Role.ADMIN:
         await keep_an_admin(ctx, row)
     allocation = changing.allocation(row.allocation, action)
@@ -240,7 +247,7 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         placing.check_maxima(where.policy, allocation)
     ctx.changes = changes
     if not changes:
-        return Changed(host.view(row))
+        return Changed(shown.view(row))
 
     def store(connection: Connection) -> tuple[str, ...]:
         placing.check_unmoved(connection, row)
@@ -250,8 +257,8 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         left: tuple[str, ...] = ()
         if "domain" in values and groups is None:
             if gone := placing.leave_elsewhere(connection, row.id, where.domain):
-                stay = [name for name in host.names(row.groups) if name not in gone]
-                changes["groups"] = [",".join(host.names(row.groups)), ",".join(stay)]
+                stay = [name for name in shown.names(row.groups) if name not in gone]
+                changes["groups"] = [",".join(shown.names(row.groups)), ",".join(stay)]
                 left += (f"No member of {', '.join(gone)} any more, of the domain {row.domain}.",)
         elif groups is not None:
             placing.join(connection, row.id, where.domain, groups)
@@ -276,19 +283,23 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
         try:
             outcome = (await host.ensure(ctx.services.agent, [row]))[0]
         except Unavailable:
-            return Changed(host.view(row), warnings=(*warnings, LATER))
+            return Changed(shown.view(row), warnings=(*warnings, LATER))
         ctx.at_end(host.note, [row], [outcome])
         if strict and outcome.code:
             raise host.failure(outcome)
         row = host.settled(row, outcome)
         warnings += tuple(text for text in (outcome.message if outcome.code else "", outcome.warning) if text)
-    return Changed(host.view(row), warnings=warnings)
+    return Changed(shown.view(row), warnings=warnings)
 
 
 async def set_password(ctx: Context, action: SetPassword) -> Changed:
     """Set or generate another's password; every session of theirs ends."""
     services = ctx.services
     row = await get(services, action.username)
+    if ctx.actor.user_id == row.id:  # or whoever finds a session open could keep the account
+        raise Conflict(
+            "Your own password changes with the old one.", "Use the account page or `diycloud account password`."
+        )
     if row.sudo:
         raise Conflict(
             f"{row.username} has sudo, so only they themselves and root change the password.",

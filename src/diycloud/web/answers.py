@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from diycloud.actions.download import Download
 from diycloud.auth.actions import AuditPage
@@ -34,6 +37,25 @@ class Answer(Response):
         self.raw_headers = fields
 
 
+class Stream(StreamingResponse):
+    """An answer sent piece by piece, until its reader leaves.
+
+    Starlette's own way loads anyio's half with the first answer of this kind, and for 0.2 to 0.5 s nobody else is heard.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self.stream_response(send))
+        leaving = asyncio.create_task(self.listen_for_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()  # raises what broke it off
+        finally:
+            sending.cancel()
+            leaving.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+
 def answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer of JSON that is made already, stored by nobody."""
     fields = [*_BARE] if status in _NO_BODY else [*_FIXED, (b"content-length", b"%d" % len(body))]
@@ -54,7 +76,7 @@ def download(file: Download) -> Response:
         "content-disposition": f'attachment; filename="{file.filename}"',
         "x-content-type-options": "nosniff",
     }
-    return StreamingResponse(file.chunks, 200, headers, file.media_type)
+    return Stream(file.chunks, 200, headers, file.media_type)
 
 
 def status_of(route: Route, result: Any) -> int:
@@ -90,6 +112,6 @@ def links(request: Request, result: Any) -> dict[str, str]:
     told = []
     for relation, name, value in found:
         if value is not None:
-            there = request.url.include_query_params(**{name: value})
-            told.append(f'<{there.path}?{there.query}>; rel="{relation}"')
+            asked = urlencode({**request.query_params, name: value})
+            told.append(f'<{quote(request.scope["path"])}?{asked}>; rel="{relation}"')
     return {"Link": ", ".join(told)} if told else {}

@@ -28,8 +28,7 @@ from diycloud.groups import service as groups_service
 from diycloud.groups.models import Group, GroupDetail
 from diycloud.policies import repository as policies
 from diycloud.policies.models import Policy
-from diycloud.users import host as users_host
-from diycloud.users import repository as users
+from diycloud.users import shown
 from diycloud.users.models import User
 
 Thing = User | GroupDetail | Domain | Policy
@@ -80,8 +79,7 @@ def _hash(data: bytes) -> str:
 def read(connection: Connection, services: Services, kind: Kind, name: str) -> Thing | None:
     """Return a thing as a GET of it shows it now, None if there is none."""
     if kind is Kind.USER:
-        user = users.by_name(connection, name)
-        return users_host.view(user) if user else None
+        return shown.by_name(connection, name)
     if kind is Kind.GROUP:
         group = groups.by_name(connection, name)
         if group is None:

@@ -83,19 +83,15 @@ async def import_users(page: Page) -> Response:
         return await page.run(ImportUsers, sent.raw(), Source.JSON)
 
     try:
+        users = _users(sent)
         if sent.confirmed:
-            rows, task = await streams.begin(work)
-            report = await task if rows is None else None
-        else:
-            report = await work()
+            rows, task = streams.begin(work)
+            return page.stream(_under_way(page, sent, len(users["rows"]) if users else 0, rows, task))
+        return _preview(page, 200, await work(), sent)
     except ImportRefused as error:
         return _preview(page, 422, error.report, sent)
     except InvalidInput as error:
         return _form(page, 422, {"csv": error.message}, error.hint, sent)
-    if not sent.confirmed:
-        assert report is not None
-        return _preview(page, 200, report, sent)
-    return page.stream(_under_way(page, sent, rows, task))
 
 
 async def _text(page: Page) -> str:
@@ -115,43 +111,46 @@ def _preview(page: Page, status: int, report: ImportReport, sent: Sent) -> Respo
 
 
 def _shown(report: ImportReport, sent: Sent) -> dict[str, Any]:
-    table = _objects(sent) if sent.json else _table(sent.text)
-    return {"report": report, "table": table, "csv": sent.text, "update": sent.update, "json": sent.json}
+    return {"report": report, "table": _users(sent), "csv": sent.text, "update": sent.update, "json": sent.json}
 
 
 async def _under_way(
-    page: Page, sent: Sent, rows: AsyncIterator[msgspec.Struct] | None, task: asyncio.Task[ImportReport]
+    page: Page, sent: Sent, count: int, rows: AsyncIterator[msgspec.Struct], task: asyncio.Task[ImportReport]
 ) -> AsyncIterator[str]:
     """Give the page as it grows: its head, how far the import is, the report."""
-    count = len((_objects(sent) if sent.json else _table(sent.text) or {"rows": ()})["rows"])
     whole = page.text("import.html", stage="running", section="users", rows=count, gap=GAP, status=200)
     head, _, tail = whole.partition(GAP)
     yield head
     done, step = 0, max(1, count // STEPS)
-    async for row in rows or _none():
+    yield page.text("import_progress.html", done=done, rows=count, username="")
+    async for row in rows:
         done += 1
         if isinstance(row, ImportRow | BulkRow) and (done % step == 0 or done == count):
             yield page.text("import_progress.html", done=done, rows=count, username=row.username)
     yield "</section>"
-    try:
-        report = await task
-        yield page.text(
-            "import_report.html", stage="result", passwords_csv=passwords_csv(report), **_shown(report, sent)
-        )
-    except DiyCloudError as error:
-        yield page.text("import_broken.html", message=str(error))
-    except Exception:  # it is in the log; the page must not end in the middle
-        yield page.text("import_broken.html", message="Something broke; it is in the server’s log.")
+    yield await _end(page, sent, task)
     yield tail
 
 
-async def _none() -> AsyncIterator[msgspec.Struct]:
-    return
-    yield  # an iterator of nothing
+async def _end(page: Page, sent: Sent, task: asyncio.Task[ImportReport]) -> str:
+    """Return what an import came to, as the page shows it."""
+    try:
+        report = await task
+    except ImportRefused as error:  # it was in order when it was looked at
+        return page.text("import_report.html", stage="preview", passwords_csv="", **_shown(error.report, sent))
+    except DiyCloudError as error:
+        return page.text("import_broken.html", message=str(error))
+    except Exception:  # it is in the log; the page must not end in the middle
+        return page.text("import_broken.html", message="Something broke; it is in the server’s log.")
+    return page.text("import_report.html", stage="result", passwords_csv=passwords_csv(report), **_shown(report, sent))
+
+
+def _users(sent: Sent) -> dict[str, Any] | None:
+    """Return the cells to show beside the errors, passwords hidden; None where there is no table to show."""
+    return _objects(sent) if sent.json else _table(sent.text)
 
 
 def _table(text: str) -> dict[str, Any] | None:
-    """Return the cells to show beside the errors, passwords hidden."""
     try:
         table = read_table(text)
     except DiyCloudError:

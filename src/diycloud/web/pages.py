@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from diycloud.actions import roles
@@ -28,10 +28,11 @@ from diycloud.groups import repository as groups_repository
 from diycloud.groups import service as groups_service
 from diycloud.groups.models import Group
 from diycloud.resources.actions import ShowHost
-from diycloud.users import host, repository, service
+from diycloud.users import host, repository, service, shown
 from diycloud.users.actions import ListUsers, ReadUsage, ShowUser
 from diycloud.users.models import Row, Status
 from diycloud.users.usage import EVERY_S, as_event
+from diycloud.web.answers import Stream
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
 
 SHOWN = (Status.ACTIVE, Status.INACTIVE, Status.PENDING)
@@ -155,7 +156,7 @@ async def home(page: Page) -> Response:
 async def _folders(page: Page, row: Row) -> list[Group]:
     """Return the groups somebody is in, whose folders they share."""
     services = page.portal.dispatcher.services
-    found = [await services.database.read(groups_repository.by_name, name) for name in host.names(row.groups)]
+    found = [await services.database.read(groups_repository.by_name, name) for name in shown.names(row.groups)]
     return [groups_service.view(services, group) for group in found if group is not None]
 
 
@@ -215,7 +216,7 @@ async def live_usage(page: Page) -> Response:
     return _Stream(events(), page.portal.streams, page.visitor.actor.name)
 
 
-class _Stream(StreamingResponse):
+class _Stream(Stream):
     """A stream that is counted from when it is admitted, before anything is sent, until it ends, however it ends.
 
     open_streams: by watcher. Raises TooManyRequests for one too many.

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 
@@ -34,6 +34,7 @@ from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied
 from diycloud.users import repository
 from diycloud.users.usage import Gauges
 from diycloud.web import identity
+from diycloud.web.answers import Stream
 from diycloud.web.identity import Visitor
 from diycloud.web.problems import STATUS, retry_after
 from diycloud.web.ratelimit import Limits
@@ -119,7 +120,7 @@ class Page:
 
     def stream(self, parts: AsyncIterator[str]) -> Response:
         """Answer with a page that is sent as it is made, past what would hold it back."""
-        return StreamingResponse(parts, 200, {**HEADERS, "x-accel-buffering": "no"}, "text/html; charset=utf-8")
+        return Stream(parts, 200, {**HEADERS, "x-accel-buffering": "no"}, "text/html; charset=utf-8")
 
     def redirect(self, path: str, *flashes: tuple[str, str]) -> Response:
         """Answer a post with another page. flashes: kind (ok, info, warn, error) and text, shown there once."""
@@ -256,7 +257,7 @@ class Portal:
 def download(found: Download) -> Response:
     """Answer with a file that is sent as it is made."""
     headers = {**HEADERS, "content-disposition": f'attachment; filename="{found.filename}"'}
-    return StreamingResponse(found.chunks, 200, headers, found.media_type)
+    return Stream(found.chunks, 200, headers, found.media_type)
 
 
 def nobody(request: Request) -> Visitor:

@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from diycloud.errors import DiyCloudError
 from diycloud.users import progress
 from diycloud.users.actions import BulkUsers, ImportUsers
 from diycloud.web import problems
+from diycloud.web.answers import Stream
 
 T = TypeVar("T")
 STREAMED = frozenset({ImportUsers, BulkUsers})
@@ -33,10 +34,8 @@ def is_asked_for(accept: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == MEDIA_TYPE for part in accept.split(","))
 
 
-async def begin(
-    work: Callable[[], Awaitable[T]],
-) -> tuple[AsyncIterator[msgspec.Struct] | None, asyncio.Task[T]]:
-    """Begin work and return its rows as they are done, and itself; no rows if it is over without having told of one."""
+def begin(work: Callable[[], Awaitable[T]]) -> tuple[AsyncIterator[msgspec.Struct], asyncio.Task[T]]:
+    """Begin work; returns its rows, as each is done, and the task that ends with what comes of it all."""
     rows: asyncio.Queue[msgspec.Struct | None] = asyncio.Queue()
 
     async def listened() -> T:
@@ -46,18 +45,14 @@ async def begin(
         finally:
             rows.put_nowait(None)
 
+    async def told() -> AsyncIterator[msgspec.Struct]:
+        while (row := await rows.get()) is not None:
+            yield row
+
     task = asyncio.create_task(listened())
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
-    first = await rows.get()
-
-    async def told() -> AsyncIterator[msgspec.Struct]:
-        row = first
-        while row is not None:
-            yield row
-            row = await rows.get()
-
-    return (None if first is None else told()), task
+    return told(), task
 
 
 async def answer(work: Callable[[], Awaitable[Response]], request_id: str) -> Response:
@@ -65,11 +60,13 @@ async def answer(work: Callable[[], Awaitable[Response]], request_id: str) -> Re
 
     Raises what work raises before the first row.
     """
-    rows, task = await begin(work)
-    if rows is None:
+    rows, task = begin(work)
+    first = await anext(rows, None)
+    if first is None:
         return await task
 
     async def lines() -> AsyncIterator[bytes]:
+        yield _encode({"row": first}) + b"\n"
         async for row in rows:
             yield _encode({"row": row}) + b"\n"
         try:
@@ -79,4 +76,4 @@ async def answer(work: Callable[[], Awaitable[Response]], request_id: str) -> Re
             yield _encode({"problem": msgspec.Raw(bytes(told.body))}) + b"\n"
 
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-accel-buffering": "no"}
-    return StreamingResponse(lines(), 200, headers, MEDIA_TYPE)
+    return Stream(lines(), 200, headers, MEDIA_TYPE)

@@ -141,7 +141,7 @@ async def remove_group(page: Page) -> Response:
     if page.sent("confirm").get("confirm", "").strip() != name:
         return await _remove_group(page, 422, {"confirm": "is not the name"})
     await page.run(RemoveGroup, {"name": name})
-    return page.redirect("/groups", ("ok", f"The group {name} is gone; its folder is in the trash."))
+    return page.redirect("/groups", ("ok", f"The group {name} is removed; its folder goes to the trash."))
 
 
 # -- domains

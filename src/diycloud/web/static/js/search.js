@@ -1,5 +1,5 @@
 // The list follows what is typed: it fetches the same address with fragment=1 and swaps the rows. Links inside do likewise.
-const WAIT_MS = 120;
+const WAIT_MS = 80;
 
 export function start([panel]) {
   const form = panel.querySelector("form[role=search]");
