@@ -132,7 +132,7 @@ def _managed(stack: Stack) -> dict[str, list[str]]:
 
 
 def _faults_of(
-    stack: Stack, row: sqlite3.Row, entry: list[str] | None, account: pwd.struct_passwd | None, field: Shadow
+    stack: Stack, row: dict[str, Any], entry: list[str] | None, account: pwd.struct_passwd | None, field: Shadow
 ) -> list[str]:
     name, status = row["username"], row["status"]
     if status not in ("active", "inactive", "deleted"):
@@ -159,7 +159,7 @@ def _faults_of(
     return found
 
 
-def _wanted(row: sqlite3.Row) -> tuple[int, int, int]:
+def _wanted(row: dict[str, Any]) -> tuple[int, int, int]:
     """Return the limits that a row asks for; what is missing or cannot be means the default."""
     cpu, memory = row["cpu_limit"], 2 << 30
     with contextlib.suppress(InvalidInput):

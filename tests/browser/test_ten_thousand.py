@@ -19,7 +19,7 @@ from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, can_run
 from .test_portal import choose_password, sign_in, visiting
 
 PEOPLE = 10_000
-ENOUGH_MS = 500
+ENOUGH_MS = 1_000
 ROUNDS = 9
 FILL = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)

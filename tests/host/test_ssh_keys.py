@@ -34,7 +34,8 @@ def port(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
         free.bind(("127.0.0.1", 0))
         number = int(free.getsockname()[1])
     (folder / "config").write_text(
-        f"ListenAddress 127.0.0.1:{number}\nHostKey {folder}/host\nPidFile none\nUsePAM yes\nPasswordAuthentication no\nStrictModes no\n"
+        f"ListenAddress 127.0.0.1:{number}\nHostKey {folder}/host\nPidFile none\nUsePAM yes\n"
+        "PasswordAuthentication no\nStrictModes no\n"
         f"KbdInteractiveAuthentication no\nAuthorizedKeysFile {stack.prefix}/var/lib/diycloud/keys/%u .ssh/authorized_keys\n"
     )
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

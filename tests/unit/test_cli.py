@@ -141,7 +141,7 @@ def test_a_purge_asks_before(server: Server, monkeypatch: pytest.MonkeyPatch, ca
 def test_every_error_has_its_exit_status(server: Server, capsys: Any, code: str) -> None:
     server.answer = Answer(400, {"code": code, "detail": "What happened.", "hint": "What to do.", "errors": []})
     status = run("user", "show", "ada")
-    assert status == cli.EXIT[code] and 2 <= status <= 10
+    assert status == cli.EXIT[code] and 2 <= status <= 11
     assert capsys.readouterr().err == "diycloud: What happened.\n  What to do.\n"
 
 

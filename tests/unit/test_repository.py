@@ -18,7 +18,7 @@ from diycloud.actions.roles import Role
 from diycloud.errors import InvalidInput
 from diycloud.users import host, listing, repository, shown
 from diycloud.users.actions import SORTS
-from diycloud.users.models import Allocation, Status
+from diycloud.users.models import Allocation, Limits, Status
 
 NO_FILTER: dict[str, Any] = {"search": "", "status": "all", "role": None}
 
@@ -214,6 +214,55 @@ def test_old_scripts_sizes_are_understood(connection: Connection) -> None:
     assert by_hand(connection, "SELECT mem_limit FROM resource_allocations").scalar_one() == "2048M", (
         "kept as it was given"
     )
+
+
+# Every cell that is shown has a value that no other has, so that none stands in another's place.
+_TEXTS = {
+    "full_name": "Ada Lovelace", "email": "ada@example.org", "description": "first", "shell": "/bin/zsh",
+    "uuid": "3f" * 16, "external_id": "oid:7", "host_problem": "no room", "created_at": "2026-01-01 00:00:00",
+    "updated_at": "2026-01-02 00:00:00", "last_login": "2026-01-03 00:00:00", "last_login_ip": "192.0.2.9",
+}  # fmt: skip
+_NUMBERS = {"uid": 50_001, "container_uid": 101, "container_gid": 102}
+_LISTS = {"allowed_client_ip": ("192.0.2.0/24", "198.51.100.1"), "container_gids": (7, 8)}
+_FLAGS = ("sudo", "portal_only", "must_change_password")
+
+
+@pytest.mark.parametrize("flag", _FLAGS)
+def test_every_field_that_is_shown_is_its_own_column(connection: Connection, flag: str) -> None:
+    lists = {name: ",".join(map(str, reversed(values))) for name, values in _LISTS.items()}
+    flags = {name: int(name == flag) for name in _FLAGS}
+    limits = Allocation(cpu=2.25, memory=1 << 30, disk=3 << 30, disk_hard=7 << 30, tasks=99, gpu=True)
+    user_id = add(connection, "ada", limits, role="monitor", status="inactive", **_TEXTS, **_NUMBERS, **lists, **flags)
+    by_hand(connection, "INSERT INTO policies (name) VALUES ('large')")
+    by_hand(connection, "INSERT INTO domains (name) VALUES ('chem')")
+    by_hand(connection, "UPDATE users SET domain = 'chem', policy = 'large' WHERE id = ?", user_id)
+    for name in ("lab", "beam"):
+        by_hand(connection, "INSERT INTO groups (name, domain) VALUES (?, 'chem')", name)
+    by_hand(connection, "INSERT INTO group_members (group_id, user_id) SELECT id, ? FROM groups", user_id)
+    for column, value in _TEXTS.items():  # a trigger may have touched some
+        by_hand(connection, f"UPDATE users SET {column} = ? WHERE id = ?", value, user_id)
+    user = shown.by_name(connection, "ada")
+    assert user is not None
+    found = {name: getattr(user, name) for name in (*_TEXTS, *_NUMBERS, *_LISTS, *_FLAGS)}
+    assert found == {**_TEXTS, **_NUMBERS, **_LISTS, **{name: name == flag for name in _FLAGS}}
+    assert (user.username, user.role, user.status, user.domain, user.policy) == (
+        "ada", Role.MONITOR, Status.INACTIVE, "chem", "large",
+    )  # fmt: skip
+    assert user.groups == ("beam", "lab")
+    assert user.limits == Limits(cpu=2.25, memory="1G", disk="3G", disk_hard="7G", tasks=99, gpu=True)
+    row = get(connection, user_id)
+    assert user == shown.view(row) and (user.version, user.settled) == (row.generation, flag == "portal_only")
+    listed, *_ = listing.page(connection, **NO_FILTER, sort="cpu", descending=True, cursor="", limit=5)
+    assert listed == [user]
+
+
+@pytest.mark.sqlite
+def test_a_blob_is_shown_as_text(connection: Connection) -> None:
+    add(connection, "ada")
+    by_hand(connection, "UPDATE users SET full_name = x'416461', email = x'41ff42', allowed_client_ip = x'3132'")
+    user = shown.by_name(connection, "ada")
+    assert user is not None
+    assert (user.full_name, user.email, user.allowed_client_ip) == ("Ada", "A\ufffdB", ("12",))
 
 
 @pytest.mark.sqlite

@@ -45,7 +45,6 @@ user.export               1     1      d             1        -
 user.bulk                 1     1      d             -        -
 user.adopt                1     -      -             -        -
 user.set-sudo             1     -      -             -        -
-user.import-database      1     -      -             -        -
 user.usage                1     1      d             1        o
 limits.set                1     1      d             -        -
 policy.apply              1     1      d             -        -

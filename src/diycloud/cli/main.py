@@ -63,7 +63,7 @@ EPILOG = """\
 Every command that is not about the platform itself takes --json for programs, and --help. On the server, root needs no
 sign-in; anybody else, anywhere, is who `diycloud login` signed in.
 Exit status: 0 done; 2 invalid input, 3 not signed in, 4 not allowed, 5 not found, 6 conflict, 7 unsupported,
-8 the host refused, 9 a part is down, 10 too often, 1 anything else.
+8 the host refused, 9 a part is down, 10 too often, 11 changed meanwhile, 1 anything else.
 """
 COMMANDS = {**NOUNS, **SESSION, **PLATFORM}
 _WITH_VALUE = ("--prefix", "--server", "--as")
