@@ -254,7 +254,10 @@ def _ensure_keys(agent: Agent, caller: Caller, step: _Step) -> bool:
     if not caller.is_root and step.name in agent.administrators.names:
         text = keys.render_keys(wanted.keys, wanted.networks)
         if text != (agent.system.read(agent.keys / step.name) or ""):
-            raise PermissionDenied(f"{step.name} has sudo, so only root may change the account's SSH keys.")
+            raise PermissionDenied(
+                f"{step.name} has sudo, so neither the account's SSH keys nor where they are good from can be changed.",
+                f"As root: diycloud user sudo {step.name} --revoke; afterwards it can be granted again.",
+            )
         return False
     return keys.ensure_keys(
         agent.system, agent.keys, step.name, step.host.gid, keys=wanted.keys, networks=wanted.networks
