@@ -25,7 +25,7 @@ from diycloud.users.models import Status
 from tests.unit.test_bulk import Host, dispatcher, fill, statuses
 
 ROOT = Actor("root", Role.ADMIN, "cli", address="192.0.2.1")
-ADA = Actor("ada", Role.ADMIN, "portal", user_id=1, address="192.0.2.9")
+ADA = Actor("ada", Role.ADMIN, "portal", user_id=1, address="192.0.2.9", domain="default")
 PASSWORD = "correct horse battery"
 
 

@@ -16,6 +16,7 @@ from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Permis
 from diycloud.groups import repository as teams
 from diycloud.policies import repository as policies
 from diycloud.policies.repository import Rules
+from diycloud.users import repository
 from diycloud.users.actions import CreateUser, ModifyUser, SetLimits
 from diycloud.users.models import Allocation, Row
 
@@ -87,6 +88,16 @@ def check_unmoved(connection: Connection, row: Row) -> None:
         raise NotFound("The user was removed meanwhile.")
     if tuple(now) != (row.domain, row.policy, row.role):
         raise Conflict(f"Somebody else changed {row.username} meanwhile.", "Look again, then repeat.")
+
+
+def check_within(connection: Connection, row: Row, policy: Rules) -> None:
+    """Raise Conflict if a user's limits, as they are stored now, are above the policy that is given with this change.
+
+    They were not when it was decided: somebody has raised one of them meanwhile, by the policy of before.
+    """
+    now = repository.by_id(connection, row.id)
+    if now is not None and policies.beyond(policy, now.allocation):
+        raise Conflict(f"Somebody else changed the limits of {row.username} meanwhile.", "Look again, then repeat.")
 
 
 def check_name_free(connection: Connection, username: str) -> None:

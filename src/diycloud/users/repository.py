@@ -49,6 +49,7 @@ _COLUMNS = (
 )
 _WIDTH = len(_COLUMNS) - len(LIMITS)
 _NAMES = tuple(column.name for column in _COLUMNS)
+_USERNAME = _NAMES.index("username")
 _ROLE, _STATUS = _NAMES.index("role"), _NAMES.index("status")
 _FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo"))
 _GROUP_NAMES = _NAMES.index("groups")
@@ -93,6 +94,7 @@ def to_row(values: Sequence[Any]) -> Row:
     head = list(values[:_WIDTH])
     if bytes in map(type, head):  # somebody wrote a BLOB where text belongs; SQLite keeps it so
         head = [str(value, "utf-8", "replace") if type(value) is bytes else value for value in head]
+        head[_USERNAME] = values[_USERNAME]  # no other statement would find it by the text: host.impossible tells
     head[_ROLE], head[_STATUS] = Role(head[_ROLE]), Status(head[_STATUS])
     for flag in _FLAGS:
         head[flag] = bool(head[flag])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -254,23 +255,39 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         before = repository.allocation_columns(row.allocation)
         after = repository.allocation_columns(allocation)
         repository.change(connection, row.id, values, {k: v for k, v in after.items() if v != before[k]})
-        left: tuple[str, ...] = ()
-        if "domain" in values and groups is None:
-            if gone := placing.leave_elsewhere(connection, row.id, where.domain):
-                stay = [name for name in shown.names(row.groups) if name not in gone]
-                changes["groups"] = [",".join(shown.names(row.groups)), ",".join(stay)]
-                left += (f"No member of {', '.join(gone)} any more, of the domain {row.domain}.",)
-        elif groups is not None:
-            placing.join(connection, row.id, where.domain, groups)
-        if "domain" in values and values.get("role", row.role) is Role.DOMAIN_ADMIN:
-            left += (f"{row.username} administers the domain {where.domain} now.",)
-        if "role" in values or ("domain" in values and row.role is Role.DOMAIN_ADMIN):
-            sessions.end_all(connection, row.id)
-            if row.role is Role.ADMIN:
-                leave_an_admin(connection)
-        return left + over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
+        if "policy" in values:
+            placing.check_within(connection, row, where.policy)
+        told = _regroup(connection, row, where, groups, changes)
+        told += _reseat(connection, row, values)
+        return told + over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
 
     return await apply(ctx, row.id, await ctx.write(store))
+
+
+def _regroup(
+    connection: Connection, row: Row, where: placing.Place, groups: set[str] | None, changes: dict[str, Any]
+) -> tuple[str, ...]:
+    """Put a user into the wished groups; a move without any leaves those of the domain before. Returns warnings."""
+    if groups is not None:
+        placing.join(connection, row.id, where.domain, groups)
+        return ()
+    gone = placing.leave_elsewhere(connection, row.id, where.domain) if where.domain != row.domain else []
+    if not gone:
+        return ()
+    stay = [name for name in shown.names(row.groups) if name not in gone]
+    changes["groups"] = [",".join(shown.names(row.groups)), ",".join(stay)]
+    return (f"No member of {', '.join(gone)} any more, of the domain {row.domain}.",)
+
+
+def _reseat(connection: Connection, row: Row, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """End the sessions of a user whose rights change, and keep an administrator. Returns warnings."""
+    if "role" in values or ("domain" in values and row.role is Role.DOMAIN_ADMIN):
+        sessions.end_all(connection, row.id)
+        if row.role is Role.ADMIN:
+            leave_an_admin(connection)
+    if "domain" in values and values.get("role", row.role) is Role.DOMAIN_ADMIN:
+        return (f"{row.username} administers the domain {values['domain']} now.",)
+    return ()
 
 
 async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, strict: bool = False) -> Changed:
