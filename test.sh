@@ -1,10 +1,11 @@
 #!/bin/sh
-# The tests: ./test.sh [unit|lint|host|bare|browser|vm|all] [pytest options]
+# The tests: ./test.sh [unit|lint|host|bare|browser|vm|all|exhaustive] [pytest options]
 #
 #   unit     fast, no root, for every save          lint     ruff, mypy, import rules
 #   host     real effects on this machine (root)    bare     install in a bare Debian root without init (root)
 #   browser  the portal in Chromium (root)          vm       install in virtual machines with systemd (root, slow)
-#   (none)   all but vm and what is marked slow     all      everything
+#   (none)   all but vm and what is marked slow     all      everything but:
+#   exhaustive  what takes a quarter of an hour for itself (root)
 #
 # It makes its own environment in .venv (from requirements/test.txt, checked by hash). What this machine cannot run is
 # skipped with the reason; the list of that is printed last.
@@ -54,8 +55,9 @@ make_environment
 case $what in
 unit) run_pytest -n auto tests/unit "$@" ;;
 lint) lint ;;
-host | bare | browser | vm | bench) run_pytest "tests/$what" "$@" ;;
+host | bare | browser | vm | bench) run_pytest -m "not exhaustive" "tests/$what" "$@" ;;
 most) lint && run_pytest -m "not slow" tests/unit tests/host tests/browser tests/bare "$@" ;;
-all) lint && run_pytest tests/unit tests/host tests/browser tests/bare tests/vm "$@" ;;
-*) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+exhaustive) run_pytest -m exhaustive tests/host "$@" ;;
+all) lint && run_pytest -m "not exhaustive" tests/unit tests/host tests/browser tests/bare tests/vm "$@" ;;
+*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -92,6 +92,19 @@ def test_replace_keeps_labels(real: System, tmp_path: Path) -> None:
     assert (path.read_text(), os.getxattr(path, "user.label")) == ("new", b"kept")
 
 
+def test_what_is_ones_changes_hands_and_the_rest_stays(system: System, kind: str, tmp_path: Path) -> None:
+    """What really changes hands needs root: tests/host/test_handover.py."""
+    if kind == "dry-run":
+        pytest.skip("a dry run gives nothing")
+    folder = tmp_path / "folder"
+    system.make_dir(folder, owner=ME)
+    system.make_dir(folder / "below", owner=ME)
+    system.write(folder / "below/file", "x", owner=ME)
+    system.link(folder / "link", "below/file")
+    assert system.give_tree(folder, old=ME.uid, new=ME.uid) == (2, 1)
+    assert system.give_tree(folder, old=ME.uid + 1, new=ME.uid) == (0, 0)
+
+
 def test_a_directory_gets_an_attribute(system: System, kind: str, tmp_path: Path) -> None:
     folder, name = tmp_path / "folder", "user.label"
     system.make_dir(folder, owner=ME)

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from diycloud import __version__
-from diycloud.agent import adopt, archive, changes, groups, sudo
+from diycloud.agent import adopt, archive, changes, groups, handover, sudo
 from diycloud.agent.protocol import (
     Adoptable,
     AdoptAccounts,
@@ -29,6 +29,8 @@ from diycloud.agent.protocol import (
     GrantSudo,
     GroupPreview,
     GroupRemains,
+    Handed,
+    HandOver,
     HashPasswords,
     HostCapacity,
     ListTrash,
@@ -114,6 +116,10 @@ def _purge_preview(agent: Agent, session: Session, message: PurgePreview) -> Rem
 
 def _purge_account(agent: Agent, session: Session, message: PurgeAccount) -> Outcome:
     return changes.purge_account(agent, session.caller, message)
+
+
+def _hand_over(agent: Agent, session: Session, message: HandOver) -> Handed:
+    return handover.hand_over(agent, session.caller, message.name, message.to)
 
 
 def _archive_home(agent: Agent, session: Session, message: ArchiveHome) -> Archived:
@@ -218,6 +224,7 @@ TABLE: dict[type[Message], Handler] = {
     EnsureGroups: Handler(_ensure_groups, Kind.CHANGE, _BOTH),
     GroupPreview: Handler(_group_preview, Kind.READ, _BOTH),
     RemoveGroup: Handler(_remove_group, Kind.CHANGE, _BOTH),
+    HandOver: Handler(_hand_over, Kind.LONG, _BOTH),
     ArchiveHome: Handler(_archive_home, Kind.LONG, _BOTH),
     FindAdoptable: Handler(_find_adoptable, Kind.READ, _ROOT),
     AdoptAccounts: Handler(_adopt_accounts, Kind.CHANGE, _ROOT),

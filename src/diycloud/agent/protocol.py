@@ -185,6 +185,13 @@ class ArchiveHome(Message, frozen=True, tag="archive-home"):
     name: Name
 
 
+class HandOver(Message, frozen=True, tag="hand-over"):
+    """Give what a locked account has in the groups' folders to another account. Repeatable. Answer: Handed."""
+
+    name: Name
+    to: Name
+
+
 class FindAdoptable(Message, frozen=True, tag="find-adoptable"):
     """Look at the host's accounts that are not managed. Answer: list of Adoptable by name, MAX_FOUND at most."""
 
@@ -249,6 +256,7 @@ AnyMessage = (
     | GroupPreview
     | RemoveGroup
     | ArchiveHome
+    | HandOver
     | FindAdoptable
     | AdoptAccounts
     | GrantSudo
@@ -329,6 +337,13 @@ class Archived(msgspec.Struct, frozen=True):
     path: str = ""
     bytes: int = 0
     left_out: int = 0
+
+
+class Handed(msgspec.Struct, frozen=True):
+    """given: files and directories; left: entries that cannot change hands (links, sockets), which stay as they are."""
+
+    given: int = 0
+    left: int = 0
 
 
 class Adoptable(msgspec.Struct, frozen=True):

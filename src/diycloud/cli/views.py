@@ -112,6 +112,8 @@ def purge_plan(plan: dict[str, Any]) -> str:
 
 def purged(result: dict[str, Any]) -> str:
     text = f"{result['username']} is gone." + (" The home is in the trash." if result["home_in_trash"] else "")
+    if result.get("handed_over"):
+        text += f" {result['handed_over']} files and folders are handed over."
     return text + (f" It is packed in {result['archive']} ({result['archive_size']})." if result.get("archive") else "")
 
 

@@ -114,6 +114,12 @@ class System(Protocol):
     def remove_tree(self, path: str | Path) -> bool:
         """Remove a directory and all below, following no link and crossing no mount. True if there was one."""
 
+    def give_tree(self, path: str | Path, *, old: int, new: int) -> tuple[int, int]:
+        """Give what is UID old's below a directory to UID new, though others write there meanwhile.
+
+        Returns how many files and directories were given, and how many entries of old's were left (links, sockets).
+        """
+
     def exists(self, path: str | Path) -> bool:
         """Tell whether there is anything at path (a dangling link counts)."""
 

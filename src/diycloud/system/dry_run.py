@@ -133,6 +133,10 @@ class DryRun(Fake):
         self._hide(path)
         return there
 
+    def give_tree(self, path: str | Path, *, old: int, new: int) -> tuple[int, int]:
+        self._show(f"give       what is {old}'s below {path} to {new}")
+        return 0, 0
+
     def remove_tree(self, path: str | Path) -> bool:
         there = self.exists(path)
         if there:

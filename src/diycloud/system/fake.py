@@ -167,6 +167,14 @@ class Fake:
         del self.files[str(path)]
         return True
 
+    def give_tree(self, path: str | Path, *, old: int, new: int) -> tuple[int, int]:
+        below = [name for name, file in self.files.items() if name.startswith(f"{path}/") and file.owner.uid == old]
+        links = [name for name in below if self.files[name].target is not None]
+        for name in below:
+            if name not in links:
+                self.files[name] = self.files[name]._replace(owner=Owner(new, self.files[name].owner.gid))
+        return len(below) - len(links), len(links)
+
     def remove_tree(self, path: str | Path) -> bool:
         names = [n for n in self.files if n == str(path) or n.startswith(f"{path}/")]
         for name in names:

@@ -174,6 +174,14 @@ class Local:
                 return False
         return True
 
+    def give_tree(self, path: str | Path, *, old: int, new: int) -> tuple[int, int]:
+        with _host_errors("give", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                return tree.give_below(fd, old, new, tree.mount_id(fd))
+            finally:
+                os.close(fd)
+
     def remove_tree(self, path: str | Path) -> bool:
         path = Path(path)
         with _host_errors("remove", path):

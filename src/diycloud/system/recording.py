@@ -93,6 +93,10 @@ class Recording:
         self._note(f"remove {path}")
         return self.inner.remove(path)
 
+    def give_tree(self, path: str | Path, *, old: int, new: int) -> tuple[int, int]:
+        self._note(f"give_tree {path} {old} {new}")
+        return self.inner.give_tree(path, old=old, new=new)
+
     def remove_tree(self, path: str | Path) -> bool:
         self._note(f"remove_tree {path}")
         return self.inner.remove_tree(path)

@@ -10,11 +10,13 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from diycloud.system.contract import Owner
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+MAX_DEPTH = 200
 _MAX_ROUNDS = 1_000_000
 """One for each level of nesting: an end to the work if someone adds folders meanwhile."""
 
@@ -105,6 +107,67 @@ def _lift(top: int, name: str, mount: int) -> None:
                     except IsADirectoryError:
                         os.rename(child, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=top)
             os.rmdir(name, dir_fd=top)
+
+
+class Given(NamedTuple):
+    """What changed hands: entries given, and those left as they are."""
+
+    given: int = 0
+    left: int = 0
+
+    def __add__(self, other: Given) -> Given:  # type: ignore[override]  # counts are added up, not strung together
+        return Given(self.given + other.given, self.left + other.left)
+
+
+def give_below(folder: int, old: int, new: int, mount: int, *, depth: int = MAX_DEPTH) -> Given:
+    """Give what is one UID's below a directory to another: directories, and files of one name.
+
+    Others may write there meanwhile, so an entry is opened first and looked at by its descriptor: what is not the old
+    UID's own is never touched, whatever name it has. Links of both kinds, sockets and the like are left, and what is
+    nested deeper than depth or mounted inside.
+    """
+    done = Given()
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            kind = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISDIR(kind.st_mode):
+                done += _give_directory(folder, name, old, new, mount, depth)
+            elif kind.st_uid == old:
+                done += _give_file(folder, name, old, new) if stat.S_ISREG(kind.st_mode) else Given(left=1)
+    return done
+
+
+def _give_directory(parent: int, name: str, old: int, new: int, mount: int, depth: int) -> Given:
+    if depth == 0:
+        return Given(left=1)
+    try:
+        with _opened(parent, name, mount) as below:
+            done = give_below(below, old, new, mount, depth=depth - 1)
+            if os.fstat(below).st_uid != old:
+                return done
+            os.fchown(below, new, -1)
+            return done + Given(given=1)
+    except OSError as error:
+        if error.errno in (errno.EXDEV, errno.ENOTDIR, errno.ELOOP):  # a mount; or it was swapped for something else
+            return Given(left=1)
+        raise
+
+
+def _give_file(folder: int, name: str, old: int, new: int) -> Given:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # it was swapped for a link or a socket
+            return Given(left=1)
+        raise
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != old or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            return Given(left=1)
+        os.fchown(fd, new, -1)  # the kernel takes set-user-ID away with it
+        return Given(given=1)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

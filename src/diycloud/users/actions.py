@@ -228,6 +228,9 @@ class PurgeUser(Action[Purged], frozen=True):
     archive: Annotated[
         Flag, Meta(extra={"help": "pack the home into agent.archive first, as its owner; nothing goes if that fails"})
     ] = False
+    hand_over_to: Annotated[
+        Username | UnsetType, Meta(extra={"help": "who gets what the user has in groups' folders; else it stays there"})
+    ] = UNSET
     history: Annotated[
         Literal["keep", "anonymous"],
         Meta(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
+from msgspec import UNSET
 from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
@@ -12,7 +13,15 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
-from diycloud.errors import Conflict, DiyCloudError, PermissionDenied, TooManyRequests, Unavailable
+from diycloud.errors import (
+    Conflict,
+    DiyCloudError,
+    FieldError,
+    InvalidInput,
+    PermissionDenied,
+    TooManyRequests,
+    Unavailable,
+)
 from diycloud.units import human_size
 from diycloud.users import history, host, repository, service, shown
 from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewPurge, PurgeUser, RestoreUser
@@ -103,6 +112,7 @@ async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
             f"{row.username} is {row.status}: delete it first.", "A purge takes only what was deleted before."
         )
     archived = await _archive(ctx.services, row) if action.archive else wire.Archived()
+    handed = wire.Handed() if action.hand_over_to is UNSET else await _hand_over(ctx, row, action.hand_over_to)
 
     def store(connection: Connection) -> None:
         history.ask(connection, row.id, action.history)
@@ -114,10 +124,32 @@ async def purge_user(ctx: Context, action: PurgeUser) -> Purged:
     ctx.changes = {"status": [row.status, None], "uid": [row.uid, None]}
     if archived.path:
         ctx.changes["archive"] = [None, archived.path]
+    if handed.given:
+        ctx.changes["handed_over"] = [None, f"{handed.given} to {action.hand_over_to}"]
     has_home = not row.portal_only and row.uid is not None
-    left_out = (f"{archived.left_out} entries of the home are not in the archive.",) if archived.left_out else ()
+    left_out: tuple[str, ...] = ()
+    if archived.left_out:
+        left_out += (f"{archived.left_out} entries of the home are not in the archive.",)
+    if handed.left:
+        left_out += (f"{handed.left} links and the like in groups' folders could not be handed over.",)
     size = human_size(archived.bytes) if archived.path else ""
-    return Purged(row.username, home_in_trash=has_home, archive=archived.path, archive_size=size, warnings=left_out)
+    return Purged(row.username, has_home, archived.path, size, handed.given, left_out)
+
+
+async def _hand_over(ctx: Context, row: Row, to: str) -> wire.Handed:
+    """Give what the user has in groups' folders to somebody else, while the user is only deleted.
+
+    Raises InvalidInput for who cannot have it, and what the agent says; nothing is gone then, and it can be repeated.
+    """
+    heir = await ctx.services.database.read(repository.by_name, to)
+    if heir is None or (ctx.bound is not None and heir.domain != ctx.bound):
+        raise InvalidInput.of([FieldError("hand_over_to", f"there is no user {to} to hand over to")])
+    if heir.id == row.id or heir.status is not Status.ACTIVE or heir.portal_only or heir.domain != row.domain:
+        rule = f"must be another active user of the domain {row.domain}, with an account on the host"
+        raise InvalidInput.of([FieldError("hand_over_to", rule)])
+    if row.portal_only or row.uid is None:
+        return wire.Handed()
+    return await ctx.services.agent.call(wire.HandOver(row.username, to), wire.Handed, deadline=ARCHIVE_S)
 
 
 async def _archive(services: Services, row: Row) -> wire.Archived:

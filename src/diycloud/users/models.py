@@ -174,12 +174,16 @@ class PurgePlan(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """What a purge removed. archive: path of the packed home, empty if none was asked for; archive_size: as text."""
+    """What a purge removed. archive: path of the packed home, empty if none was asked for; archive_size: as text.
+
+    handed_over: files and folders in groups' folders that are somebody else's now.
+    """
 
     username: str
     home_in_trash: bool
     archive: str = ""
     archive_size: str = ""
+    handed_over: int = 0
     warnings: tuple[str, ...] = ()
 
 

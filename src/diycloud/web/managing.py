@@ -107,11 +107,13 @@ async def _purge(page: Page, status: int, values: dict[str, str], errors: dict[s
 
 
 async def purge_user(page: Page) -> Response:
-    name, sent = page.path["username"], page.sent("confirm", "archive", "history")
+    name, sent = page.path["username"], page.sent("confirm", "archive", "hand_over_to", "history")
     if sent.pop("confirm", "").strip() != name:
         return await _purge(page, 422, sent, {"confirm": "is not the name"}, "")
     try:
-        purged = await page.run(PurgeUser, {"username": name, **sent})
+        purged = await page.run(PurgeUser, {"username": name, **{key: value for key, value in sent.items() if value}})
+    except InvalidInput as error:
+        return await _purge(page, 422, sent, *field_errors(error, {"hand_over_to"}))
     except Conflict as error:
         return await _purge(page, 409, sent, {}, str(error))
     packed = f" The home is packed: {purged.archive} ({purged.archive_size})." if purged.archive else ""
