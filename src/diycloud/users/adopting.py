@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from diycloud.actions.dispatcher import Context
 from diycloud.agent import protocol as wire
 from diycloud.auth import sessions
-from diycloud.errors import Conflict, Unavailable
+from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
+from diycloud.host.names import is_reserved
 from diycloud.users import placing, repository, service, shown
 from diycloud.users.actions import AdoptUser, CreateUser, SetSudo
 from diycloud.users.models import Changed, Row, Status
@@ -28,6 +29,8 @@ async def adopt_user(ctx: Context, action: AdoptUser) -> Changed:
     if the name is another user's.
     """
     services = ctx.services
+    if is_reserved(action.username):
+        raise InvalidInput.of([FieldError("username", f"{action.username} is a name of the system's")])
     row = await services.database.read(repository.by_name, action.username)
     if row is None:
         row = await _store(ctx, action)
@@ -49,7 +52,12 @@ async def _store(ctx: Context, action: AdoptUser) -> Row:
     # The host has the password, and the portal learns it when an administrator sets one or its owner signs in by PAM.
     values = service.new_columns(create, where, NO_PASSWORD, None)
     values |= {"uid": action.uid, "shadow_set": 1, "must_change_password": 0}
-    user_id = await ctx.write(repository.add, values, allocation)
+
+    def store(connection: Connection) -> int:
+        placing.check_name_free(connection, action.username)
+        return repository.add(connection, values, allocation)
+
+    user_id = await ctx.write(store)
     ctx.changes = {"uid": [None, action.uid]}
     return await service.by_id(ctx.services, user_id)
 
