@@ -400,6 +400,7 @@ def test_only_the_last_forwarded_address_counts(stack: Stack) -> None:
     assert query(stack, "SELECT DISTINCT address FROM audit WHERE address LIKE '203.0.113.%'") == []
 
 
+@pytest.mark.sqlite  # a second server beside the first, which one PostgreSQL database lets nobody start
 def test_on_a_tcp_port_no_header_counts_and_nobody_is_root(stack: Stack) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -46,10 +46,14 @@ class SignIn:
 
         Raises Unauthenticated with the same words and after the same time for every reason, TooManyRequests, Unavailable.
         """
-        started, row = time.monotonic(), await self._services.database.read(repository.by_name, username[:64])
+        started, username = (
+            time.monotonic(),
+            username[:64].replace("\0", "\ufffd"),
+        )  # PostgreSQL takes no NUL, even to look
+        row = await self._services.database.read(repository.by_name, username)
         try:
-            self.throttle.check(username[:64], actor.address, known_address=row.last_login_ip if row else None)
-            self.throttle.failed(username[:64], actor.address)  # until it is known: guesses sent all at once count too
+            self.throttle.check(username, actor.address, known_address=row.last_login_ip if row else None)
+            self.throttle.failed(username, actor.address)  # until it is known: guesses sent all at once count too
             if not await self._verify(username, password, row, actor):
                 raise Unauthenticated(WRONG)
             assert row is not None
@@ -92,7 +96,7 @@ class SignIn:
         try:
             return await self._services.hasher.verify(password[:1024], row.password_hash if row else None)
         except Unavailable:
-            self.throttle.uncount(username[:64], actor.address)  # nothing was tried
+            self.throttle.uncount(username, actor.address)  # nothing was tried
             raise
 
     async def _give_host_password(self, row: Row, password: str) -> None:
