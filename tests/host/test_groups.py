@@ -160,15 +160,15 @@ def members(group: str) -> set[str]:
 
 def test_two_work_in_one_folder_and_a_third_does_not(agent: AgentProcess) -> None:
     folder = team(agent)
-    assert does(ANNA, f"mkdir -p {folder}/work/deep && echo anna > {folder}/work/deep/file && echo x > {folder}/top")
+    assert does(ANNA, f"mkdir -p {folder}/draft/deep && echo anna > {folder}/draft/deep/file && echo x > {folder}/top")
     assert does(
-        BERT, f"echo bert >> {folder}/work/deep/file && echo y >> {folder}/top && touch {folder}/work/deep/mine"
+        BERT, f"echo bert >> {folder}/draft/deep/file && echo y >> {folder}/top && touch {folder}/draft/deep/mine"
     )
-    assert does(ANNA, f"echo again >> {folder}/work/deep/mine && rm {folder}/work/deep/mine {folder}/top")
-    assert (folder / "work/deep/file").read_text() == "anna\nbert\n"
-    assert (folder / "work/deep/file").stat().st_gid == grp.getgrnam(CHEM).gr_gid
+    assert does(ANNA, f"echo again >> {folder}/draft/deep/mine && rm {folder}/draft/deep/mine {folder}/top")
+    assert (folder / "draft/deep/file").read_text() == "anna\nbert\n"
+    assert (folder / "draft/deep/file").stat().st_gid == grp.getgrnam(CHEM).gr_gid
     for forbidden in (
-        f"cat {folder}/work/deep/file",
+        f"cat {folder}/draft/deep/file",
         f"ls {folder}",
         f"touch {folder}/x",
         f"cd {folder}",

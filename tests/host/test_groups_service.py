@@ -76,10 +76,10 @@ def test_people_share_a_folder(stack: Stack) -> None:
     assert grp.getgrnam("dtgslab").gr_gid == group["gid"] and members("dtgslab") == {"dtgsada", "dtgsbob"}
     folder = Path(group["folder"])
     assert (folder.stat().st_mode & 0o7777, folder.stat().st_gid, folder.stat().st_uid) == (0o2770, group["gid"], 0)
-    assert sh("dtgsada", f"umask 022; mkdir {folder}/work; echo one > {folder}/work/notes").returncode == 0
-    assert sh("dtgsbob", f"echo two >> {folder}/work/notes && cat {folder}/work/notes").stdout == "one\ntwo\n"
-    assert (folder / "work/notes").stat().st_gid == group["gid"], "the folder's group goes down"
-    for command in (f"ls {folder}", f"cat {folder}/work/notes", f"echo x > {folder}/x"):
+    assert sh("dtgsada", f"umask 022; mkdir {folder}/draft; echo one > {folder}/draft/notes").returncode == 0
+    assert sh("dtgsbob", f"echo two >> {folder}/draft/notes && cat {folder}/draft/notes").stdout == "one\ntwo\n"
+    assert (folder / "draft/notes").stat().st_gid == group["gid"], "the folder's group goes down"
+    for command in (f"ls {folder}", f"cat {folder}/draft/notes", f"echo x > {folder}/x"):
         assert sh("dtgseve", command).returncode != 0
     assert sh("dtgsada", f"rmdir {folder}; mv {folder} {folder}x; chmod 777 {folder}").returncode != 0
 
@@ -88,10 +88,10 @@ def test_members_come_and_go_by_rest(stack: Stack) -> None:
     folder = stack.json("group", "show", "dtgslab")["group"]["folder"]
     status, _, changed = stack.http("POST", "/api/v1/groups/dtgslab/members", {"members": ["dtgseve"]})
     assert (status, changed["group"]["members"]) == (200, 3)
-    assert sh("dtgseve", f"cat {folder}/work/notes").stdout == "one\ntwo\n"
+    assert sh("dtgseve", f"cat {folder}/draft/notes").stdout == "one\ntwo\n"
     status, _, changed = stack.http("DELETE", "/api/v1/groups/dtgslab/members", {"members": ["dtgseve"]})
     assert (status, changed["group"]["members"]) == (200, 2)
-    assert sh("dtgseve", f"cat {folder}/work/notes").returncode != 0
+    assert sh("dtgseve", f"cat {folder}/draft/notes").returncode != 0
     status, _, problem = stack.http("POST", "/api/v1/groups/dtgslab/members", {"members": ["dtgseve", "nobody", "x"]})
     assert (status, [e["field"] for e in problem["errors"]]) == (422, ["members", "members"])
     assert members("dtgslab") == {"dtgsada", "dtgsbob"}
@@ -138,7 +138,7 @@ def test_a_move_to_another_domain_leaves_the_folder(stack: Stack) -> None:
     stack.cli("group", "add-members", "dtgslab", "--members", "dtgsbob", ok=2)
     stack.cli("user", "modify", "dtgsbob", "--domain", "default")
     stack.cli("group", "add-members", "dtgslab", "--members", "dtgsbob")
-    assert sh("dtgsbob", f"cat {folder}/work/notes").stdout == "one\ntwo\n"
+    assert sh("dtgsbob", f"cat {folder}/draft/notes").stdout == "one\ntwo\n"
 
 
 # -- by hand

@@ -61,7 +61,7 @@ def document() -> dict[str, Any]:
 
 
 def _anything(kind: type) -> dict[str, Any]:
-    """Return the schema of a type that msgspec has none for: any JSON value."""
+    """Return the schema of a type that msgspec has none for: any JSON value. For others the error that its hook asks for."""
     if kind is not object:
         raise NotImplementedError
     return {"description": "any JSON value"}
