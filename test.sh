@@ -1,9 +1,10 @@
 #!/bin/sh
-# The tests: ./test.sh [unit|lint|host|bare|browser|vm|all|exhaustive] [pytest options]
+# The tests: ./test.sh [unit|app|lint|host|bare|browser|vm|all|exhaustive] [pytest options]
 #
 #   unit     fast, no root, for every save          lint     ruff, mypy, import rules
-#   host     real effects on this machine (root)    bare     install in a bare Debian root without init (root)
-#   browser  the portal in Chromium (root)          vm       install in virtual machines with systemd (root, slow)
+#   app      the whole application in one process   host     real effects on this machine (root)
+#   bare     install in a bare Debian root (root)   browser  the portal in Chromium (root)
+#   vm       install in virtual machines with systemd (root, slow)
 #   (none)   all but vm and what is marked slow     all      everything but:
 #   exhaustive  what takes a quarter of an hour for itself (root)
 #
@@ -53,11 +54,12 @@ what=${1:-most}
 [ $# -gt 0 ] && shift
 make_environment
 case $what in
-unit) run_pytest -n auto tests/unit "$@" ;;
+unit) run_pytest -n auto -m "not slow" tests/unit "$@" ;;
+app) run_pytest -n auto tests/app "$@" ;;
 lint) lint ;;
 host | bare | browser | vm | bench) run_pytest -m "not exhaustive" "tests/$what" "$@" ;;
-most) lint && run_pytest -m "not slow" tests/unit tests/host tests/browser tests/bare "$@" ;;
+most) lint && run_pytest -m "not slow" tests/unit tests/app tests/host tests/browser tests/bare "$@" ;;
 exhaustive) run_pytest -m exhaustive tests/host "$@" ;;
-all) lint && run_pytest -m "not exhaustive" tests/unit tests/host tests/browser tests/bare tests/vm "$@" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+all) lint && run_pytest -m "not exhaustive" tests/unit tests/app tests/host tests/browser tests/bare tests/vm "$@" ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

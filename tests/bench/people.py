@@ -73,7 +73,7 @@ def _report_rates(report: Report, what: str, found: dict[str, list[Load]]) -> No
 
 
 def bench_list(setting: Setting) -> None:
-    """The whole list of 10,000 as JSON, and search by substring; what each does to the server's event loop."""
+    """The whole list of 10,000 as JSON to its last byte, and search by substring; what each does to the server's event loop."""
     place = setting.place / "list"
     flask, hub = setting.flask(place, index=True), setting.hub(place / "hub")
     platform = setting.platform("list-ours", users=USERS, tcp=True, watched=True, pinned=True)
@@ -89,14 +89,14 @@ def _whole_list(
     setting: Setting, platform: Platform | None, hub: Hub | None, clients: dict[str, Client], pages: Sequence[str]
 ) -> None:
     report = setting.report
-    ways: dict[str, Callable[[], object]] = {"flask": lambda: clients["flask"].get("/api/users")}
+    ways: dict[str, Callable[[], object]] = {"flask": lambda: clients["flask"].raw("/api/users")}
     if hub:
-        ways["hub"] = lambda: [clients["hub"].get(path) for path in pages]
+        ways["hub"] = lambda: [clients["hub"].raw(path) for path in pages]
     if platform:
         walk = platform.walk_paths()
-        ways["walk"] = lambda: [clients["ours"].get(path) for path in walk]
+        ways["walk"] = lambda: [clients["ours"].raw(path) for path in walk]
         if path := platform.export_path():
-            ways["export"] = lambda: clients["ours"].get(path)
+            ways["export"] = lambda: clients["ours"].raw(path)
     found = alternate(setting.rounds, 2, ways)
     for ours, words in (("export", "one answer"), ("walk", "pages of 1,000")):
         if ours in found or ours == "walk":

@@ -253,6 +253,7 @@ def test_rights_are_those_of_each_action_and_user(database: Database) -> None:
     assert "domain: only an administrator of all domains" in found["new"]
 
 
+@pytest.mark.slow
 def test_a_thousand_are_gathered_and_hold_nobody_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host is asked for batches, and the work gives the event loop back within 50 ms of a core's time."""
     host, steps, rows = Host(delay=0.002), [0.0], []

@@ -157,6 +157,7 @@ def users(draw: st.DrawFn) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(people=users(), as_csv=st.booleans())
 def test_the_round_trip_loses_nothing(empty_database: Path, people: list[dict[str, Any]], as_csv: bool) -> None:
@@ -188,6 +189,7 @@ def test_every_field_is_in_the_file() -> None:
     assert set(IGNORED) == NOT_KEPT
 
 
+@pytest.mark.slow
 def test_pages_make_one_array_and_one_table(empty_database: Path) -> None:
     with empty(empty_database) as database:
         assert json.loads(export(database)) == []

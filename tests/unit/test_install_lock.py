@@ -86,6 +86,7 @@ def test_a_link_in_its_place_is_not_followed(paths: Paths) -> None:
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_nobody_gets_the_lock_of_a_file_that_was_taken_away(paths: Paths) -> None:
     """A crowd that takes the lock again and again: whoever has it is alone, though the file goes each time."""
     inside, turns = Path(paths.prefix, "inside"), Path(paths.prefix, "turns")

@@ -206,6 +206,7 @@ class TestV1:
             assert kernel.exists(f"{C}/{folder}/cgroup.procs")
             assert slices.ensure("alice", 20001, HALF) is False
 
+    @pytest.mark.slow
     def test_remove_takes_main_away_first(self):
         kernel, slices = v1()
         slices.ensure("alice", 20001, HALF)

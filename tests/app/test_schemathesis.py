@@ -24,7 +24,7 @@ from schemathesis import checks as known
 from diycloud.db.engine import Database
 from diycloud.db.sqlite import SqliteDatabase
 from diycloud.web.openapi import document
-from tests.unit.restful import World
+from tests.app.restful import World
 
 known.load_all_checks()
 CHECKS = [

@@ -17,7 +17,7 @@ from diycloud.db.engine import Database
 from diycloud.errors import HostError
 from diycloud.web import problems
 from diycloud.web.ratelimit import RateLimit, network
-from tests.unit.restful import World
+from tests.app.restful import World
 
 USERS = f"{PREFIX}/users"
 KEY = "0123456789abcdef0123456789abcdef"

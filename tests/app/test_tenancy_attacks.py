@@ -21,7 +21,7 @@ from diycloud.auth.keys import parse_key
 from diycloud.core.routes import PREFIX
 from diycloud.db.engine import Database
 from diycloud.users import reconcile
-from tests.unit.restful import PASSWORD, World
+from tests.app.restful import PASSWORD, World
 
 USERS = f"{PREFIX}/users"
 KEY = "0123456789abcdef0123456789abcdef"
