@@ -1,6 +1,6 @@
 """The server that kills itself ahead of a commit (tests/killing_process.py).
 
-It reconciles every --every seconds, so that a test need not wait a minute, and imports in batches of two.
+It reconciles every --every seconds, so that a test need not wait a minute, and works in batches of two.
 `--once` runs one request in place, as core/in_place.py has it done while the server is down.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 
+from diycloud.agent import protocol
 from diycloud.db.engine import open_database
 from diycloud.users import importing, reconcile
 from diycloud.web import main as server
@@ -17,7 +18,7 @@ from tests.killing_process import Killer
 
 if __name__ == "__main__":
     server.open_database = functools.partial(open_database, before_commit=Killer("server", sys.argv))  # type: ignore[attr-defined]
-    importing.BATCH = 2
+    protocol.MAX_BATCH = importing.BATCH = 2
     if "--every" in sys.argv:
         where = sys.argv.index("--every")
         reconcile.EVERY_S = float(sys.argv[where + 1])  # type: ignore[misc,assignment]

@@ -34,6 +34,31 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
 
+CREATE TABLE oidc_clients (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    client_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    secret BLOB,
+    redirect_uris TEXT DEFAULT '' NOT NULL,
+    logout_uris TEXT DEFAULT '' NOT NULL,
+    scopes TEXT DEFAULT 'openid profile email' NOT NULL,
+    trusted INTEGER DEFAULT '0' NOT NULL,
+    pkce INTEGER DEFAULT '1' NOT NULL,
+    enabled INTEGER DEFAULT '1' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (client_id)
+);
+
+CREATE TABLE oidc_keys (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    kid TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    retired_at INTEGER,
+    UNIQUE (kid)
+);
+
 CREATE TABLE policies (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
@@ -50,6 +75,8 @@ CREATE TABLE policies (
     max_gpu INTEGER DEFAULT '1' NOT NULL,
     created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
     updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    second_factor INTEGER DEFAULT '0' NOT NULL,
+    max_sessions INTEGER,
     UNIQUE (name)
 );
 
@@ -114,6 +141,7 @@ CREATE TABLE users (
     container_gid INTEGER,
     container_gids TEXT DEFAULT '' NOT NULL,
     ssh_keys TEXT DEFAULT '' NOT NULL,
+    password_void INTEGER DEFAULT '0' NOT NULL,
     CONSTRAINT ck_status CHECK (status IN ('pending', 'active', 'inactive', 'deleted', 'purging', 'purge-error')),
     CONSTRAINT ck_role CHECK (role IN ('admin', 'domain-admin', 'monitor', 'user')),
     UNIQUE (username),
@@ -127,6 +155,22 @@ CREATE UNIQUE INDEX users_email ON users (lower(email));
 CREATE INDEX users_unsettled ON users (id) WHERE generation <> host_generation AND portal_only = 0;
 CREATE UNIQUE INDEX users_uuid ON users (uuid);
 
+CREATE TABLE api_tokens (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    secret_hash BLOB NOT NULL,
+    name TEXT DEFAULT '' NOT NULL,
+    scopes TEXT DEFAULT '' NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    last_used INTEGER,
+    last_address TEXT DEFAULT '' NOT NULL,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    UNIQUE (key_id)
+);
+CREATE INDEX ix_api_tokens_user_id ON api_tokens (user_id);
+
 CREATE TABLE group_members (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     group_id INTEGER NOT NULL,
@@ -138,6 +182,56 @@ CREATE TABLE group_members (
 );
 CREATE INDEX ix_group_members_user_id ON group_members (user_id);
 
+CREATE TABLE identities (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    provider TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    linked_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    last_used TEXT,
+    UNIQUE (provider, subject),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_identities_user_id ON identities (user_id);
+
+CREATE TABLE oidc_consents (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    client_id INTEGER NOT NULL,
+    scopes TEXT DEFAULT '' NOT NULL,
+    given_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    UNIQUE (user_id, client_id),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    FOREIGN KEY(client_id) REFERENCES oidc_clients (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_oidc_consents_client_id ON oidc_consents (client_id);
+CREATE INDEX ix_oidc_consents_user_id ON oidc_consents (user_id);
+
+CREATE TABLE old_passwords (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    password_hash TEXT NOT NULL,
+    changed_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_old_passwords_user_id ON old_passwords (user_id);
+
+CREATE TABLE passkeys (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    credential_id BLOB NOT NULL,
+    public_key BLOB NOT NULL,
+    sign_count INTEGER DEFAULT '0' NOT NULL,
+    name TEXT DEFAULT '' NOT NULL,
+    transports TEXT DEFAULT '' NOT NULL,
+    backed_up INTEGER DEFAULT '0' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    last_used TEXT,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    UNIQUE (credential_id)
+);
+CREATE INDEX ix_passkeys_user_id ON passkeys (user_id);
+
 CREATE TABLE purges (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     user_id INTEGER NOT NULL,
@@ -146,6 +240,15 @@ CREATE TABLE purges (
     UNIQUE (user_id),
     FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
+
+CREATE TABLE recovery_codes (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    code_hash BLOB NOT NULL,
+    used_at TEXT,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_recovery_codes_user_id ON recovery_codes (user_id);
 
 CREATE TABLE resource_allocations (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -171,10 +274,64 @@ CREATE TABLE sessions (
     expires_at INTEGER NOT NULL,
     address TEXT DEFAULT '' NOT NULL,
     user_agent TEXT DEFAULT '' NOT NULL,
+    methods TEXT DEFAULT 'pwd' NOT NULL,
+    proved_at INTEGER DEFAULT '0' NOT NULL,
     UNIQUE (token_hash),
     FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_sessions_user_id ON sessions (user_id);
+
+CREATE TABLE totps (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    secret BLOB NOT NULL,
+    active INTEGER DEFAULT '0' NOT NULL,
+    last_step INTEGER DEFAULT '0' NOT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    activated_at TEXT,
+    UNIQUE (user_id),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+
+CREATE TABLE oidc_grants (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    client_id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    session_id INTEGER,
+    code_hash BLOB,
+    code_expires_at INTEGER NOT NULL,
+    redirect_uri TEXT NOT NULL,
+    challenge TEXT DEFAULT '' NOT NULL,
+    nonce TEXT DEFAULT '' NOT NULL,
+    scopes TEXT DEFAULT '' NOT NULL,
+    methods TEXT DEFAULT '' NOT NULL,
+    signed_in_at INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    redeemed INTEGER DEFAULT '0' NOT NULL,
+    FOREIGN KEY(client_id) REFERENCES oidc_clients (id) ON DELETE CASCADE,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE SET NULL,
+    UNIQUE (code_hash)
+);
+CREATE INDEX ix_oidc_grants_client_id ON oidc_grants (client_id);
+CREATE INDEX ix_oidc_grants_session_id ON oidc_grants (session_id);
+CREATE INDEX ix_oidc_grants_user_id ON oidc_grants (user_id);
+
+CREATE TABLE oidc_tokens (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    grant_id INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    token_hash BLOB NOT NULL,
+    scopes TEXT DEFAULT '' NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used INTEGER DEFAULT '0' NOT NULL,
+    CONSTRAINT ck_kind CHECK (kind IN ('access', 'refresh')),
+    FOREIGN KEY(grant_id) REFERENCES oidc_grants (id) ON DELETE CASCADE,
+    UNIQUE (token_hash)
+);
+CREATE INDEX ix_oidc_tokens_expires_at ON oidc_tokens (expires_at);
+CREATE INDEX ix_oidc_tokens_grant_id ON oidc_tokens (grant_id);
 
 CREATE TRIGGER users_status_to_is_active AFTER UPDATE OF status ON users
 WHEN NEW.is_active <> (NEW.status IN ('pending', 'active'))
@@ -197,9 +354,10 @@ BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END;
 CREATE TRIGGER users_first_generation AFTER INSERT ON users
 WHEN NEW.generation = 1 AND NEW.host_generation = 0
 BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END;
-CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip ON users
-WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip)
-  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip)
+CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip,
+must_change_password ON users
+WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip, NEW.must_change_password)
+  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip, OLD.must_change_password)
   OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
   OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END;
@@ -214,4 +372,9 @@ BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END;
 CREATE TRIGGER members_wish_added AFTER INSERT ON group_members
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
 CREATE TRIGGER members_wish_removed AFTER DELETE ON group_members
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END;
+CREATE TRIGGER totps_wish AFTER UPDATE OF secret, active ON totps
+WHEN (NEW.secret, NEW.active) <> (OLD.secret, OLD.active)
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END;
+CREATE TRIGGER totps_wish_removed AFTER DELETE ON totps WHEN OLD.active
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END;

@@ -54,6 +54,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.state / "users.db"
 
     @property
+    def secret_key(self) -> Path:
+        """The server's key, which opens what is sealed in the database (db/vault.py)."""
+        return self.state / "secret.key"
+
+    @property
     def agent_state(self) -> Path:
         """The agent's state, 0700, root's."""
         return self._at("var/lib/diycloud/agent")

@@ -4,6 +4,7 @@ DiyCloudError           code            HTTP  exit
 ├── InvalidInput        invalid-input   422   2     a value breaks a rule; carries every field at fault
 ├── Unauthenticated     unauthenticated 401   3
 ├── PermissionDenied    permission-denied 403 4
+│   └── ProofNeeded     proof-needed    403   4     who asks must first prove anew who they are
 ├── NotFound            not-found       404   5
 ├── Conflict            conflict        409   6     the state of the thing forbids it
 ├── PreconditionFailed  precondition-failed 412 11  the thing is not as the request says it is (If-Match)
@@ -71,6 +72,12 @@ class PermissionDenied(DiyCloudError):
     code = "permission-denied"
 
 
+class ProofNeeded(PermissionDenied):
+    """The actor may, but signed in too long ago: they must prove anew who they are (auth/proof.py)."""
+
+    code = "proof-needed"
+
+
 class NotFound(DiyCloudError):
     """There is no such thing, or the actor may not know of it."""
 
@@ -123,6 +130,7 @@ BY_CODE: dict[str, type[DiyCloudError]] = {
         InvalidInput,
         Unauthenticated,
         PermissionDenied,
+        ProofNeeded,
         NotFound,
         Conflict,
         PreconditionFailed,

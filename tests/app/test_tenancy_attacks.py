@@ -552,3 +552,116 @@ def test_an_administrator_demoted_meanwhile_stops(town: Town) -> None:
     asyncio.run(both())
     done = town.sql("SELECT count(*) FROM users WHERE description = 'x'")[0][0]
     assert done < 130
+
+
+# -- answers repeated
+
+
+IMPORT = {"csv": "username\nnew\n"}
+
+
+def keyed(town: Town, who: str = "head", path: str = "", body: dict[str, Any] | None = None, **fields: str) -> Any:
+    headers = {"Idempotency-Key": KEY, **fields}
+    return town.by(who, "POST", "/users" + path, json=body or {"username": "new"}, headers=headers)
+
+
+def sign_in_again(town: Town, who: str) -> None:
+    town.tokens[who] = town.token(who, PASSWORD)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("path", "body"), [("", {"username": "new"}), ("/import", IMPORT)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "user"}, {"role": "monitor"}, {"domain": "biology"}, {"role": "admin"}, {"role": "user", "domain": "biology"},
+    ],
+)  # fmt: skip
+def test_an_answer_is_repeated_to_nobody_whose_rights_are_others_now(
+    town: Town, change: dict[str, str], path: str, body: dict[str, Any], restarted: bool
+) -> None:
+    assert keyed(town, path=path, body=body).status_code in (200, 201)
+    assert keyed(town, path=path, body=body).headers["idempotency-replayed"] == "true"
+    if restarted:
+        town.restart()
+    town.root("PATCH", "/users/head", json=change)
+    sign_in_again(town, "head")
+    again = keyed(town, path=path, body=body)
+    assert again.status_code == 403 and "new" not in again.text.replace("new key", "")
+    done = town.sql(
+        "SELECT outcome FROM audit WHERE actor = 'head' AND action IN ('user.create', 'user.import') ORDER BY id"
+    )
+    assert done[0] == ("done",) and done[-1] == ("refused",), (
+        "a refusal is in the audit, an answer that is repeated is not"
+    )
+    town.root("PATCH", "/users/head", json={"role": "domain-admin", "domain": "physics"})
+    sign_in_again(town, "head")
+    assert keyed(town, path=path, body=body).headers["idempotency-replayed"] == "true", "their own again"
+
+
+def test_an_answer_is_repeated_to_no_other_of_the_name(town: Town) -> None:
+    assert keyed(town).status_code == 201
+    town.sql("UPDATE users SET id = 4000 WHERE username = 'head'")
+    sign_in_again(town, "head")
+    assert keyed(town).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE users SET must_change_password = 1 WHERE username = 'head'",
+        "UPDATE idempotency_keys SET fingerprint = substr(fingerprint, 1, 32)",
+    ],
+)
+def test_an_answer_is_repeated_only_to_who_could_have_it_anew(town: Town, statement: str) -> None:
+    """A password that must change comes first; and of answers that an older version kept nobody knows whose they are."""
+    assert keyed(town).status_code == 201
+    town.restart()
+    town.sql(statement)
+    assert keyed(town).status_code == 403
+
+
+def test_an_answer_is_repeated_to_nobody_who_is_disabled(town: Town) -> None:
+    assert keyed(town).status_code == 201
+    town.root("POST", "/users/head/disable", json={})
+    assert keyed(town).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE users SET status = 'inactive' WHERE username = 'head'",
+        "UPDATE users SET role = 'user' WHERE username = 'head'",
+        "UPDATE users SET domain = 'biology' WHERE username = 'head'",
+        "UPDATE users SET role = 'domain-admin', domain = 'physics' WHERE username = 'admin'",
+    ],
+)
+def test_an_answer_got_for_somebody_is_repeated_only_while_one_may_act_for_them(town: Town, statement: str) -> None:
+    acting = {"X-On-Behalf-Of": "head"}
+    assert keyed(town, "admin", **acting).status_code == 201
+    assert keyed(town, "admin", **acting).headers["idempotency-replayed"] == "true"
+    assert keyed(town, "admin").status_code == 422, "for oneself it is another request"
+    town.sql(statement)
+    assert keyed(town, "admin", **acting).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE users SET domain = 'biology' WHERE username = 'new'",
+        "UPDATE users SET role = 'admin' WHERE username = 'new'",
+        "UPDATE users SET sudo = 1 WHERE username = 'new'",
+        "DELETE FROM users WHERE username = 'new'",
+    ],
+)
+@pytest.mark.parametrize(("path", "body"), [("", {"username": "new"}), ("/import", {"csv": "username\nnew\nother\n"})])
+def test_a_password_is_repeated_only_of_whom_one_still_reaches(
+    town: Town, statement: str, path: str, body: dict[str, Any]
+) -> None:
+    first = keyed(town, path=path, body=body)
+    assert keyed(town, path=path, body=body).json() == first.json()
+    town.sql(statement)
+    found = keyed(town, path=path, body=body).json()
+    rows = found.get("rows", [found])
+    assert rows[0]["password"] is None and len(found["warnings"]) == 1
+    assert all(row["password"] for row in rows[1:])

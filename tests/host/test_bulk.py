@@ -21,7 +21,7 @@ import pytest
 
 from tests.conftest import cannot_run
 from tests.invariants import query, rows, settled
-from tests.killing_process import FILE
+from tests.killing_process import arm, disarm
 from tests.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-")]
@@ -202,14 +202,13 @@ def test_the_server_dies_at_commits_of_a_bulk(stack: Stack) -> None:
     try:
         for step in range(MAX_STEPS):
             people = [f"dtbq{step:02d}{number}" for number in range(3)]
-            (stack.prefix / FILE).write_text(f"server {step}")
+            arm(stack.prefix, "server", step)
             text = json.loads(changes("create", people, password=PASSWORD, memory="64M"))
             text += json.loads(changes("modify", names("bs", 2), full_name=f"Step {step}"))
             stack.cli("user", "bulk", "-", input=json.dumps(text), ok=None)
-            assert stack.server is not None
-            survived = stack.server.poll() is None
-            (stack.prefix / FILE).unlink()
+            survived = disarm(stack.prefix)
             if not survived:
+                assert stack.server is not None
                 stack.server.wait()
                 stack.start_server("tests.killing_server")
             settled(stack)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import cannot_run
 from tests.invariants import query, settled
-from tests.killing_process import FILE
+from tests.killing_process import arm, disarm
 from tests.stack import Stack
 
 pytestmark = pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-")
@@ -194,12 +194,11 @@ def every_commit(stack: Stack, act: Callable[[int], object], holds: Callable[[in
     """
     for step in range(MAX_STEPS):
         settled(stack)
-        (stack.prefix / FILE).write_text(f"server {step}")
+        arm(stack.prefix, "server", step)
         act(step)
-        assert stack.server is not None
-        survived = stack.server.poll() is None
-        (stack.prefix / FILE).unlink()
+        survived = disarm(stack.prefix)
         if not survived:
+            assert stack.server is not None
             stack.server.wait()
             stack.start_server("tests.killing_server")
         assert soon(lambda: holds(step)), f"killed before commit {step}: {state(stack)}"  # noqa: B023 - called at once

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
-from tests.conftest import OWN, cannot_run
+from tests.conftest import cannot_run
 from tests.invariants import faults, query, rows, settled
-from tests.killing_process import FILE
+from tests.killing_process import arm, disarm
 from tests.stack import Stack
 
 pytestmark = [
@@ -53,14 +53,17 @@ class Victims:
         lines = "".join(f"{self.promise(name)},{PASSWORD}\n" for name in names)
         self.stack.cli("user", "import", "-", input=f"username,password\n{lines}")
 
-    def arm(self, who: str, step: int) -> None:
-        (self.stack.prefix / FILE).write_text(f"{who} {step}")
-
-    def disarm(self) -> None:
-        (self.stack.prefix / FILE).unlink()
-
     def start_server(self) -> None:
         self.stack.start_server("tests.killing_server", "--every", "0.15")
+
+    def bury(self, who: str) -> None:
+        """Wait for a program's death and start it again."""
+        dead = self.stack.agent if who == "agent" else self.stack.server
+        assert dead is not None and dead.wait(timeout=30) == -signal.SIGKILL
+        if who == "agent":
+            self.stack.start_agent("tests.killing_agent")
+        else:
+            self.stack.start_server("tests.killing_server")
 
     def run(self, *words: str, input: str | None = None) -> int:
         return self.stack.cli(*words, input=input, ok=None).returncode
@@ -74,7 +77,7 @@ class Victims:
 
 @pytest.fixture(scope="module")
 def victims(stack_cluster: Cluster | None) -> Iterator[Victims]:
-    with Stack(**OWN, cluster=stack_cluster) as stack:
+    with Stack(uid_min=51_000, uid_max=51_999, cgroup="dtkill", cluster=stack_cluster) as stack:
         stack.stop_agent()
         stack.stop_server(signal.SIGKILL)
         stack.start_agent("tests.killing_agent")
@@ -87,38 +90,28 @@ Act = Callable[[int], object]
 """The work, told the number of the step it dies at: makes each turn's work different."""
 
 
-def every_agent_step(victims: Victims, act: Act) -> int:
+def every_agent_step(victims: Victims, act: Act, after: Act | None = None) -> int:
     """Kill the agent ahead of each of its effects in turn; the server reconciles as soon as it is back."""
-    stack = victims.stack
-    for step in range(MAX_STEPS):
-        victims.arm("agent", step)
-        act(step)
-        assert stack.agent is not None
-        survived = stack.agent.poll() is None
-        victims.disarm()
-        if not survived:
-            stack.agent.wait()
-            stack.start_agent("tests.killing_agent")
-        _agree(victims, f"agent step {step}")
-        if survived:
-            print(f"steps: {step}")
-            return step
-    raise AssertionError(f"more than {MAX_STEPS} steps")
+    return _every_step(victims, "agent", act, after)
 
 
-def every_server_step(victims: Victims, act: Act) -> int:
+def every_server_step(victims: Victims, act: Act, after: Act | None = None) -> int:
     """Kill the server ahead of each of its commits in turn. It is started so that it reconciles once, at its start."""
+    return _every_step(victims, "server", act, after)
+
+
+def _every_step(victims: Victims, who: str, act: Act, after: Act | None) -> int:
+    """Kill a program ahead of each step of some work; returns how many there are. after: run when all is settled again."""
     stack = victims.stack
     for step in range(MAX_STEPS):
-        victims.arm("server", step)
+        arm(stack.prefix, who, step)
         act(step)
-        assert stack.server is not None
-        survived = stack.server.poll() is None
-        victims.disarm()
+        survived = disarm(stack.prefix)
         if not survived:
-            stack.server.wait()
-            stack.start_server("tests.killing_server")
-        _agree(victims, f"server step {step}")
+            victims.bury(who)
+        _agree(victims, f"{who} step {step}")
+        if after is not None:
+            after(step)
         if survived:
             print(f"steps: {step}")
             return step
@@ -286,9 +279,9 @@ def test_the_command_line_dies_at_every_step(victims: Victims, server_is_up: boo
         stack.stop_server(signal.SIGKILL)
     for step in range(MAX_STEPS):
         name = victims.promise(victims.name())
-        victims.arm("cli", step)
+        arm(stack.prefix, "cli", step)
         status = _killing_cli(stack, "user", "create", name, "--password", "-")
-        victims.disarm()
+        assert disarm(stack.prefix) is (status == 0)
         if server_is_up:
             _agree(victims, f"command line step {step}")
         if status == 0:
@@ -305,10 +298,10 @@ def test_the_child_that_works_while_the_server_is_down_dies_at_every_commit(vict
     stack.stop_server(signal.SIGKILL)
     for step in range(MAX_STEPS):
         name = victims.promise(victims.name())
-        victims.arm("server", step)
+        arm(stack.prefix, "server", step)
         status = _killing_cli(stack, "user", "create", name, "--password", "-")
-        victims.disarm()
-        if status == 0:
+        if disarm(stack.prefix):
+            assert status == 0
             break
     assert step >= 2
     victims.start_server()

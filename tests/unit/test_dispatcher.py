@@ -277,7 +277,7 @@ def people(database: Database) -> Database:
 def test_both_are_recorded_and_the_rights_are_the_others(people: Database) -> None:
     bench = Bench(people)
     seen: list[tuple[str, str | None, str]] = []
-    bench.act = lambda ctx, action: seen.append((ctx.actor.name, ctx.bound, ctx.actor.real))
+    bench.act = lambda ctx, action: seen.append((ctx.actor.name, ctx.bound, ctx.actor.real.name))
     row = acting(bench, ADMIN, "head")
     assert (row["actor"], row["on_behalf_of"], row["outcome"]) == ("ada", "head", "done")
     assert seen == [("head", "physics", "ada")], "within the domain, as a domain's administrator is"
@@ -307,3 +307,50 @@ def test_root_on_the_host_may_act_for_an_administrator_but_then_is_not_root(peop
     bench.act = lambda ctx, action: root.append(ctx.actor.is_root)
     assert acting(bench, Actor("root", Role.ADMIN, "cli"), "chief")["outcome"] == "done"
     assert root == [False]
+
+
+@pytest.mark.parametrize(
+    ("statement", "outcome"),
+    [
+        ("UPDATE users SET full_name = 'Chief' WHERE username = 'chief'", "done"),
+        ("UPDATE users SET role = 'monitor' WHERE username = 'chief'", "refused"),
+        ("UPDATE users SET status = 'inactive' WHERE username = 'chief'", "refused"),
+        ("UPDATE users SET domain = 'physics' WHERE username = 'chief'", "refused"),
+        ("DELETE FROM users WHERE username = 'chief'", "refused"),
+        ("UPDATE users SET role = 'admin' WHERE username = 'head'", "refused"),
+        ("UPDATE users SET status = 'inactive' WHERE username = 'head'", "refused"),
+    ],
+)
+def test_who_really_asks_is_looked_at_again_in_the_first_transaction(
+    people: Database, statement: str, outcome: str
+) -> None:
+    """As the one acted for is: between its check and its commit an action may wait, for the host or for others."""
+    bench = Bench(people)
+    identity = people.read_now(lambda c: c.exec_driver_sql("SELECT id FROM users WHERE username = 'chief'").scalar())
+    chief = Actor("chief", Role.ADMIN, "rest", user_id=identity, domain="default")
+    written: list[str] = []
+
+    async def act(ctx: Context, action: Any) -> None:
+        await people.write(lambda c: c.exec_driver_sql(statement))
+        await ctx.write(lambda _: written.append("wish"))
+
+    bench.act = act
+    row = acting(bench, chief, "head")
+    assert (row["actor"], row["on_behalf_of"], row["outcome"]) == ("chief", "head", outcome)
+    assert written == (["wish"] if outcome == "done" else [])
+
+
+def test_a_domain_administrator_acts_for_nobody_who_has_got_above_them(people: Database) -> None:
+    bench = Bench(people)
+    identity = people.read_now(lambda c: c.exec_driver_sql("SELECT id FROM users WHERE username = 'head'").scalar())
+    head = Actor("head", Role.DOMAIN_ADMIN, "rest", user_id=identity, domain="physics")
+    other = {"username": "vice", "password_hash": "-", "role": Role.DOMAIN_ADMIN, "domain": "physics"}
+    asyncio.run(people.write(lambda c: c.execute(insert(users).values(other)) and None))
+    written: list[str] = []
+
+    async def act(ctx: Context, action: Any) -> None:
+        await people.write(lambda c: c.exec_driver_sql("UPDATE users SET sudo = 1 WHERE username = 'vice'"))
+        await ctx.write(lambda _: written.append("wish"))
+
+    bench.act = act
+    assert acting(bench, head, "vice")["outcome"] == "refused" and written == []

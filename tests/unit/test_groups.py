@@ -439,6 +439,38 @@ def test_the_administrators_of_a_domain_stay_in_it(people: Bench) -> None:
     assert domain_of == [("physics",)], "they find it in their audit"
 
 
+@pytest.mark.parametrize("above", ["admin", "monitor", "sudo"])
+def test_what_groups_an_administrator_is_in_is_no_domain_administrators_to_say(people: Bench, above: str) -> None:
+    actor = chief(people)
+    people.user("boss", "physics", Role.USER if above == "sudo" else Role(above))
+    if above == "sudo":
+        people.sql("UPDATE users SET sudo = 1 WHERE username = 'boss'")
+    people.run(CreateGroup(name="quarks"), actor)
+    for action in (
+        AddMembers(name="quarks", members=("dora", "boss")),
+        CreateGroup(name="x", members=("boss",)),
+    ):
+        with pytest.raises(PermissionDenied, match="boss"):
+            people.run(action, actor)
+    assert members(people, "quarks") == () and "x" not in people.host.gids
+    people.run(AddMembers(name="quarks", members=("dora", "boss")))
+    people.run(AddMembers(name="quarks", members=("boss", "chief")), actor)  # who is in it already is not changed
+    with pytest.raises(PermissionDenied, match="boss"):
+        people.run(RemoveMembers(name="quarks", members=("dora", "boss")), actor)
+    assert members(people, "quarks") == ("boss", "chief", "dora")
+    people.run(RemoveMembers(name="quarks", members=("chief",)), actor)
+    people.run(RemoveGroup(name="quarks"), actor)  # the group is the domain's, with whoever is in it
+    assert people.host.members("quarks") == set()
+
+
+def test_a_domain_administrator_with_sudo_joins_and_leaves(people: Bench) -> None:
+    actor = chief(people)
+    people.sql("UPDATE users SET sudo = 1 WHERE username = 'chief'")
+    people.run(CreateGroup(name="quarks", members=("chief",)), actor)
+    people.run(RemoveMembers(name="quarks", members=("chief",)), actor)
+    assert members(people, "quarks") == ()
+
+
 @pytest.mark.parametrize("role", [Role.USER, Role.MONITOR])
 def test_others_change_no_group(people: Bench, role: Role) -> None:
     people.run(CreateGroup(name="lab", members=("ada",)))

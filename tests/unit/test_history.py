@@ -14,7 +14,7 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth.passwords import OLD, Hasher, hash_password
-from diycloud.auth.service import SignIn, stranger
+from diycloud.auth.signin import SignIn, stranger
 from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
 from diycloud.db.engine import Database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from diycloud.actions.parsing import Source, parse_action
 from diycloud.core.routes import PREFIX, ROUTES, Route
 from diycloud.errors import InvalidInput
+from diycloud.web.oldclients import OldClients
 from diycloud.web.openapi import document
 from diycloud.web.problems import STATUS
 
@@ -68,7 +70,27 @@ def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
 def test_every_route_is_there_and_no_other(described: dict[str, Any]) -> None:
     there = {(method.upper(), path) for path, method, _ in operations(described)}
     open_to_all = {("GET", "health"), ("GET", "openapi.json"), ("GET", "problems/{code}"), ("POST", "auth/login")}
-    assert there == {(r.method, PREFIX + r.path) for r in ROUTES} | {(m, f"{PREFIX}/{p}") for m, p in open_to_all}
+    routes = {(r.method, PREFIX + r.path) for r in ROUTES} | {(m, f"{PREFIX}/{p}") for m, p in open_to_all}
+    assert there == routes | short_forms()
+
+
+def short_forms() -> set[tuple[str, str]]:
+    rest: Any = SimpleNamespace(login=None)
+    return {(method, path) for method, path, _ in OldClients(rest).endpoints()}
+
+
+def test_the_short_forms_are_described_as_what_is_no_longer_to_be_used(described: dict[str, Any]) -> None:
+    old = {(m.upper(), path) for path, m, operation in operations(described) if operation.get("deprecated")}
+    assert old == short_forms() and len(old) == 7
+    for method, path in old:
+        operation = described["paths"][path][method.lower()]
+        instead = operation["description"].removeprefix("For old clients. Use ").removesuffix(".").split(" ")
+        assert instead[1] in described["paths"] and instead[0].lower() in described["paths"][instead[1]]
+    create = described["paths"]["/api/users"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"cpu", "cpu_limit", "mem_limit", "disk_quota", "gpu_access", "is_active"} <= set(create["properties"])
+    assert create["additionalProperties"] is False
+    new = described["paths"][f"{PREFIX}/users"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert not {"cpu_limit", "is_active"} & set(new["properties"]), "the API's own stays as it is"
 
 
 def test_operations_are_whole(described: dict[str, Any]) -> None:

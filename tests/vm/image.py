@@ -43,7 +43,9 @@ BASE = (
     ),
     *("openssh-server", "iproute2", "procps", "sudo", "cron", "ca-certificates", "e2fsprogs", "xfsprogs"),
 )
-READY = ("python3-venv", "python3-pip", "nginx", "openssl", "curl")
+READY = ("python3-venv", "python3-pip", "nginx", "openssl", "curl", "postgresql")
+ASLEEP = ("postgresql",)
+"""Services of READY's that only run where a test starts them."""
 
 # Jobs of the distribution that would run in the middle of a measurement, and waits that no test needs. The quota
 # feature of ext4 enforces from the mount on; the unit that turns quotas on then fails on what is already on.
@@ -132,6 +134,7 @@ def _make_ready(root: Path, requirements: Sequence[Path]) -> None:
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
     debian.chroot(root, f"apt-get -qq -y --no-install-recommends install {' '.join(READY)}; apt-get clean")
+    debian.chroot(root, f"systemctl disable {' '.join(ASLEEP)}")
     policy.unlink()
     for path in requirements:
         shutil.copy(path, root / "tmp" / path.name)

@@ -12,8 +12,9 @@ class Actor(NamedTuple):
 
     name: a user's name, `root` for the host's own administrator on the server's socket, `system` for the platform itself.
     via: cli, rest, portal or system. must_change_password: nothing but that is allowed until it is done. domain: the
-    user's. on_behalf_of: as whom it is to be done; the dispatcher makes that user the actor and then notes in `real` who
-    asked.
+    user's. on_behalf_of: as whom it is to be done; the dispatcher makes that user the actor and then keeps in `real` who
+    asked. methods, proved_at: how the session was begun (RFC 8176), and when, or proved anew (Unix seconds). scopes: of an API
+    token, the only permissions it lends; None for all of the role's.
     """
 
     name: str
@@ -26,7 +27,10 @@ class Actor(NamedTuple):
     must_change_password: bool = False
     domain: str = ""
     on_behalf_of: str = ""
-    real: str = ""
+    real: Actor | None = None
+    methods: str = ""
+    proved_at: int = 0
+    scopes: frozenset[str] | None = None
 
     @property
     def is_root(self) -> bool:

@@ -46,7 +46,7 @@ def begin(
     """Write that something was started; returns the row's id. A row left so after a crash is closed at the next start."""
     return _BEGIN.insert(
         connection,
-        actor=actor.real or actor.name, on_behalf_of=actor.name if actor.real else actor.on_behalf_of[:100], domain=domain,
+        actor=(actor.real or actor).name, on_behalf_of=actor.name if actor.real else actor.on_behalf_of[:100], domain=domain,
         via=actor.via, address=actor.address, request_id=actor.request_id,
         action=name, target=_plain(target[:100]), changes=_json(changes),
     )  # fmt: skip

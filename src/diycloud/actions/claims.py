@@ -4,6 +4,9 @@ The key is written in the transaction that stores the wish, so no crash comes be
 answer, without its generated passwords. A request that changed nothing (refused, or undone by the host's refusal) leaves
 no key: it may be sent again.
 
+An answer is repeated only to who has the rights that it was given under, and still has them: account, role and domain, of
+who asked and of the user they acted for. Of these too the table has no more than a keyed sum.
+
 The table has a hash of the key, and a fingerprint of the body that is keyed with it: a body may hold a password, and
 whoever reads the database must not be able to try passwords against a quick hash. So a key has to be random, like a UUID.
 """
@@ -12,25 +15,33 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from diycloud.actions.actor import Actor
 from diycloud.actions.dispatcher import Terms
 from diycloud.db.tables import idempotency_keys as keys
+from diycloud.errors import PermissionDenied
 
 KEPT_S = 86_400
 ONCE = "The generated passwords were shown in the first answer only; set another where one is lost."
-_SECRET = frozenset({"password"})
+_SECRET = "password"  # noqa: S105 - the name of a field
+_SUM = 32
+"""Bytes of a sum; the column has two of them, of the request and of the rights."""
 _IS = (keys.c.actor == bindparam("of")) & (keys.c.key == bindparam("named"))
 
 
 class Answered(NamedTuple):
-    """What a request was answered with. status: None if it was cut off by a crash; body: JSON."""
+    """What a request was answered with. status: None if it was cut off by a crash; body: JSON.
+
+    rights: a sum of whose it was; empty, which is nobody's, where an older version has written it.
+    """
 
     fingerprint: bytes
+    rights: bytes
     status: int | None
     body: bytes
 
@@ -41,20 +52,34 @@ class Claim(Terms):
     def __init__(self, actor: str, key: str, body: object, shown: Callable[[Any], tuple[int, bytes]]) -> None:
         secret = hashlib.sha256(key.encode()).digest()
         self.name = actor, hashlib.blake2b(secret, digest_size=16, person=b"key").hexdigest()
-        self.fingerprint = hashlib.blake2b(
-            msgspec.json.encode(body, order="sorted"), digest_size=32, key=secret
-        ).digest()
+        self._secret = secret
+        self.fingerprint = self._sum(body)
+        self.rights = b""
         self.begun = False
         self.shown = shown
 
-    def begin(self, connection: Connection) -> None:
+    def _sum(self, value: object) -> bytes:
+        return hashlib.blake2b(msgspec.json.encode(value, order="sorted"), digest_size=_SUM, key=self._secret).digest()
+
+    def _rights(self, actor: Actor) -> bytes:
+        return self._sum([(who.user_id, who.role, who.domain) for who in (actor, actor.real) if who is not None])
+
+    def check_rights(self, actor: Actor, answered: Answered) -> None:
+        """Raise PermissionDenied for who had other rights, or was another of the name, when the answer was given."""
+        if self._rights(actor) != answered.rights:
+            raise PermissionDenied(
+                "Your rights have changed since this was done, so its answer is not repeated.",
+                "See what is there, then send what is still to be done with a new key.",
+            )
+
+    def begin(self, connection: Connection, actor: Actor) -> None:
         """Write the key with the wish. Raises Conflict (by the table's constraint) if another process has it."""
-        actor, key = self.name
+        name, key = self.name
         now = int(time.time())
-        connection.execute(delete(keys).where(_IS, keys.c.created_at <= now - KEPT_S), {"of": actor, "named": key})
-        connection.execute(
-            insert(keys).values(actor=actor, key=key, fingerprint=self.fingerprint, created_at=now, answer="")
-        )
+        self.rights = self._rights(actor)
+        connection.execute(delete(keys).where(_IS, keys.c.created_at <= now - KEPT_S), {"of": name, "named": key})
+        sums = self.fingerprint + self.rights
+        connection.execute(insert(keys).values(actor=name, key=key, fingerprint=sums, created_at=now, answer=""))
         self.begun = True
 
     def end(self, connection: Connection, result: object, outcome: str) -> None:
@@ -77,30 +102,43 @@ def read(connection: Connection, actor: str, key: str) -> Answered | None:
         _IS, keys.c.created_at > int(time.time()) - KEPT_S
     )
     row = connection.execute(query, {"of": actor, "named": key}).first()
-    return Answered(row.fingerprint, row.status, row.answer.encode()) if row else None
+    if row is None:
+        return None
+    return Answered(row.fingerprint[:_SUM], row.fingerprint[_SUM:], row.status, row.answer.encode())
 
 
-def without_secrets(body: bytes) -> bytes:
-    """Return an answer's JSON with its generated passwords null, and a warning that they were there."""
+def names_with_secrets(body: bytes) -> set[str]:
+    """Return whose generated passwords an answer's JSON holds."""
+    return {_whose(node) for node in _with_secrets(msgspec.json.decode(body))}
+
+
+def without_secrets(body: bytes, of: Collection[str] | None = None) -> bytes:
+    """Return an answer's JSON with its generated passwords null, and a warning that they were there. of: whose, None for all."""
     found: Any = msgspec.json.decode(body)
-    if not _blank(found):
+    had = [node for node in _with_secrets(found) if of is None or _whose(node) in of]
+    if not had:
         return body
+    for node in had:
+        node[_SECRET] = None
     if isinstance(found, dict) and isinstance(found.get("warnings"), list):
         found["warnings"].append(ONCE)
     return msgspec.json.encode(found)
 
 
-def _blank(node: Any) -> int:
-    """Make every password below a node null; returns how many there were."""
+def _with_secrets(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object below a node that holds a password."""
+    if isinstance(node, dict):
+        if node.get(_SECRET) is not None:
+            yield node
+        node = list(node.values())
     if isinstance(node, list):
-        return sum(map(_blank, node))
-    if not isinstance(node, dict):
-        return 0
-    had = sum(map(_blank, node.values()))
-    for name in _SECRET & node.keys():
-        had += node[name] is not None
-        node[name] = None
-    return had
+        for part in node:
+            yield from _with_secrets(part)
+
+
+def _whose(node: dict[str, Any]) -> str:
+    """Return the name beside a password: a row's own, or that of the user it is shown with."""
+    return str(node.get("username") or node.get("user", {}).get("username"))
 
 
 def forget(connection: Connection) -> int:

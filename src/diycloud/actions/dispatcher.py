@@ -32,6 +32,7 @@ REFUSED = frozenset(
         "invalid-input",
         "unauthenticated",
         "permission-denied",
+        "proof-needed",
         "not-found",
         "conflict",
         "precondition-failed",
@@ -50,8 +51,8 @@ class Terms:
     def check(self, connection: Connection) -> None:
         """Look whether the action may go on: before its handler, and again in the first transaction that it writes."""
 
-    def begin(self, connection: Connection) -> None:
-        """Write what belongs to the wish, in its transaction."""
+    def begin(self, connection: Connection, actor: Actor) -> None:
+        """Write what belongs to the wish of an actor, in its transaction."""
 
     def end(self, connection: Connection, result: object, outcome: str) -> None:
         """Write how a wish ended (as the audit has it), in the transaction of the audit's end; not called without a wish."""
@@ -97,7 +98,7 @@ class Context:
                 self.still_there(connection)
             if not self._row and self._terms:
                 self._terms.check(connection)
-                self._terms.begin(connection)
+                self._terms.begin(connection, self.actor)
             row = self._row or (self._begin(connection) if self._begin else 0)
             return row, fn(connection, *args, **kwargs)
 
@@ -164,6 +165,13 @@ class Dispatcher:
         target = str(raw.get(action.target_field, ""))[:100]
         return cast(R, await self._span(actor, action, target, lambda: parse_action(action, raw, source), terms))
 
+    async def recall(
+        self, actor: Actor, action: type[Action[R]], raw: Mapping[str, Any], source: Source, again: Handler
+    ) -> Any:
+        """Run what repeats the answer of an action, for who may do the action now; of this only a refusal is audited."""
+        target = str(raw.get(action.target_field, ""))[:100]
+        return await self._span(actor, action, target, lambda: parse_action(action, raw, source), None, again)
+
     async def place(self, kind: Kind, target: str) -> Place | None:
         """Return where a target is, None if there is no such thing."""
         return await self._database.read(self._lookup, kind, target)
@@ -179,8 +187,11 @@ class Dispatcher:
     def _check_again(self, connection: Connection, context: Context, cls: type[Action[Any]], target: str) -> None:
         """Raise PermissionDenied if actor or target are not what they were: a long list of changes is one action each."""
         actor = context.actor
-        if actor.user_id is not None:
-            check_actor(actor, self._lookup(connection, Kind.USER, actor.name))
+        if actor.real is not None:
+            stand_in(actor.real, self._lookup(connection, Kind.USER, actor.name))
+        for who in (actor.real, actor):
+            if who is not None and who.user_id is not None:
+                check_actor(who, self._lookup(connection, Kind.USER, who.name))
         if context.bound is not None and cls.kind not in _NOT_THERE:
             check_place(actor, target, self._lookup(connection, cls.kind, target))
 
@@ -191,6 +202,7 @@ class Dispatcher:
         target: str,
         make: Callable[[], Action[Any]],
         terms: Terms | None,
+        again: Handler | None = None,
     ) -> Any:
         started = time.monotonic()
         asked: dict[str, Any] = {}
@@ -215,7 +227,7 @@ class Dispatcher:
             asked.update(audit.asked(action))
             if terms is not None:
                 await self._database.read(terms.check)
-            result = await self.handlers[cls](context, action)
+            result = await (again or self.handlers[cls])(context, action)
             outcome = "done"
             return result
         except DiyCloudError as error:
@@ -227,7 +239,7 @@ class Dispatcher:
             raise
         finally:
             seconds = time.monotonic() - started
-            if _leaves_row(cls, outcome, code):
+            if _leaves_row(Audited.NO if again else cls.audited, outcome, code):
                 values: dict[str, Any] = {
                     "code": code,
                     "message": message,
@@ -247,11 +259,11 @@ _NOT_THERE = frozenset({Kind.NOTHING, Kind.NEW, Kind.NEW_GROUP})
 """Targets that have no place: what they may reach is the handler's to keep (Context.bound)."""
 
 
-def _leaves_row(cls: type[Action[Any]], outcome: str, code: str) -> bool:
+def _leaves_row(audited: Audited, outcome: str, code: str) -> bool:
     """Tell whether an action is audited: every change, and what was refused or failed of all others.
 
     An ordinary read is only counted, and a read of nothing (a name mistyped) is no event.
     """
-    if cls.audited is not Audited.NO:
+    if audited is not Audited.NO:
         return True
     return outcome != "done" and code not in {"not-found", "invalid-input"}

@@ -34,6 +34,8 @@ def scope_of(actor: Actor, permission: Permission) -> Scope:
     """Return how far the actor's permission reaches."""
     if permission is Permission.ROOT:
         return Scope.ALL if actor.is_root else Scope.NONE
+    if actor.scopes is not None and permission not in actor.scopes:
+        return Scope.NONE
     return PERMISSIONS[actor.role].get(permission, Scope.NONE)
 
 
@@ -59,11 +61,16 @@ def check_place(actor: Actor, target: str, place: Place | None) -> None:
     """
     if place is None or place.domain != actor.domain:
         raise PermissionDenied(f"{target or 'This'} is not in your domain {actor.domain}.", "Ask an administrator.")
+    check_rank(actor, target, place.role, sudo=place.sudo)
+
+
+def check_rank(actor: Actor, target: str, role: Role | None, *, sudo: bool) -> None:
+    """Raise PermissionDenied if a user of the actor's domain is above its administrators; oneself is not."""
     if target == actor.name:
         return
-    if place.role in TRUSTED:
+    if role in TRUSTED:
         raise PermissionDenied(f"{target} has a role beyond the domain {actor.domain}.", "Ask an administrator.")
-    if place.sudo:
+    if sudo:
         raise PermissionDenied(f"{target} is an administrator of the host.", "Ask an administrator.")
 
 
@@ -93,5 +100,5 @@ def stand_in(actor: Actor, place: Place | None) -> Actor:
         raise PermissionDenied(f"{name} may not sign in, so nobody acts for them.", f"diycloud user enable {name}")
     return actor._replace(
         name=name, role=place.role, user_id=place.user_id, domain=place.domain, session_id=None, on_behalf_of="",
-        real=actor.name,
+        real=actor,
     )  # fmt: skip

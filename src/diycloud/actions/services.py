@@ -11,6 +11,7 @@ from diycloud.agent.protocol import Capacity as AskCapacity
 from diycloud.agent.protocol import HostCapacity, Message, SyncReport, Wish
 from diycloud.config import Settings
 from diycloud.db.engine import Database
+from diycloud.db.vault import Vault
 
 T = TypeVar("T")
 CAPACITY_S = 60.0
@@ -54,16 +55,24 @@ class Throttle(Protocol):
 
 
 class Services:
-    """The process's own parts.."""
+    """The process's own parts."""
 
     def __init__(
-        self, *, database: Database, agent: Agent, hasher: Hasher, throttle: Throttle, settings: Settings
+        self,
+        *,
+        database: Database,
+        agent: Agent,
+        hasher: Hasher,
+        throttle: Throttle,
+        settings: Settings,
+        vault: Vault | None = None,
     ) -> None:
         self.database = database
         self.agent = agent
         self.hasher = hasher
         self.throttle = throttle
         self.settings = settings
+        self.vault = vault or Vault.of_this_process()
         self.group_changes = asyncio.Lock()
         """Held by whoever has the host make or remove groups (groups/host.py)."""
         self.report = SyncReport()

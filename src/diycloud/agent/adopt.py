@@ -19,7 +19,7 @@ from diycloud.agent.protocol import MAX_FOUND, Adoptable, Outcome, State, Wish
 from diycloud.agent.registry import Entry
 from diycloud.agent.state import Agent, Caller, failure, log
 from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied
-from diycloud.host import accounts
+from diycloud.host import accounts, cgroup
 from diycloud.host.accounts import HostAccounts, PosixAccount
 from diycloud.host.names import is_reserved
 
@@ -100,6 +100,8 @@ def _adopt(agent: Agent, wish: Wish) -> Outcome:
     if (wish.full_name, wish.shell, wish.state) != (account.full_name, account.shell, State.ACTIVE):
         raise Conflict(f"{wish.name} was changed on the host meanwhile.", "Run the command again.")
     limits = agent.check_limits(wish.limits)
+    if agent.slices is not None:  # with systemd their sessions are in the slice already: too low a limit would kill
+        cgroup.refuse_below_use(wish.name, agent.slices.read(wish.name, account.uid), limits)
     agent.registry.store([Entry.of(wish, account.uid)])
     agent.note_change(wish.name)
     if agent.slices is None:
@@ -130,7 +132,7 @@ def _take_in(agent: Agent, name: str, uid: int) -> str:
     left = [pid for pid in accounts.processes_of(uid) if pid not in inside]
     if not left:
         return ""
-    return f"{len(left)} processes of {name} run outside the limits until they end."
+    return f"{len(left)} of {name}'s processes run outside the limits until they end."
 
 
 def _check(agent: Agent, host: HostAccounts, account: PosixAccount, shared: Collection[int]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, text, update
@@ -18,7 +19,8 @@ from diycloud.users.models import SIGN_IN
 
 _LOOKUP = Prepared(
     text("""SELECT s.id, s.csrf, s.last_seen, s.expires_at, s.kind, u.id, u.username, u.role, u.status, u.must_change_password,
-u.domain, u.allowed_client_ip FROM sessions AS s JOIN users AS u ON u.id = s.user_id WHERE s.token_hash = :token_hash""")
+u.domain, u.allowed_client_ip, s.methods, s.proved_at
+FROM sessions AS s JOIN users AS u ON u.id = s.user_id WHERE s.token_hash = :token_hash""")
 )
 SEEN_EVERY_S = 60
 """last_seen is written at most this often: a write at every request would be the slowest part of it."""
@@ -38,6 +40,8 @@ class Session(NamedTuple):
     must_change_password: bool
     domain: str
     allowed_client_ip: str
+    methods: str
+    proved_at: int
 
 
 def token_hash(token: str) -> bytes:
@@ -45,13 +49,15 @@ def token_hash(token: str) -> bytes:
 
 
 def begin(
-    connection: Connection, user_id: int, *, now: int, max_s: int, kind: str, address: str, user_agent: str
-) -> str:
-    """Start a session and return its token, kept nowhere here."""
+    connection: Connection, user_id: int, *, now: int, max_s: int, kind: str, address: str, user_agent: str,
+    methods: Iterable[str] = ("pwd",),
+) -> str:  # fmt: skip
+    """Start a session and return its token, kept nowhere here. methods: how it was proved who it is (RFC 8176)."""
     token = secrets.token_urlsafe(32)
     row = insert(sessions).values(
         token_hash=token_hash(token), user_id=user_id, kind=kind, csrf=secrets.token_urlsafe(24),
         created_at=now, last_seen=now, expires_at=now + max_s, address=address, user_agent=user_agent[:200],
+        methods=" ".join(methods), proved_at=now,
     )  # fmt: skip
     connection.execute(row)
     return token
@@ -62,9 +68,10 @@ def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Sessio
     found = _LOOKUP.fetch_one(connection, token_hash=token_hash(token))
     if found is None:
         return None
-    session_id, csrf, last_seen, expires_at, kind, user_id, username, role, status, must_change, domain, networks = (
-        found
-    )
+    (
+        session_id, csrf, last_seen, expires_at, kind, user_id, username, role, status, must_change, domain, networks,
+        methods, proved_at,
+    ) = found  # fmt: skip
     if now >= expires_at or now - last_seen >= idle_s or status not in SIGN_IN:
         return None
     return Session(
@@ -79,6 +86,8 @@ def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Sessio
         bool(must_change),
         domain,
         str(networks),  # a BLOB by somebody's hand is text that cannot be read
+        methods,
+        proved_at,
     )
 
 

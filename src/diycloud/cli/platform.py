@@ -129,7 +129,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from diycloud.core.operations import status
 
     found = status(Paths(arguments.prefix))
-    well = found.installed and all(service.active for service in found.services)
+    well = found.installed and not found.problem and all(service.active for service in found.services)
     if arguments.json:
         import msgspec
 
@@ -144,7 +144,9 @@ def _status(arguments: argparse.Namespace) -> int:
     ]
     print(table(("SERVICE", "STATE", "AT BOOT"), rows))
     print(f"Address: {found.address}")
-    if not well:
+    if found.problem:
+        print(f"{found.problem} The portal waits for it; what users run goes on.")
+    elif not well:
         print("`diycloud up` starts what is down; `diycloud doctor` says why.")
     return 0 if well else 9
 

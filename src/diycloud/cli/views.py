@@ -190,6 +190,7 @@ def host(found: dict[str, Any]) -> str:
             ("limits by", found["slices"] or f"nothing: {found['unsupported']}"),
             ("not yet as wished", f"{found['unsettled']} users"),
             ("accounts without a user", ", ".join(found["orphans"])),
+            *([("users locked out", ", ".join(found["locked_out"]))] if found["locked_out"] else []),
             *([("reconcile stopped", found["stopped"])] if found["stopped"] else []),
         ]
     )

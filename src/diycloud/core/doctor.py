@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -137,9 +138,43 @@ def _accounts(here: Installation) -> Iterator[Check]:
         yield Check("accounts", "fail", registry.problem, "Put the file back from a backup, then restart the agent.")
     else:
         yield Check("accounts", "ok", f"{len(registry.entries)} managed by the agent")
-    groups = GroupRegistry(quiet, here.paths.groups, gid_min=agent.gid_min, gid_max=agent.gid_max)
-    if groups.problem:
-        yield Check("groups", "fail", groups.problem, "Put the file back from a backup, then restart the agent.")
+
+
+def _groups(here: Installation) -> Iterator[Check]:
+    """Compare the agent's groups with the server's."""
+    agent = here.settings.agent
+    quiet = DryRun(here.system, lambda line: None)
+    registry = GroupRegistry(quiet, here.paths.groups, gid_min=agent.gid_min, gid_max=agent.gid_max)
+    if registry.problem:
+        yield Check("groups", "fail", registry.problem, "Put the file back from a backup, then restart the agent.")
+        return
+    rows = {str(row["name"]): row for row in _group_rows(here)}
+    if without := sorted(registry.gids.keys() - rows.keys()):
+        advice = (
+            "Put their rows back: INSERT INTO groups (name, domain) …; then `diycloud group remove NAME` if unwanted."
+        )
+        yield Check("groups", "warn", f"on the host without a group here: {_few(without)}", advice)
+    if missing := sorted(rows.keys() - registry.gids.keys()):
+        why = next((rows[name]["host_problem"] for name in missing if rows[name]["host_problem"]), "")
+        detail = f"not on the host: {_few(missing)}. {why}".rstrip()
+        yield Check(
+            "groups", "warn", detail, "The agent makes them within a minute; `diycloud group show NAME` says why not."
+        )
+    if not without and not missing:
+        yield Check("groups", "ok", f"{len(rows)}, here and on the host")
+
+
+def _group_rows(here: Installation) -> Iterator[dict[str, Any]]:
+    after: str | None = ""
+    while after is not None:
+        page = ask_json(here.paths.server_socket, f"{PREFIX}/groups?limit=1000&after={quote(after)}")
+        yield from page["groups"]
+        after = page["next"]
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return names for people: ten, and how many more."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _services(here: Installation) -> Iterator[Check]:
@@ -174,12 +209,18 @@ def _world(here: Installation) -> Iterator[Check]:
     if found.get("stopped"):
         yield Check("users", "fail", str(found["stopped"]))
     elif found.get("orphans"):
-        names = ", ".join(found["orphans"][:10])
         yield Check(
             "users",
             "warn",
-            f"accounts without a user, locked: {names}",
+            f"accounts without a user, locked: {_few(found['orphans'])}",
             "Put their rows back, or remove them: `userdel -r NAME`.",
+        )
+    if found.get("locked_out"):
+        yield Check(
+            "users",
+            "warn",
+            f"locked out, as their allowed_client_ip cannot be read: {_few(found['locked_out'])}",
+            'Set it again: `diycloud user modify NAME --allowed-client-ip NETWORKS`, "" for from anywhere.',
         )
 
 
@@ -290,6 +331,7 @@ _CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
     ("nginx", _nginx),
     ("files", _files),
     ("accounts", _accounts),
+    ("groups", _groups),
     ("installation", _as_installed),
     ("SSH keys", _ssh_keys),
     ("homes", _homes),

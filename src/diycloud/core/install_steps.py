@@ -14,7 +14,7 @@ from diycloud.core.installation import FirstAdministrator, Installation
 from diycloud.db.migrate import Found
 from diycloud.distro.detect import Init
 from diycloud.distro.os_release import Support
-from diycloud.errors import Conflict, HostError, Unsupported
+from diycloud.errors import BY_CODE, Conflict, DiyCloudError, HostError, Unsupported
 from diycloud.host import keys
 from diycloud.host.pam import ensure_pam
 from diycloud.system import ROOT
@@ -140,8 +140,11 @@ def _is_new(run: Installation) -> bool:
 
 
 def read_database(run: Installation) -> Found:
-    """Ask the database of the settings, under the server's user, what it is. Raises HostError if it does not answer."""
-    return msgspec.json.decode(run.child("diycloud.db.migrate", "--check", user=run.server_owner), type=Found)
+    """Ask the database of the settings, under the server's user, what it is. Raises Unavailable if it does not answer."""
+    found = msgspec.json.decode(run.child("diycloud.db.migrate", "--check", user=run.server_owner), type=Found)
+    if found.error is not None:
+        raise BY_CODE.get(found.error["code"], DiyCloudError)(found.error["message"], found.error["hint"])
+    return found
 
 
 def certificates(run: Installation) -> str:

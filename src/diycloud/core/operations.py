@@ -14,16 +14,17 @@ from diycloud.core.installation import Installation
 from diycloud.core.options import InstallOptions, options_from
 from diycloud.core.services import ServiceState
 from diycloud.core.steps import Printer
-from diycloud.errors import PermissionDenied
+from diycloud.errors import DiyCloudError, PermissionDenied
 from diycloud.system import Local
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What runs. installed: there is a database; address: where people go."""
+    """What runs. installed: there is a database; address: where people go; problem: why the database does not answer."""
 
     installed: bool
     address: str
     services: list[ServiceState]
+    problem: str = ""
 
 
 def need_root() -> None:
@@ -67,7 +68,19 @@ def status(paths: Paths) -> Status:
     """Return what runs."""
     need_root()  # who starts the services tells only root without init
     here = _here(paths)
-    return Status(paths.state.exists(), here.address, here.platform.states())
+    return Status(paths.state.exists(), here.address, here.platform.states(), _problem(here))
+
+
+def _problem(here: Installation) -> str:
+    """Return why a database that is another program's does not answer; a file of the platform's own needs no asking."""
+    if here.settings.server.database:
+        from diycloud.core.install_steps import read_database
+
+        try:
+            read_database(here)
+        except DiyCloudError as error:
+            return str(error)
+    return ""
 
 
 def settings(paths: Paths) -> Settings:

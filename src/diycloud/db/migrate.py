@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from diycloud.db.postgres import Address
 
-HEAD = "0003"
+HEAD = "0004"
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -124,10 +124,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """Which database answers. kind: `SQLite 3.40.1`; revision: of its schema, None if it is empty or not there."""
+    """Which database answers. kind: `SQLite 3.40.1`; revision: of its schema, None if it is empty or not there.
 
-    kind: str
-    revision: str | None
+    error: why none does (code, message, hint), as a child process tells it.
+    """
+
+    kind: str = ""
+    revision: str | None = None
+    error: dict[str, str] | None = None
 
 
 def look(settings: Settings, paths: Paths) -> Found:
@@ -143,7 +147,7 @@ def look(settings: Settings, paths: Paths) -> Found:
 
 
 def main() -> int:
-    """Entry point; exit status 0 done, 1 with the reason on standard error. --check: only print Found as JSON."""
+    """Entry point; exit status 0 done, 1 with the reason on standard error. --check: only print Found as JSON, status 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prefix", default="/")
     parser.add_argument("--check", action="store_true")
@@ -156,6 +160,10 @@ def main() -> int:
         else:
             bring_up(settings, paths)
     except DiyCloudError as error:
+        if options.check:
+            told = Found(error={"code": error.code, "message": error.message, "hint": error.hint})
+            sys.stdout.write(msgspec.json.encode(told).decode())
+            return 0
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -36,7 +36,7 @@ _LOCK = 0x64697963  # "diyc"
 _TURN, _SERVER = 1, 2
 _COMMON = "-c search_path=public -c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
 _READING = f"{_COMMON} -c default_transaction_read_only=on -c statement_timeout=60000"
-_DOWN = "Look whether it runs and lets the server's account in: `diycloud doctor`."
+_DOWN = "Look whether PostgreSQL runs, and lets the account of the server in."
 
 
 class Address(NamedTuple):

@@ -33,8 +33,8 @@ BEGIN
     END IF;
     NEW.is_active := (NEW.status IN ('pending', 'active'))::int;
     -- pending to active is the host's answer, not a new wish.
-    IF (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip)
-            <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip)
+    IF (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip, NEW.must_change_password)
+            <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip, OLD.must_change_password)
         OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS DISTINCT FROM OLD.shadow_hash)
         OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
     THEN
@@ -66,6 +66,10 @@ WHEN (({_NEW}) IS DISTINCT FROM ({_OLD})) EXECUTE FUNCTION user_wish()""",
 FOR EACH ROW EXECUTE FUNCTION user_wish()""",
     """CREATE TRIGGER members_wish AFTER INSERT OR DELETE ON group_members
 FOR EACH ROW EXECUTE FUNCTION user_wish()""",
+    """CREATE TRIGGER totps_wish AFTER UPDATE ON totps FOR EACH ROW
+WHEN ((NEW.secret, NEW.active) IS DISTINCT FROM (OLD.secret, OLD.active)) EXECUTE FUNCTION user_wish()""",
+    """CREATE TRIGGER totps_wish_removed AFTER DELETE ON totps FOR EACH ROW
+WHEN (OLD.active <> 0) EXECUTE FUNCTION user_wish()""",
 )
 
 FIRST_ROWS = (

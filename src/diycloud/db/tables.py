@@ -14,30 +14,16 @@ portal's yet (the next sign-in mends that).
 
 from __future__ import annotations
 
-from sqlalchemy import (
-    CheckConstraint,
-    Column,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    Table,
-    UniqueConstraint,
-    func,
-    text,
-)
+from sqlalchemy import Column, ForeignKey, Index, LargeBinary, Table, UniqueConstraint, text
 
+from diycloud.db import sign_in_tables as sign_in
 from diycloud.db.sql import Integer, RandomHex, Real, Text
+from diycloud.db.tables_base import NOW, metadata, one_of
 
-metadata = MetaData()
+__all__ = ["metadata", "sign_in"]  # whoever takes the metadata of here has every table
 
-_NOW = func.current_timestamp()
 STATUSES = ("pending", "active", "inactive", "deleted", "purging", "purge-error")
 ROLES = ("admin", "domain-admin", "monitor", "user")
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(v) for v in values)})", name=f"ck_{column}")
 
 
 policies = Table(
@@ -56,11 +42,16 @@ policies = Table(
     Column("max_disk", Text),
     Column("max_tasks", Integer),
     Column("max_gpu", Integer, nullable=False, server_default="1"),
-    Column("created_at", Text, nullable=False, server_default=_NOW),
-    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    Column("created_at", Text, nullable=False, server_default=NOW),
+    Column("updated_at", Text, nullable=False, server_default=NOW),
+    Column("second_factor", Integer, nullable=False, server_default="0"),
+    Column("max_sessions", Integer),
     sqlite_autoincrement=True,
 )
-"""Named sets of limits: what a new user gets, and the most that can be given. No maximum: NULL."""
+"""Named sets of limits: what a new user gets, and the most that can be given. No maximum: NULL.
+
+second_factor: whoever has the policy must have one; max_sessions: of one person, the oldest gives way.
+"""
 
 domains = Table(
     "domains",
@@ -69,8 +60,8 @@ domains = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("description", Text, nullable=False, server_default=""),
     Column("policy", Text, ForeignKey("policies.name"), nullable=False, server_default="default"),
-    Column("created_at", Text, nullable=False, server_default=_NOW),
-    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    Column("created_at", Text, nullable=False, server_default=NOW),
+    Column("updated_at", Text, nullable=False, server_default=NOW),
     sqlite_autoincrement=True,
 )
 """Tenants. policy: of the domain's new users."""
@@ -84,7 +75,7 @@ users = Table(
     Column("username", Text, nullable=False, unique=True),
     Column("password_hash", Text, nullable=False),
     Column("email", Text),
-    Column("created_at", Text, nullable=False, server_default=_NOW),
+    Column("created_at", Text, nullable=False, server_default=NOW),
     Column("last_login", Text),
     Column("role", Text, nullable=False, server_default="user"),
     Column("is_active", Integer, nullable=False, server_default="1"),
@@ -101,8 +92,8 @@ users = Table(
     Column("shadow_hash", Text),
     Column("shadow_set", Integer, nullable=False, server_default="0"),
     Column("must_change_password", Integer, nullable=False, server_default="0"),
-    Column("password_changed_at", Text, nullable=False, server_default=_NOW),
-    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    Column("password_changed_at", Text, nullable=False, server_default=NOW),
+    Column("updated_at", Text, nullable=False, server_default=NOW),
     Column("last_login_ip", Text),
     Column("domain", Text, ForeignKey("domains.name"), nullable=False, server_default="default"),
     Column("policy", Text, ForeignKey("policies.name"), nullable=False, server_default="default", index=True),
@@ -113,8 +104,9 @@ users = Table(
     Column("container_gid", Integer),
     Column("container_gids", Text, nullable=False, server_default=""),
     Column("ssh_keys", Text, nullable=False, server_default=""),
-    _one_of("status", STATUSES),
-    _one_of("role", ROLES),
+    Column("password_void", Integer, nullable=False, server_default="0"),
+    one_of("status", STATUSES),
+    one_of("role", ROLES),
     Index("users_domain", "domain", "username"),
     Index("users_email", text("lower(email)"), unique=True),
     Index("users_uuid", "uuid", unique=True),
@@ -133,8 +125,8 @@ groups = Table(
     Column("disk_quota", Text),
     Column("removing", Integer, nullable=False, server_default="0"),
     Column("host_problem", Text, nullable=False, server_default=""),
-    Column("created_at", Text, nullable=False, server_default=_NOW),
-    Column("updated_at", Text, nullable=False, server_default=_NOW),
+    Column("created_at", Text, nullable=False, server_default=NOW),
+    Column("updated_at", Text, nullable=False, server_default=NOW),
     Index("groups_domain", "domain", "name"),
     sqlite_autoincrement=True,
 )
@@ -146,7 +138,7 @@ group_members = Table(
     Column("id", Integer, primary_key=True),
     Column("group_id", Integer, ForeignKey("groups.id", ondelete="CASCADE"), nullable=False),
     Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("added_at", Text, nullable=False, server_default=_NOW),
+    Column("added_at", Text, nullable=False, server_default=NOW),
     UniqueConstraint("group_id", "user_id"),
     sqlite_autoincrement=True,
 )
@@ -187,7 +179,7 @@ purges = Table(
     Column("id", Integer, primary_key=True),
     Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
     Column("history", Text, nullable=False, server_default="keep"),
-    Column("asked_at", Text, nullable=False, server_default=_NOW),
+    Column("asked_at", Text, nullable=False, server_default=NOW),
     sqlite_autoincrement=True,
 )
 """What was asked of purges that have begun: one that a crash cuts off goes on as it was meant."""
@@ -205,15 +197,20 @@ sessions = Table(
     Column("expires_at", Integer, nullable=False),
     Column("address", Text, nullable=False, server_default=""),
     Column("user_agent", Text, nullable=False, server_default=""),
+    Column("methods", Text, nullable=False, server_default="pwd"),
+    Column("proved_at", Integer, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
-"""Times here are Unix seconds: they are compared at every request and read by nobody."""
+"""Times here are Unix seconds: they are compared at every request and read by nobody.
+
+methods: how it was proved who it is, in the words of RFC 8176; proved_at: when, for the last time.
+"""
 
 audit = Table(
     "audit",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("at", Text, nullable=False, server_default=_NOW),
+    Column("at", Text, nullable=False, server_default=NOW),
     Column("actor", Text, nullable=False),
     Column("on_behalf_of", Text, nullable=False, server_default=""),
     Column("domain", Text, nullable=False, server_default=""),
@@ -227,7 +224,7 @@ audit = Table(
     Column("message", Text, nullable=False, server_default=""),
     Column("duration_ms", Real),
     Column("changes", Text, nullable=False, server_default="{}"),
-    _one_of("outcome", ("started", "done", "refused", "failed", "crashed")),
+    one_of("outcome", ("started", "done", "refused", "failed", "crashed")),
     Index("audit_target", "target", "id"),
     Index("audit_actor", "actor", "id"),
     Index("audit_domain", "domain", "id"),
@@ -260,9 +257,10 @@ BEGIN UPDATE users SET is_active = 0 WHERE id = NEW.id; END""",
 WHEN NEW.generation = 1 AND NEW.host_generation = 0
 BEGIN UPDATE users SET generation = (NEW.id & 536870911) << 20 WHERE id = NEW.id; END""",
     # pending → active is the host's answer, not a new wish.
-    """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip ON users
-WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip)
-  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip)
+    """CREATE TRIGGER users_wish AFTER UPDATE OF status, full_name, shell, shadow_hash, ssh_keys, allowed_client_ip,
+must_change_password ON users
+WHEN (NEW.full_name, NEW.shell, NEW.ssh_keys, NEW.allowed_client_ip, NEW.must_change_password)
+  <> (OLD.full_name, OLD.shell, OLD.ssh_keys, OLD.allowed_client_ip, OLD.must_change_password)
   OR (NEW.shadow_hash IS NOT NULL AND NEW.shadow_hash IS NOT OLD.shadow_hash)
   OR (NEW.status <> OLD.status AND NOT (OLD.status = 'pending' AND NEW.status = 'active'))
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.id; END""",
@@ -277,5 +275,11 @@ BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""
     """CREATE TRIGGER members_wish_added AFTER INSERT ON group_members
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
     """CREATE TRIGGER members_wish_removed AFTER DELETE ON group_members
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""",
+    # SSH asks for the code too.
+    """CREATE TRIGGER totps_wish AFTER UPDATE OF secret, active ON totps
+WHEN (NEW.secret, NEW.active) <> (OLD.secret, OLD.active)
+BEGIN UPDATE users SET generation = generation + 1 WHERE id = NEW.user_id; END""",
+    """CREATE TRIGGER totps_wish_removed AFTER DELETE ON totps WHEN OLD.active
 BEGIN UPDATE users SET generation = generation + 1 WHERE id = OLD.user_id; END""",
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, or_, select, update
 
+from diycloud.actions.roles import Role
 from diycloud.db.engine import Prepared
 from diycloud.db.tables import group_members as members
 from diycloud.db.tables import groups, users
@@ -57,6 +58,8 @@ class Person(NamedTuple):
     username: str
     domain: str
     status: str
+    role: Role
+    sudo: bool
     groups: int
     inside: bool
 
@@ -131,11 +134,12 @@ def people(connection: Connection, group_id: int, names: Collection[str]) -> dic
     """Return those of some names that users have, with what decides whether they can be members of a group."""
     count = select(func.count()).select_from(members).where(members.c.user_id == users.c.id).scalar_subquery()
     here = select(members.c.id).where(members.c.user_id == users.c.id, members.c.group_id == group_id).exists()
-    query = select(users.c.id, users.c.username, users.c.domain, users.c.status, count, here)
+    columns = ("id", "username", "domain", "status", "role", "sudo")
+    query = select(*(users.c[name] for name in columns), count, here)
     wanted, found = list(names), {}
     for start in range(0, len(wanted), CHUNK):
         for row in connection.execute(query.where(users.c.username.in_(wanted[start : start + CHUNK]))):
-            found[row[1]] = Person(row[0], row[1], row[2], row[3], row[4], bool(row[5]))
+            found[row.username] = Person(*row[:4], Role(row.role), bool(row.sudo), row[6], bool(row[7]))
     return found
 
 

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
+from diycloud.actions.reach import check_rank
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.domains import repository as domains
@@ -25,7 +26,7 @@ from diycloud.groups.actions import (
     ShowGroup,
 )
 from diycloud.groups.models import Group, GroupChanged, GroupDetail, GroupPage, GroupPlan
-from diycloud.groups.repository import Known, Row
+from diycloud.groups.repository import Known, Person, Row
 from diycloud.host.names import is_reserved
 from diycloud.units import format_size, human_size
 from diycloud.users import host as users_host
@@ -99,7 +100,7 @@ async def create_group(ctx: Context, action: CreateGroup) -> GroupChanged:
         if users.existing_names(connection, [action.name]):
             raise Conflict(f"name: there is a user {action.name!r}.", "On the host both would be a group of that name.")
         group_id = repository.add(connection, values)
-        joining = _joining(connection, group_id, domain, action.members)
+        joining = _joining(ctx, connection, group_id, domain, action.members)
         repository.join(connection, group_id, joining)
         return group_id, joining
 
@@ -148,9 +149,12 @@ async def _refuse_orphan(services: Services, name: str) -> None:
     )
 
 
-def _joining(connection: Connection, group_id: int, domain: str, names: Sequence[str]) -> list[int]:
-    """Return the ids of those who are not members yet. Raises InvalidInput for every name that cannot be one, at once."""
-    found, errors, new = repository.people(connection, group_id, set(names)), [], []
+def _joining(ctx: Context, connection: Connection, group_id: int, domain: str, names: Sequence[str]) -> list[int]:
+    """Return the ids of those who are not members yet. Raises InvalidInput for every name that cannot be one, at once,
+    PermissionDenied for who is above the actor.
+    """
+    found, errors = repository.people(connection, group_id, set(names)), []
+    new: list[Person] = []
     for name in dict.fromkeys(names):
         person = found.get(name)
         if person is None or person.domain != domain:
@@ -162,10 +166,21 @@ def _joining(connection: Connection, group_id: int, domain: str, names: Sequence
         elif person.groups >= MAX_OF_ONE:
             errors.append(FieldError("members", f"{name} is in {person.groups} groups, as many as one can be in"))
         else:
-            new.append(person.id)
+            new.append(person)
     if errors:
         raise InvalidInput.of(errors)
-    return new
+    _check_ranks(ctx, new)
+    return [person.id for person in new]
+
+
+def _check_ranks(ctx: Context, changed: Sequence[Person]) -> None:
+    """Raise PermissionDenied for who is above the administrator of a domain: what groups they are in is their own.
+
+    A group that is removed goes with everybody in it: it is the domain's.
+    """
+    if ctx.bound is not None:
+        for person in changed:
+            check_rank(ctx.actor, person.username, person.role, sudo=person.sudo)
 
 
 async def modify_group(ctx: Context, action: ModifyGroup) -> GroupChanged:
@@ -205,7 +220,7 @@ async def add_members(ctx: Context, action: AddMembers) -> GroupChanged:
 
     def store(connection: Connection) -> tuple[list[int], list[str]]:
         row = _changeable(connection, action.name)
-        new = _joining(connection, row.id, row.domain, action.members)
+        new = _joining(ctx, connection, row.id, row.domain, action.members)
         repository.join(connection, row.id, new)
         return new, users.names_of(connection, new)
 
@@ -228,7 +243,9 @@ async def remove_members(ctx: Context, action: RemoveMembers) -> GroupChanged:
         ]
         if wrong:
             raise InvalidInput.of(wrong)
-        gone = repository.leave(connection, row.id, [person.id for person in found.values() if person.inside])
+        leaving = [person for person in found.values() if person.inside]
+        _check_ranks(ctx, leaving)
+        gone = repository.leave(connection, row.id, [person.id for person in leaving])
         return gone, users.names_of(connection, gone)
 
     changed, names = await ctx.write(store)

@@ -166,6 +166,8 @@ class Packer:
         entry.uid, entry.gid, entry.mtime = info.st_uid, info.st_gid, int(info.st_mtime)
         entry.pax_headers = headers or {}
         self._tar.addfile(entry, source)
+        # It keeps each to be asked for later: 500 bytes of the user's memory. Missing in the type stubs.
+        self._tar.members.clear()  # type: ignore[attr-defined]
         self.entries += 1
         self.left_out += source is not None and source.damaged
 

@@ -21,6 +21,7 @@ Sources: systemd.resource-control(5), systemd.unit(5), org.freedesktop.systemd1(
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from diycloud.errors import HostError
@@ -32,10 +33,14 @@ from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_quota_us, cpu_weight
 
 _UNITS = "/etc/systemd/system"
 _DROP_IN = "50-diycloud.conf"
-_CALL = [
+_MANAGER = [
     "busctl", "--quiet", "--timeout=20", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
-    "org.freedesktop.systemd1.Manager", "SetUnitProperties", "sba(sv)",
+    "org.freedesktop.systemd1.Manager",
 ]  # fmt: skip
+_CALL = [*_MANAGER, "SetUnitProperties", "sba(sv)"]
+_OOM_POLICY = ["OOMPolicy", "s", "continue"]
+"""The kernel's choice dies when memory is out, as in logind's sessions, and not all that is in the scope."""
+_ARRIVE_S = 10.0
 
 
 class SystemdSlices:
@@ -92,8 +97,51 @@ class SystemdSlices:
         return ["systemd-run", "--quiet", "--scope", "--collect", f"--slice=user-{uid}.slice", "--"]
 
     def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
-        """Nothing is moved: a unit's processes are systemd's. Sessions are in the slice anyway."""
-        return 0
+        """Have systemd move them into a scope of the slice, as the sign-in hook does with a session.
+
+        What stays: processes of a unit that runs as this user by its own User=, of containers and of machines. systemd
+        counts on finding those where it put them.
+        """
+        strays = [pid for pid in pids if self._is_loose(pid, name, uid)]
+        tasks = stored.tasks if (stored := self._read_stored(uid)) else None
+        # A process that ended meanwhile refuses the call for all, and so does OOMPolicy= before systemd 253.
+        for policy in (_OOM_POLICY, _OOM_POLICY, []):
+            strays = [pid for pid in strays if self._system.exists(f"/proc/{pid}")]
+            if not strays or tasks is None or self._start_scope(uid, strays, tasks, policy):
+                break
+        # The call has only queued the job.
+        end = time.monotonic() + _ARRIVE_S
+        while missing := {*strays} - {*self.processes(name, uid)}:
+            if time.monotonic() > end or not any(self._system.exists(f"/proc/{pid}") for pid in missing):
+                break
+            time.sleep(0.05)
+        return len(strays) - len(missing)
+
+    def _is_loose(self, pid: int, name: str, uid: int) -> bool:
+        """Tell whether a process can leave its unit: it is in somebody's session, or a service started it for the user."""
+        lines = (cgroup.read_text(self._system, f"/proc/{pid}/cgroup") or "").splitlines()
+        paths = [line.split(":", 2)[2] for line in lines if line.startswith("0::/") or ":name=systemd:/" in line]
+        names = [part for path in paths for part in path.split("/") if part.endswith((".service", ".scope"))]
+        if not names:
+            return False
+        unit = names[0]
+        if unit.endswith(".scope"):
+            return unit.startswith("session-")
+        found = self._system.query(["systemctl", "show", "--property=User", "--value", "--", unit])
+        return found.ok and found.stdout.strip() not in {name, str(uid)}
+
+    def _start_scope(self, uid: int, pids: list[int], tasks: int, policy: list[str]) -> bool:
+        number = (self._system.read("/proc/sys/kernel/random/uuid") or "").strip()
+        properties = [
+            *("PIDs", "au", str(len(pids)), *map(str, pids)),
+            *("Slice", "s", f"user-{uid}.slice"),
+            *("TasksMax", "t", str(tasks)),
+            *("CollectMode", "s", "inactive-or-failed"),
+            *policy,
+        ]
+        start = ["StartTransientUnit", "ssa(sv)a(sa(sv))", f"diycloud-{number}.scope", "fail"]
+        count = 5 if policy else 4
+        return self._system.run([*_MANAGER, *start, str(count), *properties, "0"], ok=(0, 1), timeout=30).ok
 
     def stop(self, name: str, uid: int) -> int:
         before = cgroup.read_int(self._system, f"{self._folders(uid)['pids']}/pids.max")

@@ -11,7 +11,8 @@ class Host(msgspec.Struct, frozen=True):
     """cores and memory the host has; what is promised to users; memory in bytes. slices: how limits are applied, or why not.
 
     unsettled: users the host has not confirmed; orphans: accounts of the platform's without a user, locked; stopped: why
-    the last reconcile locked none of them.
+    the last reconcile locked none of them. locked_out: users, at most 100, whose `allowed_client_ip` somebody has written so
+    that nobody can read it.
     """
 
     cores: int
@@ -23,6 +24,7 @@ class Host(msgspec.Struct, frozen=True):
     unsettled: int = 0
     orphans: list[str] = []
     stopped: str = ""
+    locked_out: list[str] = []
 
 
 @action("host.show", needs=Permission.HOST_READ, audited=Audited.NO, target="")

@@ -22,4 +22,5 @@ async def show_host(ctx: Context, action: ShowHost) -> Host:
         unsettled=unsettled,
         orphans=ctx.services.report.orphans,
         stopped=ctx.services.report.stopped,
+        locked_out=await ctx.services.database.read_long(repository.locked_out, 100),
     )

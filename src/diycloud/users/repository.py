@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -22,9 +23,10 @@ from sqlalchemy import (
 )
 
 from diycloud.actions.roles import Role
+from diycloud.auth.addresses import readable
 from diycloud.db.engine import Prepared
 from diycloud.db.tables import group_members as members
-from diycloud.db.tables import groups, purges, sessions, users
+from diycloud.db.tables import groups, metadata, users
 from diycloud.db.tables import resource_allocations as allocations
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.units import format_size, parse_size
@@ -58,6 +60,8 @@ ROW: Select[Any] = select(*_COLUMNS).select_from(JOIN)
 _BY_NAME = Prepared(ROW.where(users.c.username == bindparam("username")))
 _BY_ID = Prepared(ROW.where(users.c.id == bindparam("user_id")))
 _THIS = users.c.id == bindparam("user_id")
+_OWNED = [table for table in reversed(metadata.sorted_tables) if "user_id" in table.c]
+"""What belongs to one user; what refers to another of them comes first."""
 _ANSWERED = users.c.generation == bindparam("answered")
 _DEFAULTS = Allocation()
 LEAST_MEMORY = 16 << 20
@@ -272,7 +276,7 @@ def note_lost_passwords(connection: Connection, names: Iterable[str]) -> None:
 
 def remove(connection: Connection, user_id: int) -> None:
     """Remove a user's rows. The audit stays: it tells what happened under the name."""
-    for table in (sessions, members, allocations, purges):
+    for table in _OWNED:
         connection.execute(delete(table).where(table.c.user_id == user_id))
     connection.execute(delete(users).where(users.c.id == user_id))
 
@@ -342,6 +346,13 @@ def count_unsettled(connection: Connection) -> int:
     ).scalar_one()
 
 
+def locked_out(connection: Connection, limit: int) -> list[str]:
+    """Return the first users, by name, who could sign in if the networks that they may come from could be read."""
+    query = select(users.c.username, users.c.allowed_client_ip).where(users.c.allowed_client_ip != "")
+    rows = connection.execute(query.where(users.c.status.in_(SIGN_IN)).order_by(users.c.username))
+    return list(islice((name for name, networks in rows if not readable(str(networks))), limit))
+
+
 def count_by_status(connection: Connection) -> dict[str, int]:
     """Return how many users each status has."""
     query = select(users.c.status, func.count()).group_by(users.c.status)
@@ -351,6 +362,6 @@ def count_by_status(connection: Connection) -> dict[str, int]:
 def tidy(connection: Connection) -> int:
     """Remove orphans that hand-made changes left behind; returns how many rows."""
     known = select(users.c.id)
-    orphans = [(table, table.c.user_id.notin_(known)) for table in (allocations, sessions, members, purges)]
+    orphans = [(table, table.c.user_id.notin_(known)) for table in _OWNED]
     orphans.append((members, members.c.group_id.notin_(select(groups.c.id))))
     return sum(connection.execute(delete(table).where(orphaned)).rowcount for table, orphaned in orphans)

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.services import Services
-from diycloud.auth.service import SignIn
+from diycloud.auth.signin import SignIn
 from diycloud.core.handlers import HANDLERS
 from diycloud.users import places, reconcile
 from diycloud.users.usage import Gauges

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from diycloud.auth.service import stranger
+from diycloud.auth.signin import stranger
 from diycloud.web.answers import JSON
 from diycloud.web.identity import Visitor
 

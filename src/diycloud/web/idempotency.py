@@ -13,9 +13,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from diycloud.actions import claims
+from diycloud.actions.action import Kind
 from diycloud.actions.claims import Answered, Claim
+from diycloud.actions.dispatcher import Context, Dispatcher
+from diycloud.actions.reach import check_place
 from diycloud.db.engine import Database
-from diycloud.errors import Conflict, FieldError, InvalidInput
+from diycloud.errors import Conflict, FieldError, InvalidInput, PermissionDenied
 
 WHOLE_S = 600.0
 MAX_KEPT, MAX_BYTES = 2_000, 32 << 20
@@ -78,7 +81,7 @@ class Keys:
         """Keep a whole answer for ten minutes, in the place of the oldest where there are too many."""
         if len(body) > MAX_BYTES // 4:
             return
-        self._kept[claim.name] = _Kept(Answered(claim.fingerprint, status, body), self._clock() + WHOLE_S)
+        self._kept[claim.name] = _Kept(Answered(claim.fingerprint, claim.rights, status, body), self._clock() + WHOLE_S)
         self._bytes += len(body)
         while len(self._kept) > MAX_KEPT or self._bytes > MAX_BYTES:
             self._drop(next(iter(self._kept)))
@@ -100,6 +103,21 @@ def _check(fingerprint: bytes, claim: Claim) -> None:
         raise InvalidInput(
             f"{HEADER}: {message}.", "Make a new key for each thing to do.", errors=[FieldError(HEADER, message)]
         )
+
+
+async def repeated(dispatcher: Dispatcher, ctx: Context, claim: Claim, answered: Answered) -> bytes:
+    """Return an answer's body as who asks again may have it now: without the passwords of users who are out of reach by now.
+
+    Raises PermissionDenied if the rights are not those it was given under.
+    """
+    claim.check_rights(ctx.actor, answered)
+    beyond = set()
+    for name in claims.names_with_secrets(answered.body) if ctx.bound is not None and answered.body else ():
+        try:
+            check_place(ctx.actor, name, await dispatcher.place(Kind.USER, name))
+        except PermissionDenied:
+            beyond.add(name)
+    return claims.without_secrets(answered.body, beyond) if beyond else answered.body
 
 
 def parse_key(text: str) -> str:

@@ -22,7 +22,7 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.auth import sessions
 from diycloud.auth.addresses import allows
-from diycloud.auth.service import stranger
+from diycloud.auth.signin import stranger
 from diycloud.errors import PermissionDenied, Unauthenticated
 
 COOKIE = "__Host-diycloud"
@@ -113,7 +113,7 @@ async def _of_session(connection: HTTPConnection, services: Services, token: str
         services.database.write_later(sessions.seen, session.id, now)
     actor = Actor(
         session.username, session.role, via, session.user_id, came_from, request_id(connection),
-        session.id, session.must_change_password, session.domain,
+        session.id, session.must_change_password, session.domain, methods=session.methods, proved_at=session.proved_at,
     )  # fmt: skip
     return Visitor(actor, signed_in=True, csrf=session.csrf)
 

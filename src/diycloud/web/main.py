@@ -25,12 +25,15 @@ from diycloud.auth.passwords import Hasher
 from diycloud.auth.throttle import Throttle
 from diycloud.config import Paths
 from diycloud.db.engine import open_database
-from diycloud.errors import DiyCloudError
+from diycloud.db.vault import Vault
+from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.log import configure_logging
 from diycloud.web.app import make_app
 from diycloud.web.identity import PeerProtocol
 
 log = structlog.get_logger()
+WAIT_S = 2.0
+"""Between two tries to reach the database at the start."""
 
 
 def make_services(paths: Paths) -> Services:
@@ -42,6 +45,7 @@ def make_services(paths: Paths) -> Services:
         hasher=Hasher(),
         throttle=Throttle(),
         settings=settings,
+        vault=Vault.at(paths.secret_key),
     )
 
 
@@ -58,10 +62,31 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+async def claim_services(paths: Paths) -> Services:
+    """Return the server's parts, once the database is this server's alone; waits for a PostgreSQL that does not answer.
+
+    Ending instead would be final: systemd starts nothing again that ended ten times within a minute.
+    """
+    said = ""
+    while True:
+        services = None
+        try:
+            services = make_services(paths)
+            services.database.claim()
+            return services
+        except Unavailable as error:
+            if services is not None:
+                services.database.close()
+            if not config.load(paths.config).server.database:
+                raise
+            if said != (said := error.message):
+                log.warning("waiting for the database", reason=said, hint=error.hint)
+        await asyncio.sleep(WAIT_S)
+
+
 async def serve(paths: Paths, port: int | None) -> None:
     """Run until a signal says to stop; requests under way get 10 s to end."""
-    services = make_services(paths)
-    services.database.claim()
+    services = await claim_services(paths)
     options = uvicorn.Config(
         make_app(services),
         http=PeerProtocol,

@@ -14,15 +14,21 @@ import sys
 from typing import Any
 
 from diycloud.config import Paths
+from diycloud.errors import DiyCloudError
 from diycloud.log import configure_logging
 from diycloud.web.app import make_app
 from diycloud.web.identity import UNIX_PEER
 from diycloud.web.main import make_services
+from diycloud.web.problems import problem_of
 
 
 async def answer(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
-    """Run one request through the application."""
-    services = make_services(paths)
+    """Run one request through the application. A database that cannot be opened is the answer, too."""
+    try:
+        services = make_services(paths)
+    except DiyCloudError as error:
+        told = problem_of(error, "")
+        return {"status": told.status_code, "body": bytes(told.body).decode()}
     app = make_app(services, background=False)
     body = (request["body"] or "").encode()
     headers = [(name.lower().encode(), value.encode()) for name, value in (request.get("headers") or {}).items()]

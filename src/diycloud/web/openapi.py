@@ -16,7 +16,7 @@ from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.groups.models import GroupChanged, GroupPage
 from diycloud.users.actions import ImportUsers
 from diycloud.users.models import Created, Page
-from diycloud.web import problems
+from diycloud.web import oldopenapi, problems
 from diycloud.web.apiwords import EXAMPLES, HEADERS, INTRODUCTION, LOGIN, PARAMETERS
 from diycloud.web.etag import TAGGED, has_tags
 from diycloud.web.problems import MEDIA_TYPE, STATUS, TITLE
@@ -39,6 +39,8 @@ def document() -> dict[str, Any]:
     for route in ROUTES:
         paths.setdefault(PREFIX + route.path, {})[route.method.lower()] = _operation(route, results[route.action])
     paths |= _open_paths()
+    paths |= oldopenapi.paths(paths)
+    components |= oldopenapi.schemas(components)
     return {
         "openapi": "3.1.0",
         "info": {

@@ -29,7 +29,7 @@ from diycloud.actions.download import Download
 from diycloud.actions.parsing import Source
 from diycloud.actions.reach import scope_of
 from diycloud.actions.roles import Scope
-from diycloud.auth.service import SignIn, stranger
+from diycloud.auth.signin import SignIn, stranger
 from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied
 from diycloud.users import repository
 from diycloud.users.usage import Gauges

@@ -14,12 +14,13 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
 from diycloud.actions.action import Action, Kind
-from diycloud.actions.claims import Claim
-from diycloud.actions.dispatcher import Dispatcher, Terms
+from diycloud.actions.actor import Actor
+from diycloud.actions.claims import Answered, Claim
+from diycloud.actions.dispatcher import Context, Dispatcher, Terms
 from diycloud.actions.download import Download
 from diycloud.actions.parsing import Source, parse_action
 from diycloud.auth.actions import Credentials
-from diycloud.auth.service import SignIn, stranger
+from diycloud.auth.signin import SignIn, stranger
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unauthenticated
 from diycloud.groups.models import GroupChanged, GroupDetail
@@ -29,7 +30,7 @@ from diycloud.web import bodies, etag, identity, oldforms, problems, streams
 from diycloud.web.answers import JSON, Answer, answer, download, encode, json_answer, links, shown, shown_to_old
 from diycloud.web.calls import Call, Endpoint
 from diycloud.web.etag import Precondition
-from diycloud.web.idempotency import Keys, parse_key
+from diycloud.web.idempotency import Keys, parse_key, repeated
 from diycloud.web.identity import Visitor
 from diycloud.web.oldclients import OldClients
 from diycloud.web.paths import Paths
@@ -237,11 +238,12 @@ class Rest(BaseRoute):
         """Run a change that has a key, unless it was run before: then its result is None."""
         found = await self._keys.find(claim)
         if found is not None and found.status is not None:
-            return found.status, found.body, None
+            return found.status, await self._recall(route, call, raw, claim, found), None
         try:
             if found is None:
                 result = await self.run(call, route.action, raw, Source.JSON, terms)
             else:
+                await self._recall(route, call, raw, claim, found)
                 result = await self._cut_off(route, call, raw, claim)
                 if result is None:  # the host had refused it, and the crash came before the key was forgotten
                     result = await self.run(call, route.action, raw, Source.JSON, terms)
@@ -251,6 +253,15 @@ class Rest(BaseRoute):
             return status, body, result
         finally:
             self._keys.release(claim)
+
+    async def _recall(self, route: Route, call: Call, raw: dict[str, Any], claim: Claim, found: Answered) -> bytes:
+        """Return the body of an answer, if who asks again may do now what it tells of. Raises PermissionDenied."""
+
+        async def again(ctx: Context, _: object) -> bytes:
+            return await repeated(self._dispatcher, ctx, claim, found)
+
+        body: bytes = await self._dispatcher.recall(_actor(call), route.action, raw, Source.JSON, again)
+        return body
 
     async def _cut_off(self, route: Route, call: Call, raw: dict[str, Any], claim: Claim) -> Any:
         """Return what a request made that a crash cut off, None (and the key is free again) if it made nothing.
@@ -287,13 +298,7 @@ class Rest(BaseRoute):
         source: Source,
         terms: list[Terms] | None = None,
     ) -> Any:
-        actor = call.visitor.actor
-        if b"x-on-behalf-of" in call.given:
-            name = call.given[b"x-on-behalf-of"].decode("latin-1")
-            if not _NAME.match(name):
-                raise InvalidInput.of([FieldError("X-On-Behalf-Of", "is no name of a user")])
-            actor = actor._replace(on_behalf_of=name)
-        return await self._dispatcher.submit(actor, action, raw, source, _together(terms or []))
+        return await self._dispatcher.submit(_actor(call), action, raw, source, _together(terms or []))
 
     async def sent(self, route: Route, call: Call, names: dict[str, str]) -> dict[str, Any]:
         """Return a change's body. names: what its path says already. Raises PermissionDenied for what another site sent."""
@@ -328,6 +333,17 @@ class Rest(BaseRoute):
         return {"ETag": etag.tag(thing)} if etag.has_tag(thing) else {}
 
 
+def _actor(call: Call) -> Actor:
+    """Return who asks, and as whom it is to be done. Raises InvalidInput for what is no name."""
+    actor = call.visitor.actor
+    if b"x-on-behalf-of" not in call.given:
+        return actor
+    name = call.given[b"x-on-behalf-of"].decode("latin-1")
+    if not _NAME.match(name):
+        raise InvalidInput.of([FieldError("X-On-Behalf-Of", "is no name of a user")])
+    return actor._replace(on_behalf_of=name)
+
+
 class _Together(Terms):
     """Several terms, each held."""
 
@@ -338,9 +354,9 @@ class _Together(Terms):
         for part in self._parts:
             part.check(connection)
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: Connection, actor: Actor) -> None:
         for part in self._parts:
-            part.begin(connection)
+            part.begin(connection, actor)
 
     def end(self, connection: Connection, result: object, outcome: str) -> None:
         for part in self._parts:
