@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from diycloud.actions.services import Services
 from diycloud.agent.client import Client
@@ -270,6 +271,128 @@ def test_changes_to_many_stay_within_the_domain(visit: Callable[[str], Visitor])
     assert all('badge-active">active' in text for text in statuses)
     assert head.post("/change-users", user="ada", do="group").text.count('name="group"') == 1
     assert visit("watcher").post("/change-users", user="ada", do="disable").status_code == NO
+
+
+def crowd(database: Database, count: int = 120) -> None:
+    """Add users of both domains, more than a page has."""
+
+    def add(connection: Connection) -> None:
+        for number in range(count):
+            row = {"username": f"u{number:03}", "password_hash": "-", "status": "active", "full_name": "Crowd"}
+            row |= {"domain": "physics" if number % 2 else "default"}
+            repository.add(connection, row, Allocation())
+
+    asyncio.run(database.write(add))
+
+
+def statuses(database: Database) -> dict[str, set[str]]:
+    query = select(users.c.username, users.c.status)
+    found: dict[str, set[str]] = {}
+    for name, status in database.read_now(lambda c: c.execute(query).all()):
+        found.setdefault(status, set()).add(name)
+    return found
+
+
+def hidden(text: str) -> dict[str, str]:
+    """Return what the page's form carries along."""
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
+    return {name: unescape(value) for name, value in fields.items() if name != "csrf"}
+
+
+def test_all_that_match_are_offered_where_a_page_does_not_hold_them(
+    visit: Callable[[str], Visitor], database: Database
+) -> None:
+    boss, head = visit("boss"), visit("head")
+    assert 'name="everyone"' not in boss.get("/users").text, "all are on this page"
+    crowd(database)
+    assert 'name="everyone" value="125"' in boss.get("/users").text
+    assert 'name="everyone" value="62"' in head.get("/users").text, "of the domain"
+    found = boss.get("/users?search=crowd&domain=physics&fragment=1").text
+    assert 'name="everyone" value="60"' in found and "All 60 users that match" in found
+    assert 'name="filter" value="search=crowd&amp;domain=physics"' in found
+    assert 'name="everyone"' not in boss.get("/users?search=u01").text
+    assert 'name="everyone"' not in visit("watcher").get("/users").text
+
+
+def test_all_that_match_are_shown_then_changed(visit: Callable[[str], Visitor], database: Database) -> None:
+    boss = visit("boss")
+    crowd(database)
+    shown = boss.post(
+        "/change-users", user=["u000", "u001"], do="disable", everyone="60", filter="domain=physics&search=u"
+    )
+    assert shown.status_code == OK and "Disable: 60 users" in shown.text and "Other users match" not in shown.text
+    assert statuses(database).keys() == {"active"}, "nothing is done before it is confirmed"
+    done = boss.post("/change-users", **hidden(shown.text), confirm="1")
+    assert ">Done</h2>" in done.text and "60 of 60" in done.text
+    assert statuses(database)["inactive"] == {f"u{number:03}" for number in range(1, 120, 2)}
+    again = boss.post("/change-users", do="enable", everyone="60", filter="status=inactive")
+    boss.post("/change-users", **hidden(again.text), confirm="1")
+    assert statuses(database).keys() == {"active"}
+
+
+def test_all_that_match_are_looked_up_again_before_it_is_done(
+    visit: Callable[[str], Visitor], database: Database
+) -> None:
+    """Somebody who came to match meanwhile, or in the place of somebody else, is shown first."""
+    boss = visit("boss")
+    crowd(database)
+    told = boss.post("/change-users", do="disable", everyone="59", filter="domain=physics&search=crowd")
+    assert "they were 59, they are 60" in told.text
+    asyncio.run(
+        database.write(
+            lambda c: c.exec_driver_sql(
+                "UPDATE users SET domain = CASE username WHEN 'u000' THEN 'physics' ELSE 'default' END"
+                " WHERE username IN ('u000', 'u001')"
+            )
+        )
+    )
+    late = boss.post("/change-users", **hidden(told.text), confirm="1")
+    assert "Other users match by now" in late.text and "Disable: 60 users" in late.text
+    assert statuses(database).keys() == {"active"}
+    boss.post("/change-users", **hidden(late.text), confirm="1")
+    found = statuses(database)["inactive"]
+    assert len(found) == 60 and "u000" in found and "u001" not in found
+
+
+def test_all_that_match_are_those_of_who_asks(visit: Callable[[str], Visitor], database: Database) -> None:
+    """What the form says of the filter is anybody's word: the reach is that of who sends it."""
+    crowd(database)
+    head = visit("head")
+    shown = head.post("/change-users", do="delete", everyone="62", filter="search=u")
+    assert "Delete: 60 users" in shown.text and "they are 60" in shown.text
+    head.post("/change-users", **hidden(shown.text), confirm="1")
+    assert statuses(database)["deleted"] == {f"u{number:03}" for number in range(1, 120, 2)}
+    for query in ("domain=default", "domain=nowhere"):
+        assert head.post("/change-users", do="delete", everyone="60", filter=query).status_code == NO
+    assert head.post("/change-users", do="delete", everyone="60", filter="status=odd").status_code == 422
+    for who in ("watcher", "ada"):
+        assert visit(who).post("/change-users", do="delete", everyone="60", filter="", confirm="1").status_code == NO
+    boss = visit("boss")
+    assert boss.post("/change-users", do="delete", everyone="0", filter="search=nobody").headers["location"] == "/users"
+
+
+def test_all_that_match_get_a_group_and_a_policy(visit: Callable[[str], Visitor], database: Database) -> None:
+    boss = visit("boss")
+    crowd(database)
+    chosen = {"everyone": "60", "filter": "search=crowd&domain=physics"}
+    for verb, answer in (("group", {"group": "lab"}), ("policy", {"policy": "students", "limits": "true"})):
+        asked = boss.post("/change-users", do=verb, **chosen)
+        assert f'name="{verb}"' in asked.text
+        shown = boss.post("/change-users", **hidden(asked.text), **answer)
+        assert f"{'Put into a group' if verb == 'group' else 'Give a policy'}: 60 users" in shown.text
+        done = boss.post("/change-users", **hidden(shown.text), confirm="1")
+        assert ">Done</h2>" in done.text
+    assert 'value="61"' in boss.get("/users?group=lab").text, "ada was in it"
+    assert "<dd>students</dd>" in boss.get("/users/u001").text and "<dd>0.5 cores</dd>" in boss.get("/users/u001").text
+
+
+def test_a_page_of_changes_to_many_ends_somewhere(visit: Callable[[str], Visitor], database: Database) -> None:
+    boss = visit("boss")
+    crowd(database, 620)
+    boss.post("/change-users", user="u619", do="disable", confirm="1")
+    shown = boss.post("/change-users", do="disable", everyone="620", filter="search=crowd").text
+    assert shown.count('class="row-link"') == 500 and "120 more, with nothing in the way" in shown
+    assert shown.index("u619") < shown.index("u000"), "what has something in the way comes first"
 
 
 def test_what_a_change_to_many_still_needs_is_asked_for(visit: Callable[[str], Visitor]) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlencode
 
 import uvicorn
 from starlette.applications import Starlette
@@ -137,6 +138,8 @@ def users(request: Request) -> Response:
     return page(
         request,
         "users_rows.html" if "fragment" in asked else "users.html",
+        everyone=len(found) if len(found) > len(rows.users) else 0,
+        filter=urlencode({k: v for k, v in query.items() if v and k not in ("sort", "descending")}),
         page=rows,
         query=query,
         tenants=asked.get("as") != "head",
@@ -286,13 +289,23 @@ async def change(request: Request) -> Response:
     verb = form.get("do", "disable")
     asked = ASKS.get(verb)
     ready = asked is None or form.get(asked)
-    report = bulk(names, verb, dry_run="confirm" not in form) if ready else None
+    shown: dict[str, Any] = {"verb": verb, "verbs": VERBS, "names": names, "values": form}
     errors = {asked: "is needed"} if asked in form and not ready else {}
     policies = [(one.name, one.name) for one in POLICIES]
-    return page(
-        request, "bulk.html", 422 if errors else 200, verb=verb, verbs=VERBS, names=names, values=form, errors=errors,
-        report=report, policies=policies,
-    )  # fmt: skip
+    if not ready:
+        return page(
+            request, "bulk.html", 422 if errors else 200, stage="ask", errors=errors, policies=policies, **shown
+        )
+    report = bulk(names, verb, dry_run="confirm" not in form)
+    rows = {"report": report, "rows": report.rows, "more": 9_500 if "more" in form else 0}
+    if report.dry_run:
+        return page(request, "bulk.html", stage="preview", **shown, **rows)
+    whole = bytes(page(request, "bulk.html", stage="running", gap="\0", **shown).body)
+    head, _, tail = whole.partition(b"\0")
+    told = page(request, "bulk_progress.html", done=len(names) // 2, rows=len(names), username=names[0]).body
+    done = page(request, "bulk_report.html", stage="done", broken="", **shown, **rows).body
+    parts = [head, told, b"</section>", b"" if "half" in form else done, tail]
+    return Response(b"".join(bytes(part) for part in parts), 200, HEADERS, "text/html; charset=utf-8")
 
 
 def audit(request: Request) -> Response:

@@ -24,6 +24,8 @@ PAGES = (
     "/new-user?as=head",
     "/change-users",
     "/change-users?confirm=1",
+    "/change-users?confirm=1&half=1",
+    "/change-users?more=1",
     "/change-users?do=group",
     "/change-users?do=policy&policy=",
     "/groups",

@@ -19,6 +19,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.conftest import cannot_run
+from tests.host.twins import PASSWORD, Twins
 from tests.invariants import faults, query, rows, settled
 from tests.killing_process import arm, disarm
 from tests.stack import Stack
@@ -27,7 +28,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-"),
 ]
-PASSWORD = "correct horse battery"
 MAX_STEPS = 120
 ROOT = Path(__file__).parents[2]
 
@@ -195,6 +195,18 @@ def test_the_agent_dies_at_every_effect_of_a_change(victims: Victims) -> None:
 
 def test_the_agent_dies_at_every_effect_of_an_import(victims: Victims) -> None:
     assert every_agent_step(victims, importer(victims)) >= 20
+
+
+def test_the_agent_dies_at_every_effect_of_an_import_that_changes_users(victims: Victims) -> None:
+    twins = Twins(victims)
+    assert every_agent_step(victims, twins.act, twins.compare) >= 20
+
+
+def test_the_server_dies_at_every_commit_of_an_import_that_changes_users(victims: Victims) -> None:
+    """The new user: stored, then confirmed. The audit's row of the whole. Three changes in two batches. The end."""
+    twins = Twins(victims)
+    with quiet_server(victims):
+        assert every_server_step(victims, twins.act, twins.compare) >= 8
 
 
 def test_the_agent_dies_at_every_effect_of_a_delete_and_purge(victims: Victims) -> None:

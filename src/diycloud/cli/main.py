@@ -21,6 +21,7 @@ EXIT = {
     "invalid-input": 2,
     "unauthenticated": 3,
     "permission-denied": 4,
+    "proof-needed": 4,
     "not-found": 5,
     "conflict": 6,
     "unsupported": 7,

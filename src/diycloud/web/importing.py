@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -16,18 +15,15 @@ from diycloud.actions.parsing import Source, decode_json, fields_of
 from diycloud.errors import DiyCloudError, InvalidInput
 from diycloud.users.actions import CreateUser, ImportUsers
 from diycloud.users.importing import ImportRefused
-from diycloud.users.models import BulkRow, ImportReport, ImportRow
+from diycloud.users.models import ImportReport
 from diycloud.users.rows import read_table
 from diycloud.web import streams
+from diycloud.web.growing import GAP, growing
 from diycloud.web.portal import Entry, Page
 
 USUAL = ("username", "full_name", "email", "password", "role", "domain", "groups", "policy", "cpu", "memory", "disk")
 """Columns told first, in this order."""
 SECRET = ("password", "password_hash")
-GAP = "\0"
-"""Where the page under way is cut: what is made meanwhile goes there."""
-STEPS = 200
-"""Lines of progress at most."""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -86,7 +82,10 @@ async def import_users(page: Page) -> Response:
         users = _users(sent)
         if sent.confirmed:
             rows, task = streams.begin(work)
-            return page.stream(_under_way(page, sent, len(users["rows"]) if users else 0, rows, task))
+            count = len(users["rows"]) if users else 0
+            whole = page.text("import.html", stage="running", section="users", rows=count, gap=GAP, status=200)
+            parts = growing(page, whole, "import_progress.html", count, rows, lambda: _end(page, sent, task))
+            return page.stream(parts)
         return _preview(page, 200, await work(), sent)
     except ImportRefused as error:
         return _preview(page, 422, error.report, sent)
@@ -112,24 +111,6 @@ def _preview(page: Page, status: int, report: ImportReport, sent: Sent) -> Respo
 
 def _shown(report: ImportReport, sent: Sent) -> dict[str, Any]:
     return {"report": report, "table": _users(sent), "csv": sent.text, "update": sent.update, "json": sent.json}
-
-
-async def _under_way(
-    page: Page, sent: Sent, count: int, rows: AsyncIterator[msgspec.Struct], task: asyncio.Task[ImportReport]
-) -> AsyncIterator[str]:
-    """Give the page as it grows: its head, how far the import is, the report."""
-    whole = page.text("import.html", stage="running", section="users", rows=count, gap=GAP, status=200)
-    head, _, tail = whole.partition(GAP)
-    yield head
-    done, step = 0, max(1, count // STEPS)
-    yield page.text("import_progress.html", done=done, rows=count, username="")
-    async for row in rows:
-        done += 1
-        if isinstance(row, ImportRow | BulkRow) and (done % step == 0 or done == count):
-            yield page.text("import_progress.html", done=done, rows=count, username=row.username)
-    yield "</section>"
-    yield await _end(page, sent, task)
-    yield tail
 
 
 async def _end(page: Page, sent: Sent, task: asyncio.Task[ImportReport]) -> str:

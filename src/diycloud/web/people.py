@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -20,12 +21,15 @@ from diycloud.users.actions import (
     ShowUser,
 )
 from diycloud.users.models import Changed
+from diycloud.users.models import Page as Listed
 from diycloud.web.pages import capacity
 from diycloud.web.portal import Entry, Page, download, field_errors
 from diycloud.web.tenancy import choices, several_domains
 
 USER_AUDIT = 20
 FILTERS = ("search", "status", "role", "domain", "group", "policy")
+MAX_AT_ONCE = 10_000
+"""Users that can be changed at once: what the action takes."""
 LIMITS = ("cpu", "memory", "disk", "tasks")
 LISTS = ("groups", "allowed_client_ip", "container_gids")
 PLACE = (
@@ -54,7 +58,16 @@ async def list_users(page: Page) -> Response:
     shown = {name: raw.get(name, "") for name in FILTERS}
     shown |= {"sort": raw.get("sort", "username"), "descending": "descending" in raw}
     template = "users_rows.html" if query.get("fragment") == "1" else "users.html"
-    return page.render(template, page=found, query=shown, tenants=await several_domains(page), section="users")
+    return page.render(
+        template, page=found, query=shown, tenants=await several_domains(page), section="users", **_whole(found, shown)
+    )
+
+
+def _whole(found: Listed, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return how many could be chosen beyond this page, 0 for none, and the filter that finds them."""
+    several = len(found.users) < found.total <= MAX_AT_ONCE
+    kept = {name: shown[name] for name in FILTERS if shown[name]}
+    return {"everyone": found.total if several else 0, "filter": urlencode(kept)}
 
 
 async def export_users(page: Page) -> Response:
