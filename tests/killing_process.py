@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FILE = "kill/armed"
+AT_REST = "AT REST"
+"""In the server's log when a round of reconcile is over: it commits nothing of its own accord until the next."""
 
 
 def arm(prefix: Path, who: str, step: int) -> None:

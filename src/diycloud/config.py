@@ -7,12 +7,14 @@ DIYCLOUD_<KEY> in the environment overrides (nested keys with two underscores). 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from diycloud.config_sign_in import SignInSettings
 from diycloud.errors import InvalidInput
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -77,6 +79,11 @@ class Paths(msgspec.Struct, frozen=True):
     def keys(self) -> Path:
         """Users' SSH keys, one file each, which sshd reads."""
         return self._at("var/lib/diycloud/keys")
+
+    @property
+    def sign_in(self) -> Path:
+        """What PAM's modules ask of users (host/pam_files.py); root's only."""
+        return self._at("var/lib/diycloud/sign-in")
 
     @property
     def logs(self) -> Path:
@@ -144,10 +151,26 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A session that is not used for so long ends."""
     session_max_hours: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 24
     """A session ends after so long, used or not."""
+    password_min_length: Annotated[int, msgspec.Meta(ge=8, le=64)] = 12
+    """The fewest characters of a password that somebody chooses."""
+    password_max_age_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 0
+    """After so many days a password must be changed at the next sign-in; 0 for never, as NIST SP 800-63B advises."""
+    password_history: Annotated[int, msgspec.Meta(ge=0, le=24)] = 0
+    """How many of their earlier passwords somebody may not choose again; 0 for none."""
+    first_password_days: Annotated[int, msgspec.Meta(ge=0, le=365)] = 14
+    """A password for one time (generated, or given to be changed) holds for so many days; 0 for ever."""
     requests_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1200
-    """How many requests a session may send in a minute; 0 for no limit."""
+    """How many requests a session or API token may send in a minute; 0 for no limit."""
     strangers_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 60
     """How many an address may send on which nobody is signed in (IPv6: a /64); 0 for no limit."""
+    second_factor_roles: tuple[Annotated[str, msgspec.Meta(pattern=r"\A(admin|domain-admin|monitor|user)\Z")], ...] = ()
+    """Roles that must have a second factor, such as `[admin]`; policies can ask for one too (`second_factor`)."""
+    oidc_access_minutes: Annotated[int, msgspec.Meta(ge=1, le=1440)] = 10
+    """How long access tokens and ID tokens hold that applications get for people."""
+    oidc_refresh_days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 30
+    """A refresh token that is not used for so many days ends."""
+    oidc_key_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 90
+    """After so many days ID tokens are signed with a new key; 0: only by `diycloud app rotate-keys`."""
     audit_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] = 365
     """How long the audit is kept."""
     refuse_overcommit: bool = False
@@ -161,12 +184,24 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database_password_file: Annotated[str, msgspec.Meta(pattern=r"\A(/[^\x00\n]+)?\Z")] = ""
     """A file whose first line is the password for PostgreSQL; the server's account must be able to read it."""
 
+    @property
+    def name(self) -> str:
+        """The name people type; the host's own where none is set."""
+        return self.host_name or socket.gethostname()
+
+    @property
+    def address(self) -> str:
+        """The portal's whole address, with a slash at its end."""
+        host = f"[{self.name}]" if ":" in self.name else self.name
+        return f"https://{host}{'' if self.https_port == 443 else f':{self.https_port}'}/"
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of config.yaml."""
 
     agent: AgentSettings = AgentSettings()
     server: ServerSettings = ServerSettings()
+    sign_in: SignInSettings = SignInSettings()
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -228,7 +263,10 @@ def _check(values: dict[str, object], lines: dict[str, str], path: Path) -> Sett
                 msgspec.convert(value, known[name].type, strict=True)
             except msgspec.ValidationError as error:
                 raise InvalidInput(f"{where}: {error}.") from error
-        found[section.name] = msgspec.convert(given, section.type)
+        try:
+            found[section.name] = msgspec.convert(given, section.type)
+        except msgspec.ValidationError as error:  # what only the keys of a section together show
+            raise InvalidInput(f"{path}, {lines.get(section.name, '?')}: {section.name}: {error}.") from error
     if values:
         name = next(iter(values))
         raise InvalidInput(

@@ -3,6 +3,7 @@
 DiyCloudError           code            HTTP  exit
 ├── InvalidInput        invalid-input   422   2     a value breaks a rule; carries every field at fault
 ├── Unauthenticated     unauthenticated 401   3
+│   └── SecondFactorNeeded second-factor-needed 401 3  the password is right; the second factor is still to be shown
 ├── PermissionDenied    permission-denied 403 4
 │   └── ProofNeeded     proof-needed    403   4     who asks must first prove anew who they are
 ├── NotFound            not-found       404   5
@@ -64,6 +65,17 @@ class Unauthenticated(DiyCloudError):
     """Nobody is signed in, or the credentials do not hold."""
 
     code = "unauthenticated"
+
+
+class SecondFactorNeeded(Unauthenticated):
+    """The password is right, and more is asked. ticket: what to come back with, within five minutes; ways: what may be shown."""
+
+    code = "second-factor-needed"
+
+    def __init__(self, message: str, hint: str = "", *, ticket: str = "", ways: Iterable[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.ticket = ticket
+        self.ways = tuple(ways)
 
 
 class PermissionDenied(DiyCloudError):
@@ -129,6 +141,7 @@ BY_CODE: dict[str, type[DiyCloudError]] = {
     for cls in (
         InvalidInput,
         Unauthenticated,
+        SecondFactorNeeded,
         PermissionDenied,
         ProofNeeded,
         NotFound,

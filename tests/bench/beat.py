@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import select
 import statistics
 import subprocess
@@ -39,10 +40,11 @@ class Delays:
 
 
 @contextmanager
-def beating(url: str, every_ms: float = 5) -> Iterator[Delays]:
-    """Ask a path all the while, from the load core, in a process of its own."""
+def beating(url: str, every_ms: float = 5, *, token: str = "") -> Iterator[Delays]:
+    """Ask a path all the while, from the load core, in a process of its own. token: of who asks."""
     command = ["taskset", "-c", str(LOAD_CORE), sys.executable, "-m", "tests.bench.beat", url, str(every_ms)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    environment = os.environ | {"BENCH_TOKEN": token}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     process.stdout.readline()  # it has begun
     found = Delays()
@@ -57,9 +59,11 @@ def beat(url: str, every: float) -> list[float]:
     """Return the latencies in ms. every: seconds. Raises RuntimeError if the server refuses."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=600)
+    token = os.environ.get("BENCH_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def ask() -> None:
-        connection.request("GET", parts.path)
+        connection.request("GET", parts.path, headers=headers)
         answer = connection.getresponse()
         answer.read()
         if answer.status != 200:

@@ -12,6 +12,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.cluster import Cluster
 from tests.conftest import cannot_run
 from tests.host.twins import PASSWORD, Twins
 from tests.invariants import faults, query, rows, settled
-from tests.killing_process import arm, disarm
+from tests.killing_process import AT_REST, arm, disarm
 from tests.stack import Stack
 
 pytestmark = [
@@ -63,7 +64,16 @@ class Victims:
         if who == "agent":
             self.stack.start_agent("tests.killing_agent")
         else:
-            self.stack.start_server("tests.killing_server")
+            self.start_quiet_server()
+
+    def start_quiet_server(self) -> None:
+        """Start a server that commits nothing of its own accord from here on, so that commits can be counted."""
+        rounds = self.stack.log("server").count(AT_REST)
+        self.stack.start_server("tests.killing_server")
+        deadline = time.monotonic() + 15
+        while self.stack.log("server").count(AT_REST) == rounds:
+            assert time.monotonic() < deadline, self.stack.log("server")[-2000:]
+            time.sleep(0.02)
 
     def run(self, *words: str, input: str | None = None) -> int:
         return self.stack.cli(*words, input=input, ok=None).returncode
@@ -130,13 +140,12 @@ def _agree(victims: Victims, when: str) -> None:
 
 @contextlib.contextmanager
 def quiet_server(victims: Victims) -> Iterator[None]:
-    """A server that commits nothing of its own accord once it is up, so that commits can be counted."""
-    stack = victims.stack
-    stack.stop_server(signal.SIGKILL)
-    stack.start_server("tests.killing_server")
-    settled(stack)
+    """Quiet servers for as long, however often they die."""
+    settled(victims.stack)
+    victims.stack.stop_server(signal.SIGKILL)
+    victims.start_quiet_server()
     yield
-    stack.stop_server(signal.SIGKILL)
+    victims.stack.stop_server(signal.SIGKILL)
     victims.start_server()
 
 

@@ -101,7 +101,7 @@ def test_a_number_of_sudoers_is_given_to_nobody(tmp_path: Path) -> None:
     from diycloud.host.accounts import HostAccounts
 
     fake, agent = make(tmp_path, sudoers="%#20002 ALL=ALL\nbob, #20001 ALL=ALL\n# alice 20003\n")
-    assert agent.registry.free_uids(2, HostAccounts(fake).ids) == [20_003, 20_004]
+    assert agent.registry.free_numbers(2, HostAccounts(fake).ids) == [20_003, 20_004]
 
 
 def test_an_orphan_is_given_to_no_new_user_until_its_row_is_back(tmp_path: Path) -> None:

@@ -94,13 +94,13 @@ def test_the_first_start_writes_a_header_for_root_only() -> None:
 def test_gids_are_never_given_twice_nor_taken_from_the_host_or_the_accounts() -> None:
     fake = with_file(HEAD + CHEM + BIO)
     found = registry(fake)
-    assert found.free_gids(3, {10_002}) == [10_003, 10_004, 10_008], "10005–10007 are accounts'"
-    found.store({"physics": 10_003})
+    assert found.free_numbers(3, {10_002}) == [10_003, 10_004, 10_008], "10005–10007 are accounts'"
+    found.put({"physics": 10_003})
     found.forget(["physics", "chem", "nobody"])
     assert fake.read(FILE) == "diycloud-groups 1 10004\n" + BIO
-    assert registry(fake).free_gids(1, ()) == [10_004]
+    assert registry(fake).free_numbers(1, ()) == [10_004]
     with pytest.raises(Unavailable, match="used up"):
-        registry(fake).free_gids(4, ())
+        registry(fake).free_numbers(4, ())
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_a_disk_that_is_full_changes_nothing_in_memory() -> None:
             raise HostError("No space left on device")
 
     found = registry(Full({str(FILE): HEAD + CHEM, str(MARK): ""}))
-    for act in (lambda: found.store({"bio": 10_002}), lambda: found.forget(["chem"])):
+    for act in (lambda: found.put({"bio": 10_002}), lambda: found.forget(["chem"])):
         with pytest.raises(HostError):
             act()
-    assert (dict(found.gids), found.next_gid) == ({"chem": 10_000}, 10_002)
+    assert (dict(found.gids), found.next_number) == ({"chem": 10_000}, 10_002)
 
 
 def test_with_a_broken_file_nothing_of_groups_is_done_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_one_that_fails_holds_up_no_other_and_is_taken_back(tmp_path: Path) -> N
     refused, made, known = groups.ensure_groups(agent, SERVER, ["elsewhere", "physics", "sudo"])
     assert ([refused.code, made.code, known.code], refused.uid) == (["conflict", "", "permission-denied"], None)
     assert agent.groups.get("elsewhere") is None
-    assert agent.groups.next_gid == 10_004, "a number below another that was given stays used up"
+    assert agent.groups.next_number == 10_004, "a number below another that was given stays used up"
 
 
 def test_what_is_refused_again_and_again_uses_up_no_numbers(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_name_twice_and_a_range_that_is_used_up(tmp_path: Path) -> None:
     _, agent = make(tmp_path)
     with pytest.raises(InvalidInput, match="twice"):
         groups.ensure_groups(agent, SERVER, ["a", "a"])
-    agent.groups.next_gid = 20_000
+    agent.groups.next_number = 20_000
     with pytest.raises(Unavailable, match="gid_max"):
         groups.ensure_groups(agent, SERVER, ["physics"])
 

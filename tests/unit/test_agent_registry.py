@@ -35,7 +35,7 @@ def entry(name: str, uid: int, generation: int = 1) -> Entry:
 def test_the_first_start_writes_a_header_for_root_only() -> None:
     fake = host()
     found = registry(fake)
-    assert (found.problem, found.entries, found.next_uid) == ("", {}, 20_000)
+    assert (found.problem, found.entries, found.next_number) == ("", {}, 20_000)
     assert fake.files[str(PATH)].text == "diycloud-managed 1 20000\n"
     assert fake.files[str(PATH)].mode == 0o600
 
@@ -64,13 +64,13 @@ def test_a_posix_shell_reads_every_line(tmp_path: Path) -> None:
 def test_uids_are_never_given_twice_and_never_taken_from_the_host() -> None:
     fake = host(HEAD + ALICE + BOB)
     found = registry(fake)
-    assert found.free_uids(2, {20_002, 20_004}) == [20_003, 20_005]
+    assert found.free_numbers(2, {20_002, 20_004}) == [20_003, 20_005]
     found.store([entry("carol", 20_005)])
     found.forget(["carol", "alice"])
-    assert registry(fake).next_uid == 20_006
-    assert registry(fake).free_uids(1, ()) == [20_006]
+    assert registry(fake).next_number == 20_006
+    assert registry(fake).free_numbers(1, ()) == [20_006]
     with pytest.raises(Unavailable, match="used up"):
-        registry(fake).free_uids(6, ())
+        registry(fake).free_numbers(6, ())
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_changes_nothing_in_memory() -> None:
         with pytest.raises(HostError):
             act()
     assert list(found.entries) == ["alice"]
-    assert found.next_uid == 20_002
+    assert found.next_number == 20_002
 
 
 def test_a_batch_is_one_write() -> None:

@@ -322,7 +322,7 @@ def test_an_adopted_account_has_a_line_and_nothing_else_is_changed(tmp_path: Pat
     assert fake.ran == []
     agent = agent_after_a_restart(fake, agent)
     assert agent.registry.entries["bob"].uid == 20_050
-    assert agent.registry.free_uids(1, []) == [20_051], "no number is given twice"
+    assert agent.registry.free_numbers(1, []) == [20_051], "no number is given twice"
     assert "bob" not in found(agent)
 
 

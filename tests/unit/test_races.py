@@ -51,6 +51,15 @@ def test_an_older_databases_generations_are_raised_above_the_agents(database: Da
     assert row.generation != row.host_generation
 
 
+def test_a_change_that_overtook_the_list_on_its_way_is_no_older_database(database: Database) -> None:
+    user = add(database, "ada")
+    asyncio.run(database.write(repository.change, user, {"full_name": "Ada"}))
+    before = database.read_now(repository.by_id, user)
+    assert before is not None
+    asyncio.run(database.write(repository.overtake, [("ada", before.generation)]))
+    assert database.read_now(repository.by_id, user) == before
+
+
 def test_throttled_tries_are_recorded_once_a_minute_for_each_network() -> None:
     now = [100.0]
     throttle = Throttle(lambda: now[0])

@@ -14,7 +14,8 @@ class Actor(NamedTuple):
     via: cli, rest, portal or system. must_change_password: nothing but that is allowed until it is done. domain: the
     user's. on_behalf_of: as whom it is to be done; the dispatcher makes that user the actor and then keeps in `real` who
     asked. methods, proved_at: how the session was begun (RFC 8176), and when, or proved anew (Unix seconds). scopes: of an API
-    token, the only permissions it lends; None for all of the role's.
+    token, the only permissions it lends; None for all of the role's. token_id: the API token's. must_enrol: nothing but setting up
+    a second factor is allowed until it is done.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Actor(NamedTuple):
     methods: str = ""
     proved_at: int = 0
     scopes: frozenset[str] | None = None
+    token_id: int | None = None
+    must_enrol: bool = False
 
     @property
     def is_root(self) -> bool:

@@ -27,8 +27,9 @@ from diycloud.db.tables import idempotency_keys as keys
 from diycloud.errors import PermissionDenied
 
 KEPT_S = 86_400
-ONCE = "The generated passwords were shown in the first answer only; set another where one is lost."
-_SECRET = "password"  # noqa: S105 - the name of a field
+ONCE = "Generated passwords and secrets were shown in the first answer only; set another where one is lost."
+_SECRETS = ("password", "secret")
+"""Names of fields that are shown once."""
 _SUM = 32
 """Bytes of a sum; the column has two of them, of the request and of the rights."""
 _IS = (keys.c.actor == bindparam("of")) & (keys.c.key == bindparam("named"))
@@ -108,7 +109,7 @@ def read(connection: Connection, actor: str, key: str) -> Answered | None:
 
 
 def names_with_secrets(body: bytes) -> set[str]:
-    """Return whose generated passwords an answer's JSON holds."""
+    """Return whose generated passwords or secrets an answer's JSON holds."""
     return {_whose(node) for node in _with_secrets(msgspec.json.decode(body))}
 
 
@@ -119,16 +120,16 @@ def without_secrets(body: bytes, of: Collection[str] | None = None) -> bytes:
     if not had:
         return body
     for node in had:
-        node[_SECRET] = None
+        node.update(dict.fromkeys(node.keys() & set(_SECRETS)))
     if isinstance(found, dict) and isinstance(found.get("warnings"), list):
         found["warnings"].append(ONCE)
     return msgspec.json.encode(found)
 
 
 def _with_secrets(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object below a node that holds a password."""
+    """Yield every object below a node that holds a password or secret."""
     if isinstance(node, dict):
-        if node.get(_SECRET) is not None:
+        if any(node.get(name) is not None for name in _SECRETS):
             yield node
         node = list(node.values())
     if isinstance(node, list):

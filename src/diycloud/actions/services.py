@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
+from diycloud.actions.waiting import Waiting
 from diycloud.agent.protocol import Capacity as AskCapacity
 from diycloud.agent.protocol import HostCapacity, Message, SyncReport, Wish
 from diycloud.config import Settings
@@ -53,6 +54,11 @@ class Throttle(Protocol):
 
     def is_news(self, address: str) -> bool: ...
 
+    def waiting(self) -> Sequence[tuple[str, str, str, int, int]]: ...
+
+    @property
+    def codes(self) -> Throttle: ...
+
 
 class Services:
     """The process's own parts."""
@@ -73,6 +79,12 @@ class Services:
         self.throttle = throttle
         self.settings = settings
         self.vault = vault or Vault.of_this_process()
+        self.tickets: Waiting[Any] = Waiting(seconds=300)
+        """Sign-ins that wait for their second factor (auth/signin.py)."""
+        self.challenges: Waiting[Any] = Waiting(seconds=300)
+        """What browsers were asked to sign with a passkey (auth/passkeys.py)."""
+        self.new_secrets: Waiting[Any] = Waiting(seconds=900, each=1)
+        """Secrets of apps that have shown no code yet (auth/factor_service.py)."""
         self.group_changes = asyncio.Lock()
         """Held by whoever has the host make or remove groups (groups/host.py)."""
         self.report = SyncReport()

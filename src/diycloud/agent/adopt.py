@@ -148,7 +148,7 @@ def _check(agent: Agent, host: HostAccounts, account: PosixAccount, shared: Coll
         raise Conflict(f"The number {uid} has another name too.", "Two names of one number cannot be told apart.")
     if any(entry.uid == uid for entry in agent.registry.entries.values()):
         raise Conflict(f"The number {uid} is managed under another name.")
-    if uid >= agent.registry.next_uid and settings.uid_max - uid < MIN_LEFT:
+    if uid >= agent.registry.next_number and settings.uid_max - uid < MIN_LEFT:
         raise Conflict(f"Above {uid} too few numbers are left for new users.", "Raise agent.uid_max.")
     accounts.check_ordinary(host, account, allowed_groups=agent.allowed_groups(host))
     accounts.check_shell(host, account.shell)

@@ -89,7 +89,7 @@ def _plan(
             ours = before is not None and not _is_anothers(agent, before, account)
             refused[name] = failure(name, error, before.uid if before and ours else None)
     new = [step for step in steps if step.before is None]
-    uids = agent.registry.free_uids(len(new), host.ids) if new else []
+    uids = agent.registry.free_numbers(len(new), host.ids) if new else []
     for step, uid in zip(new, uids, strict=True):
         step.entry = step.entry._replace(uid=uid)
     return steps, refused

@@ -35,7 +35,7 @@ def ensure_groups(agent: Agent, caller: Caller, names: Sequence[str]) -> list[Ou
             refused[name] = _refusal(name, agent.groups.get(name), error)
     new = [name for name in names if name not in refused and agent.groups.get(name) is None]
     if new:
-        agent.groups.store(dict(zip(new, agent.groups.free_gids(len(new), host.ids), strict=True)))
+        agent.groups.put(dict(zip(new, agent.groups.free_numbers(len(new), host.ids), strict=True)))
     outcomes = [refused.get(name) or _ensure(agent, host, name, new=name in new) for name in names]
     _take_back(agent, [outcome.name for outcome in outcomes if outcome.code and outcome.name in new])
     for outcome in outcomes:

@@ -61,6 +61,13 @@ KeyLine = Annotated[
 ]
 """A line of authorized_keys(5) without options."""
 Network = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?\Z")]
+NOWHERE = "0.0.0.0/32"  # noqa: S104  # nobody comes from there
+"""The network of a user whose own cannot be read: that is no reason to let them in from anywhere."""
+Secret = Annotated[str, msgspec.Meta(pattern=r"\A([A-Z2-7]{16,128})?\Z")]
+"""What codes are made of (RFC 6238), in base32; empty for none."""
+Step = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+Fingerprint = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""Of a password field of shadow(5): agent/passwords.py."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +91,9 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: grows with every change of the wish; an older one is refused. The UID is the agent's choice.
     groups: the managed groups it is to be a member of, beside its private one. Its membership in groups that are not
     managed is left as it is; a name that is not a managed group is left out, with a warning in the Outcome.
+    networks: where sign-ins by SSH may come from, anywhere if there are none; secret: of the codes that a sign-in by
+    password asks for; uncoded: a password alone does not do, and there are no codes to ask for.
+    must_change_password: the password that the server set is good for one sign-in.
     """
 
     name: Name
@@ -93,6 +103,10 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     full_name: Gecos = ""
     shell: Shell = "/bin/bash"
     groups: Annotated[list[Name], msgspec.Meta(max_length=64)] = []
+    networks: Annotated[list[Network], msgspec.Meta(max_length=64)] = []
+    secret: Secret = ""
+    uncoded: bool = False
+    must_change_password: bool = False
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="message"):
@@ -116,14 +130,13 @@ class HashPasswords(Message, frozen=True, tag="hash-passwords"):
 class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A wish with, when the password changes, its new shadow hash. create: False refuses a name not yet managed.
 
-    keys: the SSH keys that open the account from networks (from anywhere if there are none); None leaves them.
+    keys: the SSH keys that open the account from the wish's networks; None leaves them.
     """
 
     wish: Wish
     shadow: Shadow | None = None
     create: bool = False
     keys: Annotated[list[KeyLine], msgspec.Meta(max_length=32)] | None = None
-    networks: Annotated[list[Network], msgspec.Meta(max_length=64)] = []
 
 
 class EnsureAccounts(Message, frozen=True, tag="ensure-accounts"):
@@ -219,6 +232,39 @@ class ChangeOwnPassword(Message, frozen=True, tag="change-own-password"):
     shadow: Shadow
 
 
+class IsPasswordForeign(Message, frozen=True, tag="is-password-foreign"):
+    """Tell whether somebody else than the server set the account's password last. Answer: bool.
+
+    False for what is not managed, and where there is no password.
+    """
+
+    name: Name
+
+
+class VerifyPassword(Message, frozen=True, tag="verify-password"):
+    """Compare a password with a managed account's, as the host has it. Answer: Verified."""
+
+    name: Name
+    password: Password
+
+
+class ConfirmPassword(Message, frozen=True, tag="confirm-password"):
+    """Note that the server knows the account's password of this fingerprint. Answer: None."""
+
+    name: Name
+    fingerprint: Fingerprint
+
+
+class SpendStep(Message, frozen=True, tag="spend-step"):
+    """Note that the code of a time step was used at the server. Answer: bool, False if PAM has taken it before.
+
+    step: 30 s since 1970. True for an account without codes.
+    """
+
+    name: Name
+    step: Step
+
+
 class ListTrash(Message, frozen=True, tag="list-trash"):
     """Tell what was purged and is kept for a while. Answer: list of Trashed, the oldest first, MAX_FOUND at most."""
 
@@ -261,6 +307,10 @@ AnyMessage = (
     | AdoptAccounts
     | GrantSudo
     | ChangeOwnPassword
+    | IsPasswordForeign
+    | VerifyPassword
+    | ConfirmPassword
+    | SpendStep
     | ListTrash
     | EmptyTrash
     | ReadUsage
@@ -331,6 +381,12 @@ class GroupRemains(msgspec.Struct, frozen=True):
     more: bool = False
 
 
+class Verified(msgspec.Struct, frozen=True):
+    """fingerprint: of the password field that was compared with, empty if the password is another."""
+
+    fingerprint: str = ""
+
+
 class Archived(msgspec.Struct, frozen=True):
     """path, bytes: of the file, both empty if there was no home; left_out: entries of the home that are not in it."""
 
@@ -388,6 +444,7 @@ class SyncReport(msgspec.Struct, frozen=True):
     remade: accounts that were missing on the host, known or new: they have no password until one is set.
     overtaken: names whose wish is older than the agent's, with the agent's generation, and was therefore not applied. A
     wish may also have been overtaken on its way, so compare with the generation that it has by now.
+    foreign: accounts whose password somebody else than the server set (passwd, chpasswd).
     """
 
     created: list[str] = []
@@ -397,3 +454,4 @@ class SyncReport(msgspec.Struct, frozen=True):
     stopped: str = ""
     remade: list[str] = []
     overtaken: list[tuple[str, int]] = []
+    foreign: list[str] = []

@@ -9,18 +9,45 @@ from msgspec import Meta
 
 from diycloud.actions.action import Action, Audited, Permission, action
 from diycloud.actions.download import Download
-from diycloud.actions.entry import Entry
-from diycloud.actions.fields import DomainName, Password, Search, Username
-from diycloud.auth.models import KeyList
-from diycloud.users.models import Changed
+from diycloud.actions.fields import DomainName, Flag, PageSize, Password, Search, Username
+from diycloud.auth.models import (
+    AuditPage,
+    KeyList,
+    PasswordChanged,
+    Proved,
+    SessionList,
+    SessionPage,
+    TokenCreated,
+    TokenList,
+    WaitList,
+)
 
 
 @action("password.change", needs=Permission.ACCOUNT, target="")
-class ChangePassword(Action[Changed], frozen=True):
-    """Change your own password; all your other sessions end."""
+class ChangePassword(Action[PasswordChanged], frozen=True):
+    """Change your own password; all your other sessions and your API tokens end."""
 
     current: Password
     password: Password
+    keep_tokens: Annotated[Flag, Meta(extra={"help": "let your API tokens live on"})] = False
+
+
+Code = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        pattern=r"\A[A-Za-z0-9 -]*\Z",
+        extra={"rule": "letters, digits, blanks and -", "secret": True, "help": "code of your second factor"},
+    ),
+]
+
+
+@action("session.prove", needs=Permission.ACCOUNT, target="")
+class Prove(Action[Proved], frozen=True):
+    """Prove anew who you are, before what changes how you sign in; your session goes on under another token."""
+
+    password: Password
+    code: Code = ""
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +58,18 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     username: Annotated[str, Meta(extra={"rule": "text", "help": "name"})]
     password: Annotated[str, Meta(extra={"rule": "text", "secret": True, "help": "password"})]
+    code: Annotated[str, Meta(extra={"rule": "text", "secret": True, "help": "code of the second factor"})] = ""
+
+
+class SecondStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What finishes a sign-in whose password was right: the ticket that it got, and one of the ways it named.
+
+    code: of the app, or a recovery code; passkey: what navigator.credentials.get gave, as JSON text.
+    """
+
+    ticket: Annotated[str, Meta(extra={"rule": "text", "secret": True, "help": "ticket of the first step"})]
+    code: Annotated[str, Meta(extra={"rule": "text", "secret": True, "help": "code of the second factor"})] = ""
+    passkey: Annotated[str, Meta(extra={"rule": "text", "secret": True, "help": "answer of the browser"})] = ""
 
 
 @action("session.end", needs=Permission.ACCOUNT, target="")
@@ -42,13 +81,6 @@ Outcome = Annotated[
     Literal["done", "refused", "failed", "crashed", "started"],
     Meta(extra={"rule": "one of: done, refused, failed, crashed, started", "help": "how it ended"}),
 ]
-
-
-class AuditPage(msgspec.Struct, frozen=True):
-    """Entries, newest first. next: what `before` asks for the following page, None at the end."""
-
-    entries: list[Entry]
-    next: int | None = None
 
 
 _WHEN = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?)?\Z"
@@ -142,11 +174,54 @@ class RemoveKey(Action[KeyList], frozen=True):
     fingerprint: Fingerprint
 
 
-@action("session.end-all", needs=Permission.USERS_PASSWORD)
-class EndSessions(Action[None], frozen=True):
-    """Sign a user out everywhere: every session of theirs ends."""
+SessionId = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[1-9][0-9]{0,17}\Z",
+        extra={"rule": "a session's number, as the list shows it", "help": "which session"},
+    ),
+]
+
+
+@action("session.list", needs=Permission.SESSIONS_READ, audited=Audited.NO, target="")
+class ListSessions(Action[SessionPage], frozen=True, kw_only=True):
+    """Show who is signed in: every session that holds, the newest sign-in first."""
+
+    user: Annotated[Search, Meta(extra={"help": "only this user's"})] = ""
+    address: Annotated[Search, Meta(extra={"help": "only those begun from this address"})] = ""
+    before: Annotated[
+        int, Meta(ge=0, le=2**53, extra={"rule": "a session's number", "help": "only sessions before this one"})
+    ] = 0
+    limit: PageSize = 50
+
+
+@action("session.show", needs=Permission.SESSIONS_READ, audited=Audited.NO)
+class ShowSessions(Action[SessionList], frozen=True):
+    """Show where a user is signed in."""
 
     username: Username
+
+
+@action("session.revoke", needs=Permission.SESSIONS)
+class EndSession(Action[None], frozen=True):
+    """End one session of a user."""
+
+    username: Username
+    session: SessionId
+
+
+@action("session.end-all", needs=Permission.SESSIONS)
+class EndSessions(Action[None], frozen=True):
+    """Sign a user out everywhere: every session and every API token of theirs ends."""
+
+    username: Username
+    keep_this: Annotated[Flag, Meta(extra={"help": "but for the session that asks"})] = False
+    keep_tokens: Annotated[Flag, Meta(extra={"help": "but for the API tokens"})] = False
+
+
+@action("throttle.list", needs=Permission.SESSIONS_READ, audited=Audited.NO, target="")
+class ListWaiting(Action[WaitList], frozen=True):
+    """Show which accounts and addresses must wait after failed sign-ins, and how long."""
 
 
 @action("throttle.clear", needs=Permission.USERS_PASSWORD)
@@ -154,3 +229,56 @@ class ClearThrottle(Action[None], frozen=True):
     """Let a user who mistyped the password too often try again at once."""
 
     username: Username
+
+
+Label = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?=\S)[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]{1,60}(?<=\S)\Z",
+        extra={"rule": "1–60 printable characters, no blank at the ends", "help": "what it is for, in your own words"},
+    ),
+]
+Scopes = Annotated[
+    tuple[Annotated[str, Meta(max_length=40, pattern=r"\A[a-z:-]+\Z")], ...],
+    Meta(
+        min_length=1,
+        max_length=60,
+        extra={
+            "rule": "permissions such as users:read, or read (all that only looks), or all",
+            "help": "permissions it lends, commas between; read: all that only looks; all: everything a token may",
+        },
+    ),
+]
+Days = Annotated[int, Meta(ge=1, le=366, extra={"rule": "1–366", "help": "days until it ends"})]
+KeyId = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z2-7]{12}\Z",
+        extra={"rule": "12 characters: what stands after dct_", "help": "the token's key id"},
+    ),
+]
+
+
+@action("token.create", needs=Permission.TOKENS)
+class CreateToken(Action[TokenCreated], frozen=True):
+    """Make an API token of your own for a script; it is shown once."""
+
+    username: Username
+    label: Label
+    scopes: Scopes = ("read",)
+    days: Days = 90
+
+
+@action("token.list", needs=Permission.TOKENS_READ, audited=Audited.NO)
+class ListTokens(Action[TokenList], frozen=True):
+    """List a user's API tokens, without their secrets."""
+
+    username: Username
+
+
+@action("token.revoke", needs=Permission.TOKENS)
+class RevokeToken(Action[None], frozen=True):
+    """End an API token."""
+
+    username: Username
+    key_id: KeyId

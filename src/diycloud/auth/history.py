@@ -14,7 +14,8 @@ from diycloud.actions import audit
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.download import Download, pages
 from diycloud.actions.entry import Entry
-from diycloud.auth.actions import AuditFilter, AuditPage, ExportAudit, ListAudit
+from diycloud.auth.actions import AuditFilter, ExportAudit, ListAudit
+from diycloud.auth.models import AuditPage
 from diycloud.errors import FieldError, InvalidInput
 
 EXPORT_PAGE = 1000

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id, verify
 
+from diycloud.auth.common import is_listed
 from diycloud.errors import Unavailable
 
 P = ParamSpec("P")
@@ -27,6 +28,7 @@ MEMORY, PASSES = 19 << 20, 2
 OLD = "sha256$"
 """Begins an unsalted SHA-256 of an old database (users/legacy.py)."""
 MIN_LENGTH = 12
+"""Unless server.password_min_length says another."""
 _ALPHABET = (
     "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # without l I 1 O 0 o: read aloud, typed from paper
 )
@@ -99,13 +101,13 @@ def generate_password(length: int = 16) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
-def weakness(password: str, *, own: tuple[str, ...] = ()) -> str | None:
+def weakness(password: str, *, own: tuple[str, ...] = (), min_length: int = MIN_LENGTH) -> str | None:
     """Return why a password is too weak, None if it is not. own: the person's names and address.
 
     Length and closeness to the person's own data count, composition does not (NIST SP 800-63B, 3.1.1.2).
     """
-    if len(password) < MIN_LENGTH:
-        return f"at least {MIN_LENGTH} characters"
+    if len(password) < min_length:
+        return f"at least {min_length} characters"
     lower = password.lower()
     if len(set(lower)) < 5:
         return "more than a few different characters"
@@ -127,7 +129,7 @@ abc test guest root user student teacher class summer winter spring autumn janua
 linux ubuntu debian docker jupyter notebook server cloud diycloud university school company
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
-"""What most guessed passwords are made of, with digits, years and signs around it."""
+"""What guesses at a place like this begin with; the long lists (auth/common.py) know people's words in general."""
 _LOOKALIKE = str.maketrans("013457@$!", "oieastasi")
 _AROUND = re.compile(r"\A[^a-z]+|[^a-z]+\Z")
 
@@ -135,11 +137,16 @@ _AROUND = re.compile(r"\A[^a-z]+|[^a-z]+\Z")
 def _is_common(lower: str) -> bool:
     """Tell whether a password is one common word, perhaps repeated or written 1ike th1s, with digits and signs around."""
     core = _AROUND.sub("", lower)
+    units = set()
     for text in (core, core.translate(_LOOKALIKE)):
         letters = "".join(c for c in text if c.isalpha())
-        if any(letters == word * times for word in _COMMON for times in (1, 2, 3)):
-            return True
-    return False
+        units |= {_unit(text), _unit(letters)}
+    return not units.isdisjoint(_COMMON) or is_listed(lower, _unit(lower), *units)
+
+
+def _unit(text: str) -> str:
+    """Return what a text repeats, the text itself if nothing: dragondragon is a dragon."""
+    return text[: (text + text).find(text, 1)]
 
 
 def _is_run(text: str) -> bool:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import time
 
 from diycloud.actions.actor import Actor
-from diycloud.errors import PermissionDenied, ProofNeeded
+from diycloud.actions.services import Services
+from diycloud.auth import factors
+from diycloud.errors import PermissionDenied, ProofNeeded, Unavailable
+from diycloud.users.models import Row
 
 FRESH_S = 15 * 60
 """How long a proof counts: from signing in, or from `session.prove`."""
+
+
+def is_fresh(actor: Actor) -> bool:
+    """Tell whether who acts has proved it just now, so that `require` would let them; the host's own root needs no proof."""
+    who = actor.real or actor
+    return who.user_id is None or (who.session_id is not None and time.time() - who.proved_at <= FRESH_S)
 
 
 def require(actor: Actor) -> None:
@@ -21,5 +30,35 @@ def require(actor: Actor) -> None:
         return
     if who.scopes is not None or who.session_id is None:
         raise PermissionDenied("An API token may not change how somebody signs in.", "Sign in, at the portal or by REST.")
-    if time.time() - who.proved_at > FRESH_S:
+    if not is_fresh(actor):
         raise ProofNeeded("This needs your password once more.", "Confirm it is you, then send it again.")
+
+
+async def password_holds(services: Services, row: Row, password: str, address: str) -> bool:
+    """Tell whether a password is a user's, slowed down as at signing in: a session that was left open is no way to guess it.
+
+    Raises TooManyRequests, Unavailable.
+    """
+    services.throttle.check(row.username, address)
+    services.throttle.failed(row.username, address)  # until it is known: guesses sent all at once count too
+    try:
+        right = await services.hasher.verify(password, row.password_hash)
+    except Unavailable:
+        services.throttle.uncount(row.username, address)  # nothing was tried
+        raise
+    if right:
+        services.throttle.uncount(row.username, address)
+    return right
+
+
+async def holds(services: Services, row: Row, password: str, code: str, address: str) -> bool:
+    """Tell whether password and, of who has a second factor, code are a user's: one answer, whichever of them is wrong.
+
+    Raises TooManyRequests, Unavailable.
+    """
+    right = await password_holds(services, row, password, address)
+    if right and (await services.database.read(factors.state, row.id)).any:
+        right = await factors.prove_code(services, row, code)
+        if not right:
+            services.throttle.failed(row.username, address)
+    return right

@@ -1,8 +1,11 @@
 """Signing in: from a name and what is proved to a session.
 
     prove      who it is, by a password or by an outside provider; the account may sign in, from there
-    factors    what is still asked of them (auth/factors.py); they come back with a ticket
-    begin      the session
+    go_on      to the session, or with a ticket to the second factor if there is one (auth/factors.py)
+    second     the ticket, and a code or a passkey; one of the two only knows nothing
+    begin      the session; only now is anything noted about the user
+
+A passkey alone is the whole way (by_passkey): the device has looked who holds it.
 
 Whatever the reason for a refusal, the words are the same and the time is that of a hash.
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection
@@ -20,26 +23,34 @@ from diycloud.actions import audit
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import passwords, sessions
+from diycloud.auth import ages, factors, forced, passkeys, passwords, sessions
 from diycloud.auth.addresses import allows
-from diycloud.errors import TooManyRequests, Unauthenticated, Unavailable
+from diycloud.errors import SecondFactorNeeded, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
 from diycloud.users.models import SIGN_IN, Row
 
 log = structlog.get_logger()
 WRONG = "The name or the password is wrong."
 """Said for an unknown name, a wrong password and an account that may not sign in alike."""
+EXPIRED = "This password was for one time, and its time is over."
+"""Said to whoever has the password, and to nobody else."""
 PASSWORD = "pwd"  # noqa: S105 - a method's name
 """How it was proved who it is: the words of RFC 8176 (`otp`, `hwk` of the second factors, `fed` for an outside provider)."""
+TRIES = 5
+"""Wrong codes until the password is asked for again."""
+NEEDED, WRONG_CODE = "Your second factor is asked for.", "The code is wrong, or was used before."
+GONE = "This sign-in took too long, or had too many wrong codes."
+NO_PASSKEY = "This passkey opens nothing here."
 
 
 class SignedIn(NamedTuple):
-    """token: the visitor's, kept nowhere here. expires_at: Unix seconds."""
+    """token: the visitor's, kept nowhere here. expires_at: Unix seconds. must_enrol: a second factor must be set up first."""
 
     token: str
     username: str
     must_change_password: bool
     expires_at: int
+    must_enrol: bool
 
 
 class Visit(NamedTuple):
@@ -51,17 +62,35 @@ class Visit(NamedTuple):
     started: float
 
 
+class Ticket:
+    """A sign-in that waits for its second factor. row: as the first one proved it; better: a hash in place of an old one."""
+
+    __slots__ = ("better", "kind", "methods", "row", "tries")
+
+    def __init__(self, row: Row, methods: Sequence[str], kind: str, better: Sequence[str]) -> None:
+        self.row, self.methods, self.kind, self.better = row, tuple(methods), kind, tuple(better)
+        self.tries = 0
+
+    @property
+    def owner(self) -> str:
+        """Of whom the ticket is, where tickets wait."""
+        return f"user {self.row.id}"
+
+
 class SignIn:
-    """Checks names and passwords and starts sessions."""
+    """Checks names, passwords and second factors, and starts sessions."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self.throttle = services.throttle
 
-    async def __call__(self, username: str, password: str, *, actor: Actor, kind: str, user_agent: str) -> SignedIn:
-        """Start a session. actor: the stranger, with address and request id.
+    async def __call__(
+        self, username: str, password: str, *, actor: Actor, kind: str, user_agent: str, code: str = ""
+    ) -> SignedIn:
+        """Start a session. actor: the stranger, with address and request id; code: of a second factor, if it is there already.
 
-        Raises Unauthenticated with the same words and after the same time for every reason, TooManyRequests, Unavailable.
+        Raises Unauthenticated with the same words and after the same time for every reason, SecondFactorNeeded where the
+        password is right and more is asked, TooManyRequests, Unavailable.
         """
         visit = Visit(actor, kind, user_agent, time.monotonic())
         row = await self._prove_password(
@@ -71,7 +100,108 @@ class SignIn:
             await self._give_host_password(row, password)
         is_old = row.password_hash.startswith(passwords.OLD)
         better = await self._services.hasher.hash_many([password]) if is_old else []
-        return await self.begin(row, (PASSWORD,), visit, better=better)
+        return await self.go_on(row, (PASSWORD,), visit, code=code, better=better)
+
+    async def go_on(
+        self, row: Row, methods: Sequence[str], visit: Visit, *, code: str = "", better: Sequence[str] = ()
+    ) -> SignedIn:
+        """Start the session of a user whose first factor is proved, if there is no second one, or its code is here already.
+
+        Raises SecondFactorNeeded with a ticket, else as `begin`.
+        """
+        known = await self._services.database.read(factors.state, row.id)
+        if not known.any:
+            self.throttle.succeeded(row.username, visit.actor.address)
+            return await self.begin(row, methods, visit, better=better)
+        self.throttle.uncount(row.username, visit.actor.address)  # what was counted ahead; forgiven only at the end
+        ticket = Ticket(row, methods, visit.kind, better)
+        token = self._services.tickets.put(ticket.owner, ticket)
+        if code:
+            return await self.second(token, visit, code=code)
+        raise SecondFactorNeeded(NEEDED, ticket=token, ways=known.ways)
+
+    async def ways(self, token: str) -> tuple[Row, tuple[str, ...]] | None:
+        """Return the user of a ticket and the ways of their second factor, None if the ticket does not hold any more."""
+        ticket: Ticket | None = self._services.tickets.get(token)
+        if ticket is None:
+            return None
+        return ticket.row, (await self._services.database.read(factors.state, ticket.row.id)).ways
+
+    async def second(self, token: str, visit: Visit, *, code: str = "", passkey: str = "") -> SignedIn:
+        """Start the session that a ticket is for. code: of the app, or a recovery code; passkey: the browser's answer.
+
+        Raises SecondFactorNeeded for a wrong one (the ticket holds on), Unauthenticated once the ticket does not hold,
+        TooManyRequests.
+        """
+        ticket: Ticket | None = self._services.tickets.get(token)
+        row = await self._still_proved(ticket, visit)
+        if ticket is None or row is None:
+            self._services.tickets.take(token)
+            raise Unauthenticated(GONE, "Sign in again.")
+        address, codes = visit.actor.address, self.throttle.codes
+        ticket.tries += 1  # before anything is awaited: guesses sent all at once count too
+        try:
+            if ticket.tries > TRIES:
+                raise passkeys.Wrong("too many tries at once")
+            codes.check(row.username, address, known_address=row.last_login_ip)
+            codes.failed(row.username, address)
+            method = await self._show(row, code, passkey)
+            if self._services.tickets.take(token) is None:
+                raise passkeys.Wrong("the ticket was used meanwhile")
+        except TooManyRequests as error:
+            await self.audit(visit.actor, row, "refused", error.code, visit.started)
+            raise
+        except passkeys.Wrong as error:
+            refusal = await self._wrong(token, ticket)
+            await self.audit(visit.actor, row, "refused", refusal.code, visit.started, message=error.message)
+            raise refusal from error
+        codes.succeeded(row.username, address)
+        self.throttle.succeeded(row.username, address)
+        return await self.begin(row, (*ticket.methods, method), visit, better=ticket.better)
+
+    async def _still_proved(self, ticket: Ticket | None, visit: Visit) -> Row | None:
+        """Return a ticket's user as it is now, None if that is not who proved the first factor, or may not sign in."""
+        if ticket is None or ticket.kind != visit.kind:
+            return None
+        row = await self._services.database.read(repository.by_id, ticket.row.id)
+        if row is None or row.password_hash != ticket.row.password_hash or not _may_come(row, visit.actor.address):
+            return None
+        return row
+
+    async def _show(self, row: Row, code: str, passkey: str) -> str:
+        """Return the method by which a second factor was shown. Raises passkeys.Wrong with the reason that it was not."""
+        if passkey:
+            await factors.prove_passkey(self._services, passkey, user_id=row.id, alone=False)
+            return factors.HARDWARE
+        if not code or not await factors.prove_code(self._services, row, code):
+            raise passkeys.Wrong("the code is wrong, or was used before")
+        return factors.OTP
+
+    async def _wrong(self, token: str, ticket: Ticket) -> Unauthenticated:
+        """Return what is said about a wrong code: another try, as long as the ticket holds."""
+        if ticket.tries >= TRIES:
+            self._services.tickets.take(token)
+        if self._services.tickets.get(token) is None:
+            return Unauthenticated(GONE, "Sign in again.")
+        known = await self._services.database.read(factors.state, ticket.row.id)
+        return SecondFactorNeeded(WRONG_CODE, ticket=token, ways=known.ways)
+
+    async def by_passkey(self, answer: str, visit: Visit) -> SignedIn:
+        """Start the session of whoever a passkey proves, the device having looked who holds it.
+
+        Raises Unauthenticated with the same words for every reason.
+        """
+        row: Row | None = None
+        try:
+            stored = await factors.prove_passkey(self._services, answer, user_id=None, alone=True)
+            row = await self._services.database.read(repository.by_id, stored.user_id)
+            if row is None or passkeys.handle_of(answer) not in (None, row.uuid) or not _may_come(row, visit.actor.address):
+                raise passkeys.Wrong("the user may not sign in, or is another")
+        except passkeys.Wrong as error:
+            if row is not None or self.throttle.is_news(visit.actor.address):
+                await self.audit(visit.actor, row, "refused", error.code, visit.started, message=error.message)
+            raise Unauthenticated(NO_PASSKEY, "Sign in with your password.") from error
+        return await self.begin(row, (factors.HARDWARE, factors.PRESENCE), visit)
 
     async def _prove_password(self, username: str, password: str, visit: Visit) -> Row:
         """Return the user whom a password proves. Raises as calling does."""
@@ -83,13 +213,14 @@ class SignIn:
             if not await self._verify(username, password, row, actor):
                 raise Unauthenticated(WRONG)
             assert row is not None
-            if row.status not in SIGN_IN or not allows(row.allowed_client_ip, actor.address):
+            if not _may_come(row, actor.address):
                 raise Unauthenticated(WRONG)
+            if ages.has_expired(row, self._services.settings.server):
+                raise Unauthenticated(EXPIRED, "Ask an administrator for another.")
         except (Unauthenticated, TooManyRequests) as error:
             if isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address):
                 await self.audit(actor, row, "refused", error.code, visit.started)
             raise
-        self.throttle.succeeded(row.username, actor.address)
         return row
 
     async def _verify(self, username: str, password: str, row: Row | None, actor: Actor) -> bool:
@@ -106,28 +237,33 @@ class SignIn:
         """
         settings, now, actor = self._services.settings.server, int(time.time()), visit.actor
         max_s = settings.session_max_hours * 3600
+        too_old = PASSWORD in methods and ages.is_too_old(row, settings)
 
-        def store(connection: Connection) -> str:
+        def store(connection: Connection) -> tuple[str, bool]:
             if not repository.is_still(
                 connection, row
             ):  # checking took a while: the password is another, the user gone
                 raise Unauthenticated(WRONG)
-            values = {"last_login": repository.NOW, "last_login_ip": actor.address}
+            values: dict[str, Any] = {"last_login": repository.NOW, "last_login_ip": actor.address}
+            if too_old:
+                values["must_change_password"] = 1
             repository.note(connection, row.id, values)
             for hashed in better:
                 repository.replace_hash(connection, row.id, row.password_hash, hashed)
-            return sessions.begin(
+            token = sessions.begin(
                 connection, row.id, now=now, max_s=max_s, kind=visit.kind, address=actor.address,
                 user_agent=visit.user_agent, methods=methods,
             )  # fmt: skip
+            known = factors.state(connection, row.id)
+            return token, forced.must_enrol(settings, row.role, asked=known.asked, has_one=known.any)
 
         try:
-            token = await self._services.database.write(store)
+            token, must_enrol = await self._services.database.write(store)
         except Unauthenticated as error:
             await self.audit(actor, row, "refused", error.code, visit.started)
             raise
         await self.audit(actor._replace(name=row.username), row, "done", "", visit.started)
-        return SignedIn(token, row.username, row.must_change_password, now + max_s)
+        return SignedIn(token, row.username, row.must_change_password or too_old, now + max_s, must_enrol)
 
     async def _give_host_password(self, row: Row, password: str) -> None:
         """Set the host's password to the one just proved: the account came without it (by hand, or while the agent was down)."""
@@ -141,17 +277,25 @@ class SignIn:
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
 
-    async def audit(self, actor: Actor, user: Row | None, outcome: str, code: str, started: float) -> None:
+    async def audit(
+        self, actor: Actor, user: Row | None, outcome: str, code: str, started: float, *, message: str = ""
+    ) -> None:
         """Record a sign-in, or why there was none. started: seconds, monotonic."""
 
         def store(connection: Connection) -> None:
             target, domain = (user.username, user.domain) if user else ("", "")
             begun = audit.begin(connection, actor, "session.begin", target, {}, domain=domain)
+            seconds = time.monotonic() - started
             audit.end(
-                connection, begun, outcome, code=code, duration_ms=(time.monotonic() - started) * 1000, changes=None
+                connection, begun, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=None
             )
 
         await self._services.database.write(store)
+
+
+def _may_come(row: Row, address: str) -> bool:
+    """Tell whether a user may sign in, from an address."""
+    return row.status in SIGN_IN and allows(row.allowed_client_ip, address)
 
 
 def stranger(via: str, address: str, request_id: str) -> Actor:

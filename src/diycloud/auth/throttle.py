@@ -27,6 +27,8 @@ class _Rule(NamedTuple):
 _PAIR = _Rule(5, 900)
 _ADDRESS = _Rule(30, 900)
 _ACCOUNT = _Rule(20, 15)
+_CODE = _Rule(10, 900)
+"""Of one account, wrong codes of a second factor: only who knows the password gets to send one, so nobody else is held up."""
 _FORGET_S = 3600
 
 
@@ -35,11 +37,24 @@ class _Count(NamedTuple):
     last: float
 
 
+class Waiting(NamedTuple):
+    """Somebody who must wait. kind: account, address or pair; username: as it was typed; seconds: that are left."""
+
+    kind: str
+    username: str
+    address: str
+    failures: int
+    seconds: int
+
+
 class Throttle:
     """Counts failed sign-ins. clock: seconds, monotonic."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, account: _Rule = _ACCOUNT) -> None:
         self._clock = clock
+        self._rules = {"pair": _PAIR, "address": _ADDRESS, "account": account}
+        self.codes: Throttle = self if account is _CODE else Throttle(clock, account=_CODE)
+        """Counts wrong codes of second factors, apart from passwords."""
         self._counts: OrderedDict[tuple[str, str], _Count] = OrderedDict()
         self._told: dict[str, float] = {}
 
@@ -81,16 +96,29 @@ class Throttle:
         self.uncount(username, address)
         self._counts.pop(("pair", f"{username} {_network(address)}"), None)
 
+    def waiting(self) -> list[Waiting]:
+        """Return everybody who must wait now, the longest first."""
+        found = [] if self.codes is self else self.codes.waiting()
+        for (kind, who), count in self._counts.items():
+            seconds = self._wait((kind, who), self._rules[kind])
+            if seconds > 0:
+                name, _, address = who.rpartition(" ") if kind == "pair" else (who, "", "")
+                named, network = ("", who) if kind == "address" else (name, address)
+                found.append(Waiting(kind, named, network, count.failures, int(seconds) + 1))
+        return sorted(found, key=lambda waiting: -waiting.seconds)
+
     def clear(self, username: str) -> None:
         """Forget everything about an account."""
         for key in [k for k in self._counts if k == ("account", username) or k[1].startswith(f"{username} ")]:
             del self._counts[key]
+        if self.codes is not self:
+            self.codes.clear(username)
 
     def _keys(self, username: str, address: str, known: str | None) -> list[tuple[tuple[str, str], _Rule]]:
         network = _network(address)
         keys = [(("pair", f"{username} {network}"), _PAIR), (("address", network), _ADDRESS)]
         if known is None or _network(known) != network:
-            keys.append((("account", username), _ACCOUNT))
+            keys.append((("account", username), self._rules["account"]))
         return keys
 
     def _wait(self, key: tuple[str, str], rule: _Rule) -> float:

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from diycloud.cli.output import as_json, facts
 from diycloud.cli.passwords import add_password, given_password
 from diycloud.cli.transport import Target, checked, send
@@ -17,6 +19,7 @@ from diycloud.core.routes import PREFIX
 from diycloud.errors import DiyCloudError, InvalidInput, Unauthenticated
 
 PROBE_S = 15.0
+TOKEN_PREFIX = "dct_"  # noqa: S105 - how every API token begins (auth/tokens.py, which takes long to load)
 CHOOSE = "choose a password of your own first: diycloud account password"
 
 
@@ -28,6 +31,9 @@ def add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument("--username", metavar="NAME", help="who signs in; asked for if it is not given")
         add_password(parser, "password")
+        parser.add_argument(
+            "--token-stdin", action="store_true", help="keep an API token, read from standard input, instead of signing in"
+        )
         parser.add_argument("--ca", metavar="FILE", help="the server's authority (its ca.crt), the only one believed")
         parser.add_argument(
             "--fingerprint", metavar="SHA256", help="believe the authority that the server offers if this is its own"
@@ -42,6 +48,8 @@ def login(arguments: argparse.Namespace) -> int:
     url = check_url(arguments.url or arguments.server or (before.url if before else ""))
     known = before if before is not None and before.url == url else None
     authority = _authority(url, known.authority if known else "", arguments)
+    if arguments.token_stdin:
+        return _keep_token(arguments, url, authority)
     username = arguments.username or _ask("Username", known.username if known else "")
     password = given_password(arguments, "password", needed=True, again=False)
     with Cloud.of_session(session.Session(url, authority=authority), timeout=PROBE_S * 4) as cloud:
@@ -52,6 +60,26 @@ def login(arguments: argparse.Namespace) -> int:
     _say(arguments, found, f"Signed in at {url} as {done.username} until {_clock(done.expires_at)}.")
     if done.must_change_password:
         sys.stderr.write(f"note: {CHOOSE}\n")
+    return 0
+
+
+class _Whose(msgspec.Struct):
+    username: str
+    scopes: list[str] | None = None
+
+
+def _keep_token(arguments: argparse.Namespace, url: str, authority: str) -> int:
+    """Keep an API token as the sign-in. Raises InvalidInput for what is none, Unauthenticated if it does not hold there."""
+    token = sys.stdin.readline(4096).strip()
+    if not token.isascii() or not token.startswith(TOKEN_PREFIX):
+        raise InvalidInput("That is no API token.", f"It begins with {TOKEN_PREFIX}; `diycloud token create` makes one.")
+    kept = session.Session(url, token=token, authority=authority)
+    with Cloud.of_session(kept, timeout=PROBE_S) as cloud:
+        whose: _Whose = cloud.read(f"{PREFIX}/auth/whoami", _Whose)
+    kept = msgspec.structs.replace(kept, username=whose.username)
+    session.write(kept)
+    found = {"username": whose.username, "url": url, "scopes": whose.scopes}
+    _say(arguments, found, f"Kept a token of {whose.username} for {url}.")
     return 0
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXIT = {
     "invalid-input": 2,
     "unauthenticated": 3,
+    "second-factor-needed": 3,
     "permission-denied": 4,
     "proof-needed": 4,
     "not-found": 5,
@@ -37,6 +38,9 @@ NOUNS = {
     "domain": "tenants: create, list, change and remove domains",
     "policy": "default and largest limits; apply them to a user",
     "key": "SSH keys: list, add and remove them",
+    "session": "who is signed in: list, show and end sessions; who must wait",
+    "token": "API tokens for scripts: create, list and end them",
+    "app": "applications that sign people in through the platform (OpenID Connect)",
     "limits": "change a user's limits, in force at once",
     "usage": "what a user uses now",
     "audit": "who did what",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -105,12 +106,27 @@ def run(arguments: argparse.Namespace, route: Route) -> int:
         rooted.remove_group(target, action.target)
         answer = send(target, route.method, path, query, body)
     result = checked(answer)
+    if isinstance(result, dict) and "session_token" in result:
+        keep_token(target, result.pop("session_token"))
     shown = views.done(route.action, action.target) if route.status == 204 else views.show(route.action, result)
     sys.stdout.write((as_json(result) if arguments.json else shown) + "\n")
     if not arguments.json:
         for warning in (result or {}).get("warnings") or []:
             sys.stderr.write(f"{colour('note:', 'yellow', sys.stderr)} {printable(warning)}\n")
     return 0
+
+
+def keep_token(target: Target, token: str | None) -> None:
+    """Go on under the token that has taken the place of the one that was asked with."""
+    kept = target.session() if token else None
+    if token is None or kept is None:
+        return
+    if os.environ.get("DIYCLOUD_TOKEN") or os.environ.get("DIYCLOUD_TOKEN_FILE"):
+        sys.stderr.write("note: the token that you had has ended; sign in for another: `diycloud login`.\n")
+        return
+    from diycloud.client import session
+
+    session.write(msgspec.structs.replace(kept, token=token))
 
 
 def _raw(arguments: argparse.Namespace, route: Route) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from diycloud.actions.action import Action
 from diycloud.auth import actions as auth
-from diycloud.cli import tenancy
+from diycloud.auth.oidc import actions as apps
+from diycloud.cli import applications, signing, tenancy
 from diycloud.cli.output import as_json, colour, facts, printable, table
 from diycloud.domains import actions as domains
 from diycloud.groups import actions as groups
@@ -233,10 +234,27 @@ _VIEWS: dict[type[Action[Any]], Callable[[Any], str]] = {
     policies.ShowPolicy: tenancy.policy,
     policies.ModifyPolicy: tenancy.policy_changed,
     policies.ApplyPolicy: changed,
+    auth.ListSessions: signing.session_page,
+    auth.ShowSessions: signing.sessions,
+    auth.CreateToken: signing.token_created,
+    auth.ListTokens: signing.tokens,
+    auth.ListWaiting: signing.waiting,
+    apps.CreateApp: applications.issued,
+    apps.ListApps: applications.listed,
+    apps.ShowApp: applications.detail,
+    apps.ModifyApp: applications.changed,
+    apps.RotateSecret: applications.issued,
+    apps.RotateKeys: applications.rotated,
+    apps.ListOwnApps: applications.own,
     auth.ListAudit: entries,
     ShowHost: host,
 }
 _DONE = {
+    auth.EndSession: "The session of {} has ended.",
+    auth.EndSessions: "{} is signed out.",
+    auth.RevokeToken: "The token of {} has ended.",
+    apps.RemoveApp: "The application {} is gone; what it was given has ended.",
+    apps.WithdrawApp: "{} is allowed nothing any more; your sign-ins there have ended.",
     groups.RemoveGroup: "The group {} is gone. Its folder is in the trash.",
     domains.RemoveDomain: "The domain {} is gone.",
     policies.RemovePolicy: "The policy {} is gone.",

@@ -75,7 +75,8 @@ class Cloud:
 
     @classmethod
     def connect(cls, *, timeout: float = TIMEOUT_S, patience: float = PATIENCE_S) -> Cloud:
-        """Ask as the command line would: by DIYCLOUD_URL and DIYCLOUD_TOKEN (and DIYCLOUD_CA, a file), as `diycloud
+        """Ask as the command line would: by DIYCLOUD_URL and DIYCLOUD_TOKEN or
+        DIYCLOUD_TOKEN_FILE (and DIYCLOUD_CA, a file), as `diycloud
         login` signed in, or on the server itself as root. Raises Unauthenticated where nobody is signed in."""
         socket = Paths().server_socket
         if os.geteuid() == 0 and not os.environ.get("DIYCLOUD_URL") and socket.exists():
@@ -123,6 +124,11 @@ class Cloud:
         found: SignedIn = requests.decoded(SignedIn, response)
         return found
 
+    def read(self, path: str, kind: type[R]) -> R:
+        """Return what is at a path that is no action's, as a type."""
+        found: R = requests.decoded(kind, self._channel.send(requests.encode("GET", path, {}, None, self._headers)))
+        return found
+
     def sign_out(self) -> None:
         """End this sign-in on the server and close."""
         self.run(SignOut())
@@ -148,6 +154,8 @@ class Cloud:
             raise TypeError(f"{type(action).__name__} makes a file: download it")
         response = self._channel.send(self._request(action, if_match))
         result = requests.result_of(type(action), response)
+        if token := getattr(result, "session_token", None):  # this sign-in goes on under another token
+            self._headers["Authorization"] = f"Bearer {token}"
         return Answer(result, response.status, response.headers.get("etag", ""))
 
     def _request(self, action: Action[Any], if_match: str) -> Request:

@@ -15,7 +15,7 @@ from diycloud.actions.action import Action
 from diycloud.actions.parsing import Source, fields_of, parse_action
 from diycloud.client.connection import Request, Response, seconds
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
-from diycloud.errors import BY_CODE, DiyCloudError, FieldError, InvalidInput, TooManyRequests
+from diycloud.errors import BY_CODE, DiyCloudError, FieldError, InvalidInput, SecondFactorNeeded, TooManyRequests
 from diycloud.units import format_size
 
 R = TypeVar("R")
@@ -143,6 +143,9 @@ def error_of(status: int, problem: Mapping[str, Any], headers: Mapping[str, str]
     if cls is InvalidInput:
         found = [FieldError(str(e.get("field")), str(e.get("message"))) for e in problem.get("errors") or ()]
         return InvalidInput(message, hint, errors=found)
+    if cls is SecondFactorNeeded:
+        ways = [str(way) for way in problem.get("ways") or ()]
+        return SecondFactorNeeded(message, hint, ticket=str(problem.get("ticket", "")), ways=ways)
     if cls is TooManyRequests:
         return TooManyRequests(message, hint, retry_after=int(seconds(headers.get("retry-after", "")) or 1))
     return cls(message, hint)

@@ -53,20 +53,33 @@ def folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find(server: str = "", environ: Mapping[str, str] = os.environ) -> Session | None:
-    """Return the sign-in to use: of the environment (DIYCLOUD_URL, DIYCLOUD_TOKEN, DIYCLOUD_CA), else the kept one.
+    """Return the sign-in to use: of the environment (DIYCLOUD_URL, DIYCLOUD_TOKEN or a file's DIYCLOUD_TOKEN_FILE,
+    DIYCLOUD_CA), else the kept one.
 
     server: the address that is wanted; empty: any. None: there is no sign-in, or it is for another server. Raises
     InvalidInput, PermissionDenied for a file that others could have read.
     """
-    wanted, token = server or environ.get("DIYCLOUD_URL", ""), environ.get("DIYCLOUD_TOKEN", "")
+    wanted, token = server or environ.get("DIYCLOUD_URL", ""), _token(environ)
     wanted = check_url(wanted) if wanted else ""
     if token:
         if not wanted:
-            raise InvalidInput("DIYCLOUD_TOKEN is set, but no server.", "Set DIYCLOUD_URL, or say --server URL.")
+            raise InvalidInput("A token is set (DIYCLOUD_TOKEN), but no server.", "Set DIYCLOUD_URL, or say --server URL.")
         file = environ.get("DIYCLOUD_CA", "")
         return Session(wanted, token=token, authority=read_authority(file) if file else "")
     found = read(environ)
     return found if found is not None and wanted in ("", found.url) else None
+
+
+def _token(environ: Mapping[str, str]) -> str:
+    """Return the token of the environment, or of the file that it names (its first line). Raises InvalidInput."""
+    file = environ.get("DIYCLOUD_TOKEN_FILE", "")
+    if environ.get("DIYCLOUD_TOKEN") or not file:
+        return environ.get("DIYCLOUD_TOKEN", "").strip()
+    try:
+        with Path(file).open(encoding="ascii") as text:
+            return text.readline(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{file} (DIYCLOUD_TOKEN_FILE) cannot be read: {error}.") from None
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Session | None:

@@ -37,6 +37,7 @@ from diycloud.system.dry_run import DryRun
 
 Severity = Literal["ok", "warn", "fail"]
 _AGAIN = "Run `diycloud install`: it repairs what is missing and keeps what is there."
+_RESTORE = "Put the file back from a backup, then restart the agent."
 _LEAST_FREE = 0.05
 
 
@@ -135,7 +136,7 @@ def _accounts(here: Installation) -> Iterator[Check]:
     quiet = DryRun(here.system, lambda line: None)
     registry = Registry(quiet, here.paths.managed, uid_min=agent.uid_min, uid_max=agent.uid_max)
     if registry.problem:
-        yield Check("accounts", "fail", registry.problem, "Put the file back from a backup, then restart the agent.")
+        yield Check("accounts", "fail", registry.problem, _RESTORE)
     else:
         yield Check("accounts", "ok", f"{len(registry.entries)} managed by the agent")
 
@@ -146,7 +147,7 @@ def _groups(here: Installation) -> Iterator[Check]:
     quiet = DryRun(here.system, lambda line: None)
     registry = GroupRegistry(quiet, here.paths.groups, gid_min=agent.gid_min, gid_max=agent.gid_max)
     if registry.problem:
-        yield Check("groups", "fail", registry.problem, "Put the file back from a backup, then restart the agent.")
+        yield Check("groups", "fail", registry.problem, _RESTORE)
         return
     rows = {str(row["name"]): row for row in _group_rows(here)}
     if without := sorted(registry.gids.keys() - rows.keys()):

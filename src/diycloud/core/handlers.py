@@ -7,8 +7,10 @@ from typing import Any
 from diycloud.actions.action import Action
 from diycloud.actions.dispatcher import Handler
 from diycloud.auth import actions as auth
-from diycloud.auth import history, keys
+from diycloud.auth import history, keys, signed_in
 from diycloud.auth import service as auth_service
+from diycloud.auth.oidc import actions as apps
+from diycloud.auth.oidc import service as apps_service
 from diycloud.domains import actions as domains
 from diycloud.domains import service as domains_service
 from diycloud.groups import actions as groups
@@ -63,9 +65,26 @@ HANDLERS: dict[type[Action[Any]], Handler] = {
     auth.ListKeys: keys.list_keys,
     auth.AddKey: keys.add_key,
     auth.RemoveKey: keys.remove_key,
-    auth.EndSessions: auth_service.end_sessions,
+    auth.Prove: auth_service.prove,
+    auth.ListSessions: signed_in.list_sessions,
+    auth.ShowSessions: signed_in.show_sessions,
+    auth.EndSession: signed_in.end_session,
+    auth.EndSessions: signed_in.end_sessions,
+    auth.CreateToken: auth_service.create_token,
+    auth.ListTokens: auth_service.list_tokens,
+    auth.RevokeToken: auth_service.revoke_token,
+    auth.ListWaiting: auth_service.list_waiting,
     auth.ClearThrottle: auth_service.clear_throttle,
     auth.ListAudit: history.list_audit,
     auth.ExportAudit: history.export_audit,
+    apps.CreateApp: apps_service.create_app,
+    apps.ListApps: apps_service.list_apps,
+    apps.ShowApp: apps_service.show_app,
+    apps.ModifyApp: apps_service.modify_app,
+    apps.RotateSecret: apps_service.rotate_secret,
+    apps.RemoveApp: apps_service.remove_app,
+    apps.RotateKeys: apps_service.rotate_keys,
+    apps.ListOwnApps: apps_service.list_own_apps,
+    apps.WithdrawApp: apps_service.withdraw_app,
     resources.ShowHost: resources_service.show_host,
 }

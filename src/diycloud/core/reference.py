@@ -29,6 +29,7 @@ from diycloud.units import format_size
 _MADE = "made by `python -m diycloud.core.reference`; change the declarations, not this file"
 NO_VERB = {
     "session.end": "`diycloud logout` ends it and forgets the token",
+    "session.prove": "`diycloud login` is a fresh proof",
 }
 """Actions without a command line verb, and why."""
 

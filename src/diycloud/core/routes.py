@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 from diycloud.actions.action import Action
 from diycloud.auth import actions as auth
+from diycloud.auth.oidc import actions as apps
 from diycloud.domains import actions as domains
 from diycloud.groups import actions as groups
 from diycloud.policies import actions as policies
@@ -34,7 +35,8 @@ class Route(NamedTuple):
     @property
     def keyed(self) -> bool:
         """Whether it takes an Idempotency-Key: what would be made twice if a request were sent again."""
-        return self.method == "POST" and "{" not in self.path and self.status != 204
+        made = self.method == "POST" and "{" not in self.path and self.status != 204
+        return made and self.action is not auth.Prove  # the answer is a secret, which is kept nowhere
 
 
 ROUTES = (
@@ -78,12 +80,29 @@ ROUTES = (
     Route("GET", "/users/{username}/keys", auth.ListKeys, "key list"),
     Route("POST", "/users/{username}/keys", auth.AddKey, "key add"),
     Route("DELETE", "/users/{username}/keys", auth.RemoveKey, "key remove"),
+    Route("GET", "/sessions", auth.ListSessions, "session list"),
+    Route("GET", "/users/{username}/sessions", auth.ShowSessions, "session show"),
+    Route("DELETE", "/users/{username}/sessions/{session}", auth.EndSession, "session end", 204),
     Route("DELETE", "/users/{username}/sessions", auth.EndSessions, "user sign-out", 204),
+    Route("GET", "/users/{username}/tokens", auth.ListTokens, "token list"),
+    Route("POST", "/users/{username}/tokens", auth.CreateToken, "token create", 201),
+    Route("DELETE", "/users/{username}/tokens/{key_id}", auth.RevokeToken, "token revoke", 204),
+    Route("GET", "/throttle", auth.ListWaiting, "session waiting"),
     Route("DELETE", "/users/{username}/throttle", auth.ClearThrottle, "user clear-throttle", 204),
+    Route("GET", "/apps", apps.ListApps, "app list"),
+    Route("POST", "/apps", apps.CreateApp, "app create", 201),
+    Route("GET", "/apps/{name}", apps.ShowApp, "app show"),
+    Route("PATCH", "/apps/{name}", apps.ModifyApp, "app modify"),
+    Route("POST", "/apps/{name}/secret", apps.RotateSecret, "app rotate-secret"),
+    Route("DELETE", "/apps/{name}", apps.RemoveApp, "app remove", 204),
+    Route("POST", "/signing-keys", apps.RotateKeys, "app rotate-keys"),
+    Route("GET", "/account/apps", apps.ListOwnApps, "account apps"),
+    Route("DELETE", "/account/apps/{name}", apps.WithdrawApp, "account withdraw-app", 204),
     Route("GET", "/audit", auth.ListAudit, "audit list"),
     Route("GET", "/audit/export", auth.ExportAudit, "audit export"),
     Route("GET", "/host", resources.ShowHost, "host show"),
     Route("PUT", "/account/password", auth.ChangePassword, "account password"),
+    Route("POST", "/account/proof", auth.Prove, ""),
     Route("POST", "/auth/logout", auth.SignOut, "", 204),
 )
 

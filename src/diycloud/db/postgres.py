@@ -59,7 +59,7 @@ class Address(NamedTuple):
         except psycopg.ProgrammingError:  # its message could hold the URL
             raise InvalidInput("server.database is no URL of PostgreSQL.", "Such as postgresql:///diycloud") from None
         except psycopg.OperationalError as error:
-            raise Unavailable(f"PostgreSQL does not answer: {_first_line(error)}", _DOWN) from error
+            raise Unavailable(f"PostgreSQL does not answer: {_first_line(error).rstrip('.')}.", _DOWN) from error
         version, encoding = found.info.server_version, found.info.parameter_status("server_encoding")
         if version < OLDEST or encoding != "UTF8":
             found.close()

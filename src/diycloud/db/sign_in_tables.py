@@ -52,6 +52,18 @@ passkeys = Table(
 )
 """Credentials of WebAuthn. public_key: COSE, as the browser gave it."""
 
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", Integer, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", Text, nullable=False, server_default=NOW),
+    Column("kind", Text, nullable=False),
+    Column("by_whom", Text, nullable=False, server_default=""),
+    sqlite_autoincrement=True,
+)
+"""What a user is told at the next visit, until they say that they have read it (auth/notices.py)."""
+
 api_tokens = Table(
     "api_tokens",
     metadata,
@@ -105,13 +117,15 @@ oidc_clients = Table(
     Column("scopes", Text, nullable=False, server_default="openid profile email"),
     Column("trusted", Integer, nullable=False, server_default="0"),
     Column("pkce", Integer, nullable=False, server_default="1"),
+    Column("refresh", Integer, nullable=False, server_default="0"),
     Column("enabled", Integer, nullable=False, server_default="1"),
     Column("created_at", Text, nullable=False, server_default=NOW),
     Column("updated_at", Text, nullable=False, server_default=NOW),
     sqlite_autoincrement=True,
 )
 """Applications that sign people in through the platform. secret: its SHA-256, NULL for a public client; redirect_uris: one a
-line, compared as they are; trusted: of the platform's own, people are not asked; pkce 0: one that cannot (with a secret)."""
+line, compared as they are; trusted: of the platform's own, people are not asked; pkce 0: one that cannot (with a secret);
+refresh 1: gets refresh tokens that hold as long as the session does, without asking for offline_access."""
 
 oidc_consents = Table(
     "oidc_consents",
@@ -139,12 +153,15 @@ oidc_grants = Table(
     Column("nonce", Text, nullable=False, server_default=""),
     Column("scopes", Text, nullable=False, server_default=""),
     Column("methods", Text, nullable=False, server_default=""),
+    Column("address", Text, nullable=False, server_default=""),
     Column("signed_in_at", Integer, nullable=False),
     Column("created_at", Integer, nullable=False),
     Column("redeemed", Integer, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
-"""What one sign-in at an application was given: a code, and with it tokens. Removing the grant ends them all."""
+"""What one sign-in at an application was given: a code, and with it tokens. Removing the grant ends them all.
+
+address: where the user came from; must stay in their networks. session_id is NULL once the session has ended."""
 
 oidc_tokens = Table(
     "oidc_tokens",
@@ -156,11 +173,12 @@ oidc_tokens = Table(
     Column("scopes", Text, nullable=False, server_default=""),
     Column("created_at", Integer, nullable=False),
     Column("expires_at", Integer, nullable=False, index=True),
-    Column("used", Integer, nullable=False, server_default="0"),
+    Column("current", LargeBinary),
     one_of("kind", ("access", "refresh")),
     sqlite_autoincrement=True,
 )
-"""used: a refresh token that was rotated; shown again, it was stolen, and its grant ends."""
+"""token_hash: of an access token; of a refresh token only the part that stays when it is rotated. current: of the whole
+refresh token that holds; another one with the same first part was used before, so it was stolen, and its grant ends."""
 
 oidc_keys = Table(
     "oidc_keys",

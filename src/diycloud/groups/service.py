@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -218,22 +218,19 @@ def _changeable(connection: Connection, name: str) -> Row:
 async def add_members(ctx: Context, action: AddMembers) -> GroupChanged:
     """Put users into a group; who is in it already stays. Nobody joins if one name is wrong."""
 
-    def store(connection: Connection) -> tuple[list[int], list[str]]:
+    def store(connection: Connection) -> list[int]:
         row = _changeable(connection, action.name)
         new = _joining(ctx, connection, row.id, row.domain, action.members)
         repository.join(connection, row.id, new)
-        return new, users.names_of(connection, new)
+        return new
 
-    changed, names = await ctx.write(store)
-    ctx.changes = {"joined": names}
-    warnings = await host.settle_members(ctx.services, changed)
-    return GroupChanged(await _view(ctx.services, action.name), warnings)
+    return await _change_members(ctx, action.name, "joined", store)
 
 
 async def remove_members(ctx: Context, action: RemoveMembers) -> GroupChanged:
     """Take users out of a group; who is not in it stays out. Nobody leaves if one name is nobody's."""
 
-    def store(connection: Connection) -> tuple[list[int], list[str]]:
+    def store(connection: Connection) -> list[int]:
         row = _changeable(connection, action.name)
         found = repository.people(connection, row.id, set(action.members))
         wrong = [
@@ -245,13 +242,22 @@ async def remove_members(ctx: Context, action: RemoveMembers) -> GroupChanged:
             raise InvalidInput.of(wrong)
         leaving = [person for person in found.values() if person.inside]
         _check_ranks(ctx, leaving)
-        gone = repository.leave(connection, row.id, [person.id for person in leaving])
-        return gone, users.names_of(connection, gone)
+        return repository.leave(connection, row.id, [person.id for person in leaving])
 
-    changed, names = await ctx.write(store)
-    ctx.changes = {"left": names}
+    return await _change_members(ctx, action.name, "left", store)
+
+
+async def _change_members(ctx: Context, name: str, said: str, store: Callable[[Connection], list[int]]) -> GroupChanged:
+    """Commit who joins or leaves a group, then have the host follow. store: returns their ids; said: the audit's word."""
+
+    def job(connection: Connection) -> tuple[list[int], list[str]]:
+        changed = store(connection)
+        return changed, users.names_of(connection, changed)
+
+    changed, names = await ctx.write(job)
+    ctx.changes = {said: names}
     warnings = await host.settle_members(ctx.services, changed)
-    return GroupChanged(await _view(ctx.services, action.name), warnings)
+    return GroupChanged(await _view(ctx.services, name), warnings)
 
 
 async def preview_removal(ctx: Context, action: PreviewRemoveGroup) -> GroupPlan:

@@ -24,6 +24,8 @@ from typing import IO
 
 MAX_DEPTH = 200
 BLOCK = 512
+LARGE = 1 << 20
+"""Bytes from which a file is asked for holes that its blocks do not show."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -128,7 +130,9 @@ class Packer:
         if info.st_nlink > 1:
             self._links[key] = path
         whole = [(0, info.st_size)]
-        parts = list(_data(fd, info.st_size)) if info.st_blocks * BLOCK < info.st_size else whole
+        # A large one may be blocks that were only set aside (fallocate(2)): nothing to read either.
+        sparse = info.st_blocks * BLOCK < info.st_size or info.st_size >= LARGE
+        parts = list(_data(fd, info.st_size)) if sparse else whole
         if parts in (whole, [*whole, (info.st_size, 0)]):
             self._add(info, path, tarfile.REGTYPE, size=info.st_size, source=_Whole(fd, whole))
         else:

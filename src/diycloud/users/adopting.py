@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
 from diycloud.agent import protocol as wire
-from diycloud.auth import sessions
+from diycloud.auth import old_passwords
+from diycloud.auth.ending import end_everything
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
 from diycloud.host.names import is_reserved
 from diycloud.users import placing, repository, service, shown
@@ -71,7 +72,9 @@ async def set_sudo(ctx: Context, action: SetSudo) -> Changed:
     return Changed(shown.view(await service.by_id(ctx.services, row.id)))
 
 
-async def change_administrators_password(ctx: Context, row: Row, old: str, new: str) -> None:
+async def change_administrators_password(
+    ctx: Context, row: Row, old: str, new: str, *, keep_tokens: bool = False
+) -> None:
     """Change the password of a user with sudo by the old one, which the agent checks itself; the portal's hash follows.
 
     Raises Unauthenticated if the host's old password is another, Unavailable if the agent does not answer.
@@ -84,7 +87,8 @@ async def change_administrators_password(ctx: Context, row: Row, old: str, new: 
 
     def store(connection: Connection) -> None:
         values = {"password_hash": hashed, "must_change_password": 0, "password_changed_at": repository.NOW}
+        old_passwords.remember(connection, row, services.settings.server.password_history)
         repository.change(connection, row.id, values)
-        sessions.end_all(connection, row.id, keep=ctx.actor.session_id)
+        end_everything(connection, row.id, keep_session=ctx.actor.session_id, keep_tokens=keep_tokens)
 
     await ctx.write(store)

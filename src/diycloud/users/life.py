@@ -12,7 +12,7 @@ from diycloud.actions.dispatcher import Context
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.auth import sessions
+from diycloud.auth.ending import end_everything
 from diycloud.errors import (
     Conflict,
     DiyCloudError,
@@ -81,7 +81,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
     def store(connection: Connection) -> None:
         repository.change(connection, row.id, {"status": to}, since=row.status)
         if end_sessions:
-            sessions.end_all(connection, row.id)
+            end_everything(connection, row.id)
             if row.role is Role.ADMIN:
                 service.leave_an_admin(connection)
 

@@ -67,6 +67,7 @@ class Row(msgspec.Struct, frozen=True):
     shadow_hash: str | None
     shadow_set: bool
     must_change_password: bool
+    password_changed_at: str
     updated_at: str
     last_login_ip: str | None
     domain: str

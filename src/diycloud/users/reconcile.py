@@ -11,7 +11,7 @@ import structlog
 from diycloud.actions import audit, claims
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.auth import sessions
+from diycloud.auth import sessions, tokens
 from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.groups import host as groups
 from diycloud.users import host, life, repository
@@ -59,10 +59,11 @@ async def _settle_all(services: Services) -> None:
 
 
 async def housekeeping(services: Services) -> None:
-    """Forget expired sessions, idempotency keys of yesterday and old audit rows."""
+    """Forget expired sessions and tokens, idempotency keys of yesterday and old audit rows."""
     settings, now = services.settings.server, int(time.time())
     idle = settings.session_idle_minutes * 60
     await services.database.write(lambda connection: sessions.forget_expired(connection, now=now, idle_s=idle))
+    await services.database.write(lambda connection: tokens.forget_expired(connection, now=now))
     await services.database.write(claims.forget)
     await services.database.write(audit.forget, settings.audit_days)
 

@@ -135,6 +135,15 @@ def existing_names(connection: Connection, names: Iterable[str]) -> set[str]:
     return _existing(connection, users.c.username, names)
 
 
+def domains_of(connection: Connection, names: Iterable[str]) -> dict[str, str]:
+    """Return which domain each of some users is in, of those that are there."""
+    query = select(users.c.username, users.c.domain)
+    found: dict[str, str] = {}
+    for part in _parts(names):
+        found.update((row[0], row[1]) for row in connection.execute(query.where(users.c.username.in_(part))))
+    return found
+
+
 def existing_emails(connection: Connection, emails: Iterable[str]) -> set[str]:
     """Return which of some addresses are taken, in lower case."""
     return _existing(connection, func.lower(users.c.email), [email.lower() for email in emails])
@@ -288,9 +297,12 @@ def active_admins(connection: Connection) -> int:
 
 
 def overtake(connection: Connection, generations: Iterable[tuple[str, int]]) -> None:
-    """Raise generations above the agent's: an older database was restored, and its wishes are the newest there are."""
+    """Raise generations above the agent's: an older database was restored, and its wishes are the newest there are.
+
+    A row that has the agent's generation by now was changed while the list was on its way: the host has followed already.
+    """
     for username, generation in generations:
-        lower = (users.c.username == username) & (users.c.generation <= generation)
+        lower = (users.c.username == username) & (users.c.generation < generation)
         connection.execute(update(users).where(lower).values(generation=generation + 1))
 
 

@@ -14,7 +14,8 @@ from diycloud.actions.fields import Password
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.auth import passwords, sessions
+from diycloud.auth import old_passwords, passwords
+from diycloud.auth.ending import end_everything
 from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from diycloud.host.names import is_reserved
@@ -138,8 +139,8 @@ def choose_password(
     root may set what root likes, with a warning: scripts and class lists hold such passwords.
     """
     if given is UNSET:
-        return passwords.generate_password(), ()
-    weakness = passwords.weakness(given, own=own)
+        return passwords.generate_password(max(16, ctx.services.settings.server.password_min_length)), ()
+    weakness = passwords.weakness(given, own=own, min_length=ctx.services.settings.server.password_min_length)
     if weakness is None:
         return given, ()
     if not ctx.actor.is_root:
@@ -282,7 +283,7 @@ def _regroup(
 def _reseat(connection: Connection, row: Row, values: Mapping[str, Any]) -> tuple[str, ...]:
     """End the sessions of a user whose rights change, and keep an administrator. Returns warnings."""
     if "role" in values or ("domain" in values and row.role is Role.DOMAIN_ADMIN):
-        sessions.end_all(connection, row.id)
+        end_everything(connection, row.id)
         if row.role is Role.ADMIN:
             leave_an_admin(connection)
     if "domain" in values and values.get("role", row.role) is Role.DOMAIN_ADMIN:
@@ -332,9 +333,18 @@ async def set_password(ctx: Context, action: SetPassword) -> Changed:
 
 
 async def store_password(
-    ctx: Context, row: Row, password: str, *, must_change: bool, keep_session: int | None = None
+    ctx: Context,
+    row: Row,
+    password: str,
+    *,
+    must_change: bool,
+    keep_session: int | None = None,
+    keep_tokens: bool = False,
 ) -> None:
-    """Commit a new password as a wish: the portal's hash at once, the host's with the next settle."""
+    """Commit a new password as a wish: the portal's hash at once, the host's with the next settle.
+
+    Every session and API token ends, but what is to be kept.
+    """
     services = ctx.services
     if row.portal_only:
         hashed, shadow = await services.hasher.hash(password), None
@@ -345,8 +355,9 @@ async def store_password(
     values = {"password_hash": hashed, "must_change_password": int(must_change), "shadow_hash": shadow}
 
     def store(connection: Connection) -> None:
+        old_passwords.remember(connection, row, services.settings.server.password_history)
         repository.change(connection, row.id, {**values, "password_changed_at": repository.NOW})
-        sessions.end_all(connection, row.id, keep=keep_session)
+        end_everything(connection, row.id, keep_session=keep_session, keep_tokens=keep_tokens)
 
     await ctx.write(store)
 

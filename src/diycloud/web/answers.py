@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from diycloud.actions.download import Download
-from diycloud.auth.actions import AuditPage
+from diycloud.auth.models import AuditPage, SessionPage
 from diycloud.core.routes import Route
 from diycloud.groups.models import GroupChanged, GroupPage
 from diycloud.users.models import Created, Page, Status
@@ -107,7 +107,7 @@ def links(request: Request, result: Any) -> dict[str, str]:
         found = [("next", "cursor", result.next), ("prev", "cursor", result.previous)]
     elif isinstance(result, GroupPage):
         found = [("next", "after", result.next)]
-    elif isinstance(result, AuditPage):
+    elif isinstance(result, AuditPage | SessionPage):
         found = [("next", "before", result.next)]
     told = []
     for relation, name, value in found:

@@ -64,12 +64,28 @@ PARAMETERS: dict[str, Any] = {
 
 LOGIN: dict[str, Any] = {
     "type": "object",
-    "required": ["token", "token_type", "username", "expires_at", "must_change_password"],
+    "required": ["token", "token_type", "username", "expires_at", "must_change_password", "must_enrol"],
     "properties": {
         "token": _TEXT,
         "token_type": {"const": "bearer"},
         "username": _TEXT,
         "expires_at": {"type": "integer", "description": "Unix seconds"},
+        "must_change_password": {"type": "boolean"},
+        "must_enrol": {"type": "boolean", "description": "a second factor must be set up before anything else"},
+    },
+}
+
+WHOAMI: dict[str, Any] = {
+    "type": "object",
+    "required": ["username", "role", "domain", "scopes", "must_change_password"],
+    "properties": {
+        "username": _TEXT,
+        "role": _TEXT,
+        "domain": _TEXT,
+        "scopes": {
+            "anyOf": [{"type": "array", "items": _TEXT}, {"type": "null"}],
+            "description": "the only permissions that an API token lends; null for a session, which has all of the role's",
+        },
         "must_change_password": {"type": "boolean"},
     },
 }

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import sessions
+from diycloud.auth import forced, sessions, tokens
 from diycloud.auth.addresses import allows
 from diycloud.auth.signin import stranger
 from diycloud.errors import PermissionDenied, Unauthenticated
@@ -88,7 +88,9 @@ async def visitor(connection: HTTPConnection, services: Services, *, via: str) -
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("Only bearer tokens are taken.", "POST /api/v1/auth/login gives one.")
-        found = await _of_session(connection, services, token.strip(), via)
+        token = token.strip()
+        by = _of_token if token.startswith(tokens.PREFIX) else _of_session
+        found = await by(connection, services, token, via)
         if found is None:
             raise Unauthenticated("The token does not hold.", "Sign in again: POST /api/v1/auth/login.")
         return Visitor(found.actor, signed_in=True)
@@ -104,18 +106,45 @@ async def _of_session(connection: HTTPConnection, services: Services, token: str
     session = await services.database.read(sessions.find, token, now=now, idle_s=idle)
     if session is None:
         return None
-    came_from = address(connection)
-    if not allows(session.allowed_client_ip, came_from):
-        raise Unauthenticated(
-            f"{session.username} may not come from {came_from or 'an unknown address'}.", "Ask an administrator."
-        )
+    came_from = _allowed_address(connection, session.username, session.allowed_client_ip)
     if now - session.last_seen >= sessions.SEEN_EVERY_S:
         services.database.write_later(sessions.seen, session.id, now)
+    must_enrol = forced.must_enrol(
+        services.settings.server, session.role, asked=session.factor_asked, has_one=session.has_factor
+    )
     actor = Actor(
         session.username, session.role, via, session.user_id, came_from, request_id(connection),
         session.id, session.must_change_password, session.domain, methods=session.methods, proved_at=session.proved_at,
+        must_enrol=must_enrol,
     )  # fmt: skip
     return Visitor(actor, signed_in=True, csrf=session.csrf)
+
+
+async def _of_token(connection: HTTPConnection, services: Services, token: str, via: str) -> Visitor | None:
+    now = int(time.time())
+    holder = await services.database.read(tokens.find, token, now=now)
+    if holder is None:
+        return None
+    came_from = _allowed_address(connection, holder.username, holder.allowed_client_ip)
+    if now - holder.last_used >= tokens.SEEN_EVERY_S:
+        services.database.write_later(tokens.used, holder.id, now, came_from)
+    must_enrol = forced.must_enrol(
+        services.settings.server, holder.role, asked=holder.factor_asked, has_one=holder.has_factor
+    )
+    actor = Actor(
+        holder.username, holder.role, via, holder.user_id, came_from, request_id(connection), None,
+        holder.must_change_password, holder.domain, scopes=holder.scopes, token_id=holder.id,
+        must_enrol=must_enrol,
+    )  # fmt: skip
+    return Visitor(actor, signed_in=True)
+
+
+def _allowed_address(connection: HTTPConnection, username: str, networks: str) -> str:
+    """Return where a request comes from. Raises Unauthenticated if its user may not come from there."""
+    found = address(connection)
+    if not allows(networks, found):
+        raise Unauthenticated(f"{username} may not come from {found or 'an unknown address'}.", "Ask an administrator.")
+    return found
 
 
 def check_same_origin(connection: HTTPConnection) -> None:

@@ -11,13 +11,14 @@ from diycloud import __version__
 from diycloud.actions.action import summary
 from diycloud.actions.download import Download
 from diycloud.actions.parsing import fields_of
-from diycloud.auth.actions import AuditPage, Credentials
+from diycloud.auth.actions import Credentials
+from diycloud.auth.models import AuditPage, SessionPage
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.groups.models import GroupChanged, GroupPage
 from diycloud.users.actions import ImportUsers
 from diycloud.users.models import Created, Page
 from diycloud.web import oldopenapi, problems
-from diycloud.web.apiwords import EXAMPLES, HEADERS, INTRODUCTION, LOGIN, PARAMETERS
+from diycloud.web.apiwords import EXAMPLES, HEADERS, INTRODUCTION, LOGIN, PARAMETERS, WHOAMI
 from diycloud.web.etag import TAGGED, has_tags
 from diycloud.web.problems import MEDIA_TYPE, STATUS, TITLE
 
@@ -181,7 +182,7 @@ def _good(route: Route, result: Any) -> dict[str, Any]:
         names += ["ETag", "Location"]
     if route.keyed:
         names.append("Idempotency-Replayed")
-    if result in (Page, GroupPage, AuditPage):
+    if result in (Page, GroupPage, AuditPage, SessionPage):
         names.append("Link")
     good: dict[str, Any] = {"description": "Done.", "headers": _headers(*names)}
     if result is Download:
@@ -264,6 +265,12 @@ def _open_paths() -> dict[str, Any]:
             "get": operation(
                 "server.problem", "Tell what a problem's type means.", good("A page.", "text/html", {"type": "string"}), 404,
                 parameters=[code],
+            )
+        },
+        f"{PREFIX}/auth/whoami": {
+            "get": operation(
+                "session.whoami", "Tell whose session or API token this is, and what it may do.",
+                good("Yours.", "application/json", WHOAMI), 401, 406, security=[{"bearer": []}],
             )
         },
         f"{PREFIX}/auth/login": {

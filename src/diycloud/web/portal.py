@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import mimetypes
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -180,8 +179,7 @@ class Portal:
         """Open streams of gauges by who looks."""
         self.templates = environment()
         server = dispatcher.services.settings.server
-        self.host = server.host_name or socket.gethostname()
-        self.address = f"https://{self.host}{'' if server.https_port == 443 else f':{server.https_port}'}/"
+        self.host, self.address = server.name, server.address
         self._static = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
 
     def routes(self) -> list[BaseRoute]:

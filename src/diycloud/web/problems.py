@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from diycloud.errors import DiyCloudError, InvalidInput, TooManyRequests, Unavailable
+from diycloud.errors import DiyCloudError, InvalidInput, SecondFactorNeeded, TooManyRequests, Unavailable
 from diycloud.users.bulk import BulkRefused
 from diycloud.users.importing import ImportRefused
 from diycloud.web.idempotency import Busy
@@ -20,6 +20,7 @@ TYPES = "/api/v1/problems/"
 STATUS = {
     "invalid-input": 422,
     "unauthenticated": 401,
+    "second-factor-needed": 401,
     "permission-denied": 403,
     "proof-needed": 403,
     "not-found": 404,
@@ -38,6 +39,7 @@ STATUS = {
 MEANING = {
     "invalid-input": "A value breaks a rule; every field at fault is named. Nothing was changed.",
     "unauthenticated": "Nobody is signed in, or the credentials do not hold.",
+    "second-factor-needed": "The password is right; POST /api/v1/auth/login/second with the ticket and a code of one of the ways.",
     "permission-denied": "This is not allowed to whoever asked.",
     "proof-needed": "Who asks signed in too long ago for this: POST /api/v1/account/proof with the password, then again.",
     "not-found": "There is no such thing, or no such address.",
@@ -118,6 +120,8 @@ def problem_of(error: DiyCloudError, request_id: str) -> Response:
         more["hint"] = error.hint
     if isinstance(error, InvalidInput) and error.errors:
         more["errors"] = error.errors
+    if isinstance(error, SecondFactorNeeded):
+        more |= {"ticket": error.ticket, "ways": error.ways}
     if isinstance(error, ImportRefused | BulkRefused):
         more["report"] = error.report
     if wait := retry_after(error):

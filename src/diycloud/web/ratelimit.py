@@ -1,4 +1,5 @@
-"""How many requests somebody may send: a token bucket for each session, and for each address before sign-in.
+"""How many requests somebody may send: a token bucket for each session and API token, and for each
+address before sign-in.
 
 The generic cell rate algorithm (ITU-T I.371, annex A) keeps a bucket as one number: the moment at which it is full again.
 A bucket holds a minute's worth of requests, so a burst of all of them passes, then one for each that a minute spreads.
@@ -78,7 +79,7 @@ def _whole(seconds: float) -> int:
 
 
 class Limits:
-    """The buckets of a server: one for each session, one for each address that nobody is signed in from."""
+    """The buckets of a server: one for each session and API token, one for each address that nobody is signed in from."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._sessions = RateLimit(settings.requests_per_minute)
@@ -88,6 +89,8 @@ class Limits:
         """Take one request from whoever sends it, root on the host itself excepted."""
         if actor.session_id is not None:
             return self._sessions.take(actor.session_id)
+        if actor.token_id is not None:
+            return self._sessions.take(("token", actor.token_id))
         return None if actor.is_root else self._strangers.take(network(actor.address))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -19,8 +20,8 @@ from diycloud.actions.claims import Answered, Claim
 from diycloud.actions.dispatcher import Context, Dispatcher, Terms
 from diycloud.actions.download import Download
 from diycloud.actions.parsing import Source, parse_action
-from diycloud.auth.actions import Credentials
-from diycloud.auth.signin import SignIn, stranger
+from diycloud.auth.actions import Credentials, SecondStep
+from diycloud.auth.signin import SignedIn, SignIn, Visit, stranger
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unauthenticated
 from diycloud.groups.models import GroupChanged, GroupDetail
@@ -61,7 +62,9 @@ class Rest(BaseRoute):
             ("GET", f"{PREFIX}/health", Endpoint(self._health, open=True)),
             ("GET", f"{PREFIX}/openapi.json", Endpoint(self._openapi, open=True)),
             ("GET", problems.TYPES + "{code}", Endpoint(self._problem, open=True, says="")),
+            ("GET", f"{PREFIX}/auth/whoami", Endpoint(self._whoami)),
             ("POST", f"{PREFIX}/auth/login", Endpoint(self.login, open=True)),
+            ("POST", f"{PREFIX}/auth/login/second", Endpoint(self._second, open=True)),
             *OldClients(self).endpoints(),
         ]
         for route in ROUTES:
@@ -153,22 +156,33 @@ class Rest(BaseRoute):
             raise NotFound("There is no such problem.")
         return page
 
-    async def login(self, call: Call) -> Response:
-        """Give a bearer token for a name and password."""
-        request = call.request
-        actor = stranger("rest", identity.address(request), identity.request_id(request))
-        sent = parse_action(Credentials, await bodies.read_json(request), Source.JSON)
-        agent = request.headers.get("user-agent", "")
-        done = await self._sign_in(sent.username, sent.password, actor=actor, kind="api", user_agent=agent)
+    async def _whoami(self, call: Call) -> Response:
+        """Tell whose credentials these are. Every session and API token may ask, whatever else it may do."""
+        actor = call.visitor.actor
+        lent = None if actor.scopes is None else sorted(actor.scopes)
         return json_answer(
             {
-                "token": done.token,
-                "token_type": "bearer",
-                "username": done.username,
-                "expires_at": done.expires_at,
-                "must_change_password": done.must_change_password,
+                "username": actor.name,
+                "role": actor.role,
+                "domain": actor.domain,
+                "scopes": lent,
+                "must_change_password": actor.must_change_password,
             }
         )
+
+    async def login(self, call: Call) -> Response:
+        """Give a bearer token for a name and password, and a code if there is a second factor."""
+        sent = parse_action(Credentials, await bodies.read_json(call.request), Source.JSON)
+        visit = _visit(call)
+        done = await self._sign_in(
+            sent.username, sent.password, actor=visit.actor, kind=visit.kind, user_agent=visit.user_agent, code=sent.code
+        )
+        return _signed_in(done)
+
+    async def _second(self, call: Call) -> Response:
+        """Give a bearer token for the ticket of a sign-in and its second factor."""
+        sent = parse_action(SecondStep, await bodies.read_json(call.request), Source.JSON)
+        return _signed_in(await self._sign_in.second(sent.ticket, _visit(call), code=sent.code, passkey=sent.passkey))
 
     # -- actions
 
@@ -331,6 +345,20 @@ class Rest(BaseRoute):
         elif isinstance(result, PolicyChanged):
             thing = result.policy
         return {"ETag": etag.tag(thing)} if etag.has_tag(thing) else {}
+
+
+def _visit(call: Call) -> Visit:
+    """Return where a sign-in by REST comes from."""
+    request = call.request
+    actor = stranger("rest", identity.address(request), identity.request_id(request))
+    return Visit(actor, "api", request.headers.get("user-agent", ""), time.monotonic())
+
+
+def _signed_in(done: SignedIn) -> Response:
+    """Answer with a new session's token."""
+    told = {"token": done.token, "token_type": "bearer", "username": done.username, "expires_at": done.expires_at}
+    musts = {"must_change_password": done.must_change_password, "must_enrol": done.must_enrol}
+    return json_answer({**told, **musts})
 
 
 def _actor(call: Call) -> Actor:

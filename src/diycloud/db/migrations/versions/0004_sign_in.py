@@ -109,6 +109,15 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "notices",
+        sa.Column("id", Integer, primary_key=True),
+        sa.Column("user_id", Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+        sa.Column("at", Text, nullable=False, server_default=sa.func.current_timestamp()),
+        sa.Column("kind", Text, nullable=False),
+        sa.Column("by_whom", Text, nullable=False, server_default=""),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "api_tokens",
         sa.Column("id", Integer, primary_key=True),
         sa.Column("user_id", Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
@@ -152,6 +161,7 @@ def upgrade() -> None:
         sa.Column("scopes", Text, nullable=False, server_default="openid profile email"),
         sa.Column("trusted", Integer, nullable=False, server_default="0"),
         sa.Column("pkce", Integer, nullable=False, server_default="1"),
+        sa.Column("refresh", Integer, nullable=False, server_default="0"),
         sa.Column("enabled", Integer, nullable=False, server_default="1"),
         sa.Column("created_at", Text, nullable=False, server_default=sa.func.current_timestamp()),
         sa.Column("updated_at", Text, nullable=False, server_default=sa.func.current_timestamp()),
@@ -184,6 +194,7 @@ def upgrade() -> None:
         sa.Column("nonce", Text, nullable=False, server_default=""),
         sa.Column("scopes", Text, nullable=False, server_default=""),
         sa.Column("methods", Text, nullable=False, server_default=""),
+        sa.Column("address", Text, nullable=False, server_default=""),
         sa.Column("signed_in_at", Integer, nullable=False),
         sa.Column("created_at", Integer, nullable=False),
         sa.Column("redeemed", Integer, nullable=False, server_default="0"),
@@ -198,7 +209,7 @@ def upgrade() -> None:
         sa.Column("scopes", Text, nullable=False, server_default=""),
         sa.Column("created_at", Integer, nullable=False),
         sa.Column("expires_at", Integer, nullable=False, index=True),
-        sa.Column("used", Integer, nullable=False, server_default="0"),
+        sa.Column("current", sa.LargeBinary),
         sa.CheckConstraint("kind IN ('access', 'refresh')", name="ck_kind"),
         sqlite_autoincrement=True,
     )

@@ -11,7 +11,7 @@ export function start([form]) {
   const tell = () => {
     const ticked = boxes().filter((box) => box.checked).length;
     if (whole() && ticked < boxes().length) whole().checked = false;  // whoever takes one out does not mean all of them
-    const chosen = whole()?.checked ? Number(whole().value) : ticked;
+    const chosen = whole()?.checked ? whole().dataset.shown : ticked;
     count.textContent = chosen === 1 ? "1 user chosen" : `${chosen} users chosen`;
     every.checked = ticked > 0 && ticked === boxes().length;
     every.indeterminate = ticked > 0 && !every.checked;

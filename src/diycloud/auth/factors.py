@@ -1,0 +1,107 @@
+"""A user's second factors as signing in and the account's pages see them: which there are, and whether one was shown."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from diycloud.actions.services import Services
+from diycloud.auth import forced, passkeys, recovery, totp
+from diycloud.auth.factor_actions import Factors, Passkey
+from diycloud.config import ServerSettings
+from diycloud.db.engine import Prepared
+from diycloud.users.models import Row
+
+TOTP, RECOVERY, PASSKEY = "totp", "recovery", "passkey"
+"""The ways of a second factor, as REST names them."""
+OTP, HARDWARE, PRESENCE = "otp", "hwk", "user"
+"""How it was proved who it is (RFC 8176): by a code once, by a key of a device, by a person that the device looked at."""
+_DIGITS = re.compile(rf"[0-9]{{{totp.DIGITS}}}\Z")
+_STATE = Prepared(
+    text(f"""SELECT EXISTS (SELECT 1 FROM totps AS t WHERE t.user_id = u.id AND t.active = 1),
+EXISTS (SELECT 1 FROM passkeys AS k WHERE k.user_id = u.id),
+EXISTS (SELECT 1 FROM recovery_codes AS c WHERE c.user_id = u.id AND c.used_at IS NULL), {forced.ASKED}
+FROM users AS u WHERE u.id = :user_id""")  # noqa: S608 - constants
+)
+
+
+class State(NamedTuple):
+    """asked: whether the user's policy asks for one."""
+
+    totp: bool
+    passkey: bool
+    recovery: bool
+    asked: bool
+
+    @property
+    def any(self) -> bool:
+        """Whether signing in asks for a second factor. Recovery codes stand in for one; they are none themselves."""
+        return self.totp or self.passkey
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways in which the second factor can be shown."""
+        there = ((TOTP, self.totp), (PASSKEY, self.passkey), (RECOVERY, self.recovery))
+        return tuple(way for way, has in there if has)
+
+
+def state(connection: Connection, user_id: int) -> State:
+    """Return which second factors a user has."""
+    found = _STATE.fetch_one(connection, user_id=user_id)
+    return State(*map(bool, found)) if found else State(False, False, False, False)
+
+
+def shown(connection: Connection, row: Row, server: ServerSettings) -> Factors:
+    """Return a user's second factors for people."""
+    app = totp.find(connection, row.id)
+    known = passkeys.of_user(connection, row.id)
+    return Factors(
+        username=row.username,
+        totp_since=app.since if app else None,
+        passkeys=[Passkey(k.id, k.name or "Passkey", k.backed_up, k.created_at, k.last_used) for k in known],
+        codes_left=recovery.left(connection, row.id),
+        required=forced.reason(server, row.role, row.policy, asked=state(connection, row.id).asked),
+    )
+
+
+async def prove_code(services: Services, row: Row, code: str) -> bool:
+    """Tell whether a code is the user's (six digits: of the app; anything else: a recovery code), and use it up."""
+    plain = "".join(code.split())
+    if not _DIGITS.match(plain):
+        return await services.database.write(recovery.spend, row.id, code)
+    app = await services.database.read(totp.find, row.id)
+    if app is None:
+        return False
+    step = totp.matching_step(totp.open_secret(services.vault, app), plain, after=app.last_step)
+    return step is not None and await spend(services, row, step)
+
+
+async def spend(services: Services, row: Row, step: int) -> bool:
+    """Take a time step of a user's app as used, wherever it was shown. Returns False if it was used before.
+
+    The one place through which every accepted code goes: of two uses at once the database lets one pass.
+    """
+    return await services.database.write(totp.spend, row.id, step)
+
+
+async def prove_passkey(services: Services, answer: str, *, user_id: int | None, alone: bool) -> passkeys.Stored:
+    """Return the passkey that a browser's answer proves. user_id: whose it must be, None for anybody's.
+
+    Raises passkeys.Wrong: the challenge is not ours, for another purpose or used; the key is unknown or does not fit; its
+    counter ran backwards.
+    """
+    token = passkeys.challenge_of(answer)
+    asked = services.challenges.take(token)
+    wanted = passkeys.Challenge(passkeys.ALONE if alone else passkeys.SECOND, user_id)
+    if asked != wanted:
+        raise passkeys.Wrong("no challenge of ours, or for something else")
+    stored = await services.database.read(passkeys.by_credential, passkeys.credential_of(answer))
+    if stored is None or user_id not in (None, stored.user_id):
+        raise passkeys.Wrong("no passkey of this user")
+    here = passkeys.party(services.settings.server)
+    proof = await passkeys.verify(here, token, answer, stored, alone=alone)
+    if not await services.database.write(passkeys.note_use, stored, proof):
+        raise passkeys.Wrong(f"the counter of passkey {stored.id} ran backwards: a copy of it may be in use")
+    return stored

@@ -1,0 +1,45 @@
+"""What people are told at their next visit: that somebody who looks after them changed how they sign in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, delete, insert, select
+
+from diycloud.db.sign_in_tables import notices
+
+FACTORS_RESET = "factor.reset"
+TEXTS = {
+    FACTORS_RESET: "{by} removed your second factor and your recovery codes. If you did not ask for it, ask them why; "
+    "set up a new one in any case.",
+}
+"""What is said, by the action that it is about."""
+MOST = 10
+"""Kept of one person; the oldest goes."""
+
+
+class Notice(NamedTuple):
+    """at: UTC, as the database writes it."""
+
+    at: str
+    text: str
+
+
+def tell(connection: Connection, user_id: int, kind: str, *, by: str) -> None:
+    """Leave a word for a user. kind: of TEXTS; by: whose doing it was."""
+    connection.execute(insert(notices).values(user_id=user_id, kind=kind, by_whom=by))
+    newest = select(notices.c.id).where(notices.c.user_id == user_id).order_by(notices.c.id.desc()).limit(MOST)
+    kept = connection.execute(newest).scalars().all()
+    connection.execute(delete(notices).where(notices.c.user_id == user_id, notices.c.id.notin_(kept)))
+
+
+def of_user(connection: Connection, user_id: int) -> list[Notice]:
+    """Return what a user has not said to have read, newest first."""
+    query = select(notices.c.at, notices.c.kind, notices.c.by_whom).where(notices.c.user_id == user_id)
+    rows = connection.execute(query.order_by(notices.c.id.desc()))
+    return [Notice(at, TEXTS[kind].format(by=by)) for at, kind, by in rows if kind in TEXTS]
+
+
+def forget(connection: Connection, user_id: int) -> int:
+    """Drop what a user has read; returns how many."""
+    return connection.execute(delete(notices).where(notices.c.user_id == user_id)).rowcount

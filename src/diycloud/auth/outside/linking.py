@@ -1,0 +1,191 @@
+"""Who somebody whom a provider has proved is here. The rules, in this order:
+
+1. the user they are linked to, by a link or by the column external_id, whichever an administrator set;
+2. by the setting `link`: the user of the same name, or of the same confirmed address. Never one whose role reaches beyond
+   themselves, who is an administrator of the host, who may not sign in, or who is linked to somebody else there already:
+   else whoever registers an administrator's name or address with a provider would be that administrator;
+3. by the setting `create`: a new user, without a password;
+4. nobody, and they are told to ask an administrator.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from diycloud.actions import audit
+from diycloud.actions.actor import SYSTEM, Actor
+from diycloud.actions.dispatcher import Dispatcher
+from diycloud.actions.fields import Email, FullName
+from diycloud.actions.roles import Role
+from diycloud.auth import passwords
+from diycloud.auth.outside import identities, mapping
+from diycloud.auth.outside.person import Person, may_come, username_here
+from diycloud.config_sign_in import Linking
+from diycloud.db.engine import Database
+from diycloud.errors import Conflict, InvalidInput, Unauthenticated
+from diycloud.host.names import is_reserved
+from diycloud.users import placing, repository, shown
+from diycloud.users.actions import CreateUser, ModifyUser
+from diycloud.users.adopting import NO_PASSWORD
+from diycloud.users.models import SIGN_IN, Row
+
+log = structlog.get_logger()
+NOBODY = "You are known there, but have no account here."
+ASK = "Ask an administrator for one."
+
+
+class Linker:
+    """Finds or makes the user that somebody is. Nothing here asks for a password: that is done."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+
+    async def arrive(self, person: Person, rules: Linking, visitor: Actor) -> Row:
+        """Return the user that somebody is, with the groups and role that the rules give them by now.
+
+        One who may not sign in is returned unchanged: who asks refuses them, in the words for everybody. Raises
+        Unauthenticated for who is nobody here.
+        """
+        row = await self._known(person)
+        if row is None:
+            if not may_come(person, rules):
+                raise Unauthenticated(NOBODY, ASK)
+            row = await self._linked(person, rules, visitor) or await self._made(person, rules, visitor)
+        if row.status not in SIGN_IN:
+            return row
+        if not may_come(person, rules):
+            raise Unauthenticated("You are in none of the groups that may sign in here.", "Ask an administrator.")
+        await self._database.write(_use, row.id, person)
+        return await self._mapped(row, person, rules)
+
+    async def _known(self, person: Person) -> Row | None:
+        """Rule 1."""
+
+        def read(connection: Connection) -> Row | None:
+            user_id = identities.user_of(connection, person.provider, person.subject)
+            return None if user_id is None else repository.by_id(connection, user_id)
+
+        return await self._database.read(read)
+
+    async def _linked(self, person: Person, rules: Linking, visitor: Actor) -> Row | None:
+        """Rule 2."""
+
+        def store(connection: Connection) -> Row | None:
+            row = candidate(connection, person, rules)
+            if row is not None and identities.link(connection, row.id, person.provider, person.subject):
+                note(connection, visitor, "identity.link", row, person.provider, person.subject)
+            return row
+
+        return None if rules.link == "none" else await self._database.write(store)
+
+    async def _made(self, person: Person, rules: Linking, visitor: Actor) -> Row:
+        """Rules 3 and 4. Raises Unauthenticated."""
+        username = username_here(person.username)
+        if not rules.create:
+            raise Unauthenticated(NOBODY, ASK)
+        if not username or is_reserved(username):
+            log.warning("no user made", provider=person.provider, name=person.username[:100], reason="no name to have")
+            raise Unauthenticated(f"{NOBODY[:-1]}, and none can be made of your name.", ASK)
+        wish = CreateUser(
+            username=username,
+            password=passwords.generate_password(32),  # nobody's: until they set one, SSH keys alone open the account
+            full_name=_fitting(FullName, person.full_name),
+            email=await self._own_email(person),
+            domain=mapping.mapped(person, rules, role=Role.USER, groups=()).domain or rules.domain,
+            external_id=identities.external_id(person.provider, person.subject),
+        )
+        try:
+            await self._dispatcher.run(SYSTEM._replace(address=visitor.address, request_id=visitor.request_id), wish)
+        except (Conflict, InvalidInput) as error:
+            if (row := await self._known(person)) is None:  # else they came twice at once
+                log.warning("no user made", provider=person.provider, name=username, reason=str(error))
+                raise Unauthenticated(f"{NOBODY[:-1]}, and none can be made: {username} is taken.", ASK) from error
+            return row
+
+        def store(connection: Connection) -> Row | None:
+            row = repository.by_name(connection, username)
+            if row is not None:
+                identities.link(connection, row.id, person.provider, person.subject)
+                repository.note(connection, row.id, {"password_hash": NO_PASSWORD})
+                note(connection, visitor, "identity.link", row, person.provider, person.subject)
+            return repository.by_name(connection, username)
+
+        made = await self._database.write(store)
+        if made is None:
+            raise Unauthenticated(NOBODY, ASK)
+        return made
+
+    async def _own_email(self, person: Person) -> str | None:
+        """Return an address that is confirmed and nobody else's here."""
+        email = _fitting(Email, person.email) if person.email_verified else None
+        return None if email and await self._database.read(repository.existing_emails, [email]) else email
+
+    async def _mapped(self, row: Row, person: Person, rules: Linking) -> Row:
+        """Give a user the groups, role and domain that the rules ask for. Raises what refuses it: rights that ought to be
+        taken away must not stay because something is in the way."""
+        wanted = mapping.mapped(person, rules, role=row.role, groups=shown.names(row.groups))
+        changes: dict[str, object] = {}
+        domain = wanted.domain or row.domain
+        if domain != row.domain:
+            changes["domain"] = domain
+        if wanted.role is not None:
+            changes["role"] = wanted.role
+        if wanted.groups is not None:
+            places = await self._database.read(placing.domains_of_groups, wanted.groups)
+            if strangers := sorted(name for name in wanted.groups if places.get(name) != domain):
+                log.warning("groups left out: not of the user's domain", username=row.username, groups=strangers)
+            here = frozenset(wanted.groups) - set(strangers)
+            if here != set(shown.names(row.groups)):
+                changes["groups"] = tuple(sorted(here))
+        if not changes:
+            return row
+        try:
+            await self._dispatcher.run(SYSTEM, ModifyUser(username=row.username, **changes))  # type: ignore[arg-type]
+        except Conflict as error:  # the last administrator stays one
+            log.warning("mapping refused", username=row.username, reason=str(error))
+            if row.role is not Role.ADMIN:
+                raise
+        fresh = await self._database.read(repository.by_id, row.id)
+        if fresh is None:
+            raise Unauthenticated(NOBODY, ASK)
+        return fresh
+
+
+def _use(connection: Connection, user_id: int, person: Person) -> None:
+    """Note that somebody signs in by a link, making it of the column external_id the first time."""
+    identities.link(connection, user_id, person.provider, person.subject)
+    identities.used(connection, user_id, person.provider)
+
+
+def candidate(connection: Connection, person: Person, rules: Linking) -> Row | None:
+    """Return the user that somebody may be linked to without an administrator's word."""
+    row = None
+    if rules.link == "username" and (name := username_here(person.username)):
+        row = repository.by_name(connection, name)
+    elif rules.link == "email" and person.email_verified and person.email:
+        row = identities.by_email(connection, person.email)
+    if row is None or row.role is not Role.USER or row.sudo or row.status not in SIGN_IN:
+        return None
+    if row.external_id and row.external_id.startswith(f"{person.provider}:"):
+        return None  # it is set that they are somebody else there
+    return row if identities.subject_of(connection, row.id, person.provider) is None else None
+
+
+def note(connection: Connection, actor: Actor, action: str, row: Row, provider: str, subject: str) -> None:
+    """Write into the audit that a user was linked, or a link removed, by signing in."""
+    asked = {"provider": provider, "subject": subject}
+    entry = audit.begin(connection, actor, action, row.username, asked, domain=row.domain)
+    audit.end(connection, entry, "done", duration_ms=0, changes=None)
+
+
+def _fitting(kind: object, text: str) -> str | None:
+    """Return a text if it is what a field takes, None if not."""
+    try:
+        return msgspec.convert(text, kind) if text else None  # type: ignore[call-overload,no-any-return]
+    except msgspec.ValidationError:
+        return None
+
+
