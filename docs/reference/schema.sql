@@ -44,6 +44,7 @@ CREATE TABLE oidc_clients (
     scopes TEXT DEFAULT 'openid profile email' NOT NULL,
     trusted INTEGER DEFAULT '0' NOT NULL,
     pkce INTEGER DEFAULT '1' NOT NULL,
+    refresh INTEGER DEFAULT '0' NOT NULL,
     enabled INTEGER DEFAULT '1' NOT NULL,
     created_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
     updated_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
@@ -194,6 +195,16 @@ CREATE TABLE identities (
 );
 CREATE INDEX ix_identities_user_id ON identities (user_id);
 
+CREATE TABLE notices (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    kind TEXT NOT NULL,
+    by_whom TEXT DEFAULT '' NOT NULL,
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_notices_user_id ON notices (user_id);
+
 CREATE TABLE oidc_consents (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     user_id INTEGER NOT NULL,
@@ -305,6 +316,7 @@ CREATE TABLE oidc_grants (
     nonce TEXT DEFAULT '' NOT NULL,
     scopes TEXT DEFAULT '' NOT NULL,
     methods TEXT DEFAULT '' NOT NULL,
+    address TEXT DEFAULT '' NOT NULL,
     signed_in_at INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     redeemed INTEGER DEFAULT '0' NOT NULL,
@@ -325,7 +337,7 @@ CREATE TABLE oidc_tokens (
     scopes TEXT DEFAULT '' NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
-    used INTEGER DEFAULT '0' NOT NULL,
+    current BLOB,
     CONSTRAINT ck_kind CHECK (kind IN ('access', 'refresh')),
     FOREIGN KEY(grant_id) REFERENCES oidc_grants (id) ON DELETE CASCADE,
     UNIQUE (token_hash)

@@ -12,6 +12,7 @@ from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
 from diycloud.auth.throttle import Throttle
 from diycloud.config import ServerSettings, Settings
+from diycloud.config_sign_in import SignInSettings
 from diycloud.db.engine import Database
 from diycloud.errors import PermissionDenied
 from diycloud.users import first_admin, repository
@@ -56,6 +57,12 @@ class WholeHost(Host):
     def _ChangeOwnPassword(self, message: wire.ChangeOwnPassword) -> wire.Outcome:
         return wire.Outcome(message.name)
 
+    def _IsPasswordForeign(self, message: wire.IsPasswordForeign) -> bool:
+        return False
+
+    def _SpendStep(self, message: wire.SpendStep) -> bool:
+        return True
+
     def _ListTrash(self, message: wire.ListTrash) -> list[wire.Trashed]:
         return []
 
@@ -77,12 +84,13 @@ class PlainHasher:
 
 
 class World:
-    """One server. settings: of the server, to be changed for a test."""
+    """One server. settings: of the server, to be changed for a test; sign_in: the directory and providers it knows."""
 
-    def __init__(self, database: Database, **settings: Any) -> None:
+    def __init__(self, database: Database, *, sign_in: SignInSettings | None = None, **settings: Any) -> None:
         self.host, self.database = WholeHost(), database
         quick: Any = PlainHasher()
-        known = Settings(server=ServerSettings(**{"requests_per_minute": 0, "strangers_per_minute": 0, **settings}))
+        server = ServerSettings(**{"requests_per_minute": 0, "strangers_per_minute": 0, **settings})
+        known = Settings(server=server, sign_in=sign_in or SignInSettings())
         self.services = Services(database=database, agent=self.host, hasher=quick, throttle=Throttle(), settings=known)
         self.restart()
 

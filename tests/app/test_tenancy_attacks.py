@@ -599,6 +599,17 @@ def test_an_answer_is_repeated_to_nobody_whose_rights_are_others_now(
     assert keyed(town, path=path, body=body).headers["idempotency-replayed"] == "true", "their own again"
 
 
+@pytest.mark.parametrize("scopes", [["users:read"], ["users:create"], ["all"]])
+def test_an_answer_is_repeated_to_no_token_that_lends_less(town: Town, scopes: list[str]) -> None:
+    made = town.by("head", "POST", "/users/head/tokens", json={"label": "a script", "scopes": scopes})
+    assert made.status_code == 201, made.text
+    first = keyed(town)
+    town.tokens["session"], town.tokens["head"] = town.tokens["head"], made.json()["secret"]
+    again = keyed(town)
+    assert again.status_code == 403 and first.json()["password"] not in again.text
+    assert keyed(town, "session").headers["idempotency-replayed"] == "true"
+
+
 def test_an_answer_is_repeated_to_no_other_of_the_name(town: Town) -> None:
     assert keyed(town).status_code == 201
     town.sql("UPDATE users SET id = 4000 WHERE username = 'head'")

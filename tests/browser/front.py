@@ -31,12 +31,12 @@ http {{
 
 
 class Front:
-    """A stack with its first administrator, and Nginx before it."""
+    """A stack with its first administrator, and Nginx before it. port: of HTTPS, a free one if none is given."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, port: int = 0) -> None:
         self.stack = stack
         self.folder = stack.prefix / "nginx"
-        self.port, plain = _free_port(), _free_port()
+        self.port, plain = port or free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.folder.mkdir()
         self.folder.chmod(0o755)
@@ -90,7 +90,7 @@ def can_run() -> str:
     return "" if shutil.which("nginx") else "Nginx is not installed"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -85,8 +85,9 @@ class Victims:
         self.stack.start_agent("tests.killing_agent")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def victims(stack_cluster: Cluster | None) -> Iterator[Victims]:
+    """A platform for each test: with hundreds of users of others, every turn would take longer."""
     with Stack(uid_min=51_000, uid_max=51_999, cgroup="dtkill", cluster=stack_cluster) as stack:
         stack.stop_agent()
         stack.stop_server(signal.SIGKILL)
@@ -132,10 +133,9 @@ def _agree(victims: Victims, when: str) -> None:
     try:
         settled(victims.stack, victims.passwords)
     except AssertionError as error:
-        killed = [
-            line for name in ("agent", "server") for line in victims.stack.log(name).splitlines() if "KILL" in line
-        ]
-        raise AssertionError(f"{when} ({killed[-1:]}): {error}") from None
+        logs = {who: victims.stack.log(who).splitlines() for who in ("agent", "server")}
+        killed = {who: [line for line in log if "KILL" in line][-1:] for who, log in logs.items()}
+        raise AssertionError(f"{when}, last {killed}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -246,9 +246,8 @@ def mover(victims: Victims) -> tuple[str, Act]:
     name = victims.name()
     victims.create(name)
     for domain in ("dtka", "dtkb"):
-        if not query(victims.stack, "SELECT 1 FROM domains WHERE name = ?", domain):
-            victims.run("domain", "create", domain)
-            victims.run("group", "create", f"{domain}-g", "--domain", domain)
+        victims.stack.cli("domain", "create", domain)
+        victims.stack.cli("group", "create", f"{domain}-g", "--domain", domain)
 
     def act(step: int) -> None:
         domain = ("dtka", "dtkb")[step % 2]

@@ -52,8 +52,7 @@ class Twins:
         self._victims, self._stack = victims, victims.stack
         self._sets = [Set([victims.name() for _ in range(3)], []) for _ in range(2)]
         for team in TEAMS:
-            if not query(self._stack, "SELECT 1 FROM groups WHERE name = ?", team):
-                victims.run("group", "create", team)
+            self._stack.cli("group", "create", team)
         victims.create(*self._sets[0].changed, *self._sets[1].changed)
 
     def act(self, step: int) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from diycloud.errors import Conflict, HostError, InvalidInput, PermissionDenied
-from diycloud.host import accounts, shadow
+from diycloud.host import accounts, password_fields, shadow
 from diycloud.host.accounts import HostAccounts, PosixAccount, check_ordinary, check_shell
 from diycloud.system import Owner, Result
 from diycloud.system.fake import Fake, File
@@ -41,7 +41,7 @@ def account(name: str) -> PosixAccount:
 def test_lines_become_accounts() -> None:
     alice = account("alice")
     assert alice == PosixAccount(
-        "alice", 20_000, 20_000, "Alice A,Room 1", "/home/alice", "/bin/bash", "!$y$abc", "1"
+        "alice", 20_000, 20_000, "Alice A,Room 1", "/home/alice", "/bin/bash", "!$y$abc", "1", "20000", "99999"
     )  # fmt: skip
     assert (alice.full_name, alice.locked, alice.open) == ("Alice A", True, False)
     assert (account("bob").locked, account("bob").open) == (False, True), "an account without a password is not locked"
@@ -138,7 +138,7 @@ def test_passwords_of_a_batch_are_one_write() -> None:
     fake = Fake({"/etc/shadow": SHADOW})
     fake.files["/etc/shadow"] = fake.files["/etc/shadow"]._replace(mode=0o640, owner=Owner(0, 42))
     day = int(time.time()) // 86_400
-    accounts.set_passwords(fake, {"bob": "$y$b", "alice": "!$y$a"})
+    password_fields.set_passwords(fake, {"bob": "$y$b", "alice": "!$y$a"})
     assert fake.ran == []
     assert fake.files["/etc/shadow"] == File(
         f"root:*:19000:0:99999:7:::\nalice:!$y$a:{day}:0:90:7::20000:\nbobby:x:1:0:99999:7:::\n"
@@ -156,7 +156,7 @@ def test_without_shadow_passwords_go_by_standard_input() -> None:
         return Result(0, "", "")
 
     fake = Fake(commands={"chpasswd -e": chpasswd})
-    accounts.set_passwords(fake, {"alice": "!$y$a", "bob": "$y$b"})
+    password_fields.set_passwords(fake, {"alice": "!$y$a", "bob": "$y$b"})
     assert seen == ["alice:!$y$a\nbob:$y$b\n"]
     assert fake.ran == ["chpasswd -e"]
 

@@ -72,8 +72,26 @@ key.remove                1     1      d             o        o
 audit.list                1     1      d             1        -
 audit.export              1     1      d             1        -
 host.show                 1     1      -             1        -
-session.end-all           1     1      d             -        -
+session.list              1     1      d             1        -
+session.show              1     1      d             1        o
+session.revoke            1     1      d             o        o
+session.end-all           1     1      d             o        o
+session.prove             1     1      1             1        1
+token.list                1     1      d             1        o
+token.create              1     1      d             o        o
+token.revoke              1     1      d             o        o
+throttle.list             1     1      d             1        -
 throttle.clear            1     1      d             -        -
+factor.show               1     1      d             1        o
+factor.reset              1     1      d             o        o
+factor.begin-totp         1     1      1             1        1
+factor.activate-totp      1     1      1             1        1
+factor.remove-totp        1     1      1             1        1
+factor.renew-codes        1     1      1             1        1
+passkey.begin             1     1      1             1        1
+passkey.add               1     1      1             1        1
+passkey.rename            1     1      1             1        1
+passkey.remove            1     1      1             1        1
 password.change           1     1      1             1        1
 session.end               1     1      1             1        1
 """
@@ -179,7 +197,7 @@ def test_what_is_elsewhere_and_what_is_not_are_refused_alike(
 def test_monitors_change_nothing_but_their_own_account() -> None:
     for name, row in MAY.items():
         if row[Role.MONITOR] == "1" and ACTIONS[name].audited is Audited.CHANGE:
-            assert name in ("password.change", "session.end")
+            assert ACTIONS[name].permission is Permission.ACCOUNT, name
 
 
 def test_a_name_alone_does_not_make_one_oneself() -> None:
@@ -208,6 +226,20 @@ def test_a_password_that_must_change_blocks_all_else(role: Role) -> None:
         else:
             with pytest.raises(PermissionDenied, match="changed first"):
                 authorise(actor, action, "alice")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_second_factor_that_must_be_set_up_blocks_all_else(role: Role) -> None:
+    actor, token = alice(role, must_enrol=True), alice(role, must_enrol=True, scopes=frozenset(Permission))
+    free = {"password.change", "session.end", "session.prove", "factor.show", "factor.begin-totp", "factor.activate-totp"}
+    for name, action in ACTIONS.items():
+        if name in free | {"passkey.begin", "passkey.add"}:
+            authorise(actor, action, "alice")
+        else:
+            with pytest.raises(PermissionDenied, match="second factor"):
+                authorise(actor, action, "alice")
+        with pytest.raises(PermissionDenied, match="second factor"):
+            authorise(token, action, "alice")
 
 
 def test_every_permission_is_somebodys_but_roots_nobodys() -> None:

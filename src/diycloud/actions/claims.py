@@ -4,8 +4,8 @@ The key is written in the transaction that stores the wish, so no crash comes be
 answer, without its generated passwords. A request that changed nothing (refused, or undone by the host's refusal) leaves
 no key: it may be sent again.
 
-An answer is repeated only to who has the rights that it was given under, and still has them: account, role and domain, of
-who asked and of the user they acted for. Of these too the table has no more than a keyed sum.
+An answer is repeated only to who has the rights that it was given under, and still has them: account, role, domain and
+what an API token lends, of who asked and of the user they acted for. Of these too the table has no more than a keyed sum.
 
 The table has a hash of the key, and a fingerprint of the body that is keyed with it: a body may hold a password, and
 whoever reads the database must not be able to try passwords against a quick hash. So a key has to be random, like a UUID.
@@ -63,7 +63,7 @@ class Claim(Terms):
         return hashlib.blake2b(msgspec.json.encode(value, order="sorted"), digest_size=_SUM, key=self._secret).digest()
 
     def _rights(self, actor: Actor) -> bytes:
-        return self._sum([(who.user_id, who.role, who.domain) for who in (actor, actor.real) if who is not None])
+        return self._sum([_reach(who) for who in (actor, actor.real) if who is not None])
 
     def check_rights(self, actor: Actor, answered: Answered) -> None:
         """Raise PermissionDenied for who had other rights, or was another of the name, when the answer was given."""
@@ -95,6 +95,12 @@ class Claim(Terms):
         status, body = self.shown(result)
         values = {"status": status, "answer": without_secrets(body).decode()}
         connection.execute(update(keys).where(_IS).values(values), {"of": actor, "named": key})
+
+
+def _reach(actor: Actor) -> tuple[object, ...]:
+    """Return what decides how far an actor reaches. An API token that lends less is not the session that it comes from."""
+    scopes = None if actor.scopes is None else sorted(actor.scopes)
+    return actor.user_id, actor.role, actor.domain, scopes
 
 
 def read(connection: Connection, actor: str, key: str) -> Answered | None:

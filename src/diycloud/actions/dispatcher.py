@@ -17,7 +17,7 @@ from diycloud.actions import audit
 from diycloud.actions.action import Action, Audited, Kind
 from diycloud.actions.actor import Actor
 from diycloud.actions.parsing import Source, parse_action
-from diycloud.actions.reach import Lookup, Place, authorise, check_actor, check_place, stand_in
+from diycloud.actions.reach import Lookup, Place, authorise, check_actor, check_lent, check_place, stand_in
 from diycloud.actions.roles import TRUSTED, Scope
 from diycloud.actions.services import Services
 from diycloud.errors import DiyCloudError, PermissionDenied
@@ -178,7 +178,11 @@ class Dispatcher:
 
     async def check(self, actor: Actor, cls: type[Action[Any]], target: str) -> str | None:
         """Return the only domain that the actor may reach with an action, None for all. Raises PermissionDenied."""
-        if authorise(actor, cls, target) is not Scope.DOMAIN:
+        scope = authorise(actor, cls, target)
+        if actor.scopes is not None and cls.kind is Kind.USER and cls.audited is Audited.CHANGE:
+            place = await self.place(cls.kind, target)
+            check_lent(actor, target, place.role if place else None)
+        if scope is not Scope.DOMAIN:
             return None
         if cls.kind not in _NOT_THERE:
             check_place(actor, target, await self.place(cls.kind, target))

@@ -82,6 +82,15 @@ def check_rank(actor: Actor, target: str, role: Role | None, *, sudo: bool) -> N
         raise PermissionDenied(f"{target} is an administrator of the host.", "Ask an administrator.")
 
 
+def check_lent(actor: Actor, target: str, role: Role | None) -> None:
+    """Raise PermissionDenied if an API token is used on somebody who has rights over others.
+
+    Whoever finds a token could make that account their own (a password, a key), and would have more than was lent.
+    """
+    if actor.scopes is not None and target != actor.name and role not in (None, Role.USER):
+        raise PermissionDenied(f"{target} has the role {role}: no API token changes that account.", "Sign in for this.")
+
+
 def check_actor(actor: Actor, now: Place | None) -> None:
     """Raise PermissionDenied if the actor has lost its account, role or domain since it was let in."""
     known = (actor.user_id, actor.role, actor.domain)
@@ -106,6 +115,7 @@ def stand_in(actor: Actor, place: Place | None) -> Actor:
         raise PermissionDenied(f"{actor.name} may not act for {name}.", "Ask an administrator.")
     if place.role is Role.ADMIN and not actor.is_root:
         raise PermissionDenied(f"{name} is an administrator: nobody acts for them.", "Only root on the host may.")
+    check_lent(actor, name, place.role)
     if not place.signs_in:
         raise PermissionDenied(f"{name} may not sign in, so nobody acts for them.", f"diycloud user enable {name}")
     return actor._replace(

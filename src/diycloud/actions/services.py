@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from diycloud.actions.actor import Actor
 from diycloud.actions.waiting import Waiting
 from diycloud.agent.protocol import Capacity as AskCapacity
 from diycloud.agent.protocol import HostCapacity, Message, SyncReport, Wish
@@ -60,6 +61,26 @@ class Throttle(Protocol):
     def codes(self) -> Throttle: ...
 
 
+class Outside(Protocol):
+    """Directories and providers that people sign in through: auth/outside/gateway.py. Rows and people are its own types."""
+
+    async def subject(self, row: Any) -> str | None: ...
+
+    async def by_password(self, username: str, password: str, row: Any, subject: str | None, visitor: Actor) -> Any: ...
+
+    async def password_holds(self, row: Any, subject: str, password: str) -> bool: ...
+
+    async def depart(self, name: str, actor: Actor, *, base: str, target: str, what_for: str) -> tuple[str, str]: ...
+
+    async def come_back(
+        self, name: str, answer: Mapping[str, str], cookie: str, actor: Actor, *, base: str
+    ) -> tuple[Any, Any]: ...
+
+    async def arrive(self, person: Any, visitor: Actor) -> Any: ...
+
+    async def find(self, name: str) -> Any: ...
+
+
 class Services:
     """The process's own parts."""
 
@@ -79,12 +100,14 @@ class Services:
         self.throttle = throttle
         self.settings = settings
         self.vault = vault or Vault.of_this_process()
-        self.tickets: Waiting[Any] = Waiting(seconds=300)
+        self.tickets: Waiting[Any] = Waiting(seconds=300, most=5_000)
         """Sign-ins that wait for their second factor (auth/signin.py)."""
-        self.challenges: Waiting[Any] = Waiting(seconds=300)
+        self.challenges: Waiting[Any] = Waiting(seconds=300, most=10_000, each=200)
         """What browsers were asked to sign with a passkey (auth/passkeys.py)."""
-        self.new_secrets: Waiting[Any] = Waiting(seconds=900, each=1)
+        self.new_secrets: Waiting[Any] = Waiting(seconds=900, most=5_000, each=1)
         """Secrets of apps that have shown no code yet (auth/factor_service.py)."""
+        self.outside: Outside | None = None
+        """Set by the application if the settings name a directory or a provider."""
         self.group_changes = asyncio.Lock()
         """Held by whoever has the host make or remove groups (groups/host.py)."""
         self.report = SyncReport()

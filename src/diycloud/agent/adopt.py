@@ -18,10 +18,11 @@ from diycloud.agent.framing import parts
 from diycloud.agent.protocol import MAX_FOUND, Adoptable, Outcome, State, Wish
 from diycloud.agent.registry import Entry
 from diycloud.agent.state import Agent, Caller, failure, log
-from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied
+from diycloud.errors import Conflict, DiyCloudError, HostError, InvalidInput, PermissionDenied
 from diycloud.host import accounts, cgroup
 from diycloud.host.accounts import HostAccounts, PosixAccount
 from diycloud.host.names import is_reserved
+from diycloud.host.slices import Limits
 
 UID_MIN = 1000
 """Below are the system's own accounts (login.defs(5), UID_MIN)."""
@@ -100,8 +101,7 @@ def _adopt(agent: Agent, wish: Wish) -> Outcome:
     if (wish.full_name, wish.shell, wish.state) != (account.full_name, account.shell, State.ACTIVE):
         raise Conflict(f"{wish.name} was changed on the host meanwhile.", "Run the command again.")
     limits = agent.check_limits(wish.limits)
-    if agent.slices is not None:  # with systemd their sessions are in the slice already: too low a limit would kill
-        cgroup.refuse_below_use(wish.name, agent.slices.read(wish.name, account.uid), limits)
+    _refuse_below_use(agent, wish.name, account.uid, limits)
     agent.registry.store([Entry.of(wish, account.uid)])
     agent.note_change(wish.name)
     if agent.slices is None:
@@ -109,6 +109,15 @@ def _adopt(agent: Agent, wish: Wish) -> Outcome:
     agent.slices.ensure(wish.name, account.uid, limits)
     warnings = (_take_in(agent, wish.name, account.uid), _beyond_hook(agent, account.uid))
     return Outcome(wish.name, account.uid, changed=True, warning=" ".join(filter(None, warnings)))
+
+
+def _refuse_below_use(agent: Agent, name: str, uid: int, limits: Limits) -> None:
+    """Refuse a memory limit that would have the kernel kill: with systemd their sessions are in the slice already."""
+    try:
+        cgroup.refuse_below_use(name, agent.slices.read(name, uid) if agent.slices is not None else None, limits)
+    except HostError as error:
+        hint = f"End some of it, or `diycloud limits set {name} --memory …`; then adopt again."
+        raise HostError(error.message, hint) from error
 
 
 def _beyond_hook(agent: Agent, uid: int) -> str:

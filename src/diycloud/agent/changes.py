@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diycloud.agent import groups, sudo
+from diycloud.agent import groups, sign_in, sudo
 from diycloud.agent.protocol import LIFE, Account, Outcome, PurgeAccount, State
 from diycloud.agent.registry import Entry
 from diycloud.agent.state import Agent, Caller, failure, log
 from diycloud.errors import Conflict, DiyCloudError, HostError, InvalidInput, PermissionDenied, Unsupported
-from diycloud.host import accounts, homes, keys
+from diycloud.host import accounts, homes, keys, password_fields
 from diycloud.host.accounts import HostAccounts, PosixAccount
+from diycloud.host.pam_files import NOTHING
 from diycloud.system.contract import Owner
 
 
@@ -52,6 +53,7 @@ def ensure_accounts(agent: Agent, caller: Caller, wanted: Sequence[Account]) -> 
         step.changed = step.entry != step.before
     # Limits come before the account, so that no process of the user's ever runs without them.
     _limit(agent, steps)
+    _demand(agent, caller, steps)
     _each(steps, lambda step: _ensure_account(agent, host, step))
     _set_groups(agent, host, steps)
     _set_passwords(agent, steps)
@@ -184,6 +186,14 @@ def _limit_one(agent: Agent, step: _Step) -> bool:
         return False
 
 
+def _demand(agent: Agent, caller: Caller, steps: Sequence[_Step]) -> None:
+    """Have PAM ask what is wished; it does so before the account's password and keys open anything."""
+    changed, refused = sign_in.ensure_demands(agent, caller, [step.wanted.wish for step in steps if step.error is None])
+    for step in steps:
+        step.changed |= step.name in changed
+        step.error = step.error or refused.get(step.name)
+
+
 def _ensure_account(agent: Agent, host: HostAccounts, step: _Step) -> bool:
     wish, uid = step.wanted.wish, step.entry.uid
     if step.host is None:
@@ -205,6 +215,7 @@ def _set_groups(agent: Agent, host: HostAccounts, steps: Sequence[_Step]) -> Non
     try:
         wanted = {name: step.wanted.wish.groups for name, step in joining.items()}
         changed, warnings = groups.set_memberships(agent, host, wanted)
+        changed |= sign_in.set_codes_group(agent, host, {name: step.wanted.wish for name, step in joining.items()})
     except DiyCloudError as error:
         for step in joining.values():
             step.error = error
@@ -215,26 +226,32 @@ def _set_groups(agent: Agent, host: HostAccounts, steps: Sequence[_Step]) -> Non
 
 
 def _set_passwords(agent: Agent, steps: Sequence[_Step]) -> None:
-    """Set the new passwords of the whole batch by one process. A locked account's hash is kept behind `!`."""
-    fields: dict[str, str] = {}
-    setting: list[_Step] = []
-    for step in steps:
-        if step.error is None and step.host is not None and step.wanted.shadow is not None:
-            field = ("!" if step.entry.state is State.LOCKED else "") + step.wanted.shadow
-            if field != step.host.password:
-                fields[step.name] = field
-                setting.append(step)
-    if not fields:
+    """Set the new passwords of the whole batch, and how long they are good, by one write.
+
+    A locked account's hash is kept behind `!`.
+    """
+    able = {step.name: step for step in steps if step.error is None and step.host is not None}
+    fields = {
+        name: ("!" if step.entry.state is State.LOCKED else "") + step.wanted.shadow
+        for name, step in able.items()
+        if step.wanted.shadow is not None
+    }
+    hosts = {name: step.host for name, step in able.items() if step.host is not None}
+    wishes = {name: step.wanted.wish for name, step in able.items()}
+    changes = sign_in.password_changes(agent, hosts, wishes, fields)
+    if not changes:
         return
     try:
-        accounts.set_passwords(agent.system, fields)
+        password_fields.change_passwords(agent.system, changes)
     except DiyCloudError as error:
-        for step in setting:
-            step.error = error
+        for name in changes:
+            able[name].error = error
         return
-    for step in setting:
+    for name, change in changes.items():
+        step = able[name]
         step.changed = True
-        step.host = step.host._replace(password=fields[step.name]) if step.host else None
+        if step.host is not None and change.field is not None:
+            step.host = step.host._replace(password=change.field)
 
 
 def _ensure_state(agent: Agent, step: _Step) -> bool:
@@ -252,7 +269,7 @@ def _ensure_keys(agent: Agent, caller: Caller, step: _Step) -> bool:
     if wanted.keys is None or step.host is None:
         return False
     if not caller.is_root and step.name in agent.administrators.names:
-        text = keys.render_keys(wanted.keys, wanted.networks)
+        text = keys.render_keys(wanted.keys, wanted.wish.networks)
         if text != (agent.system.read(agent.keys / step.name) or ""):
             raise PermissionDenied(
                 f"{step.name} has sudo, so neither the account's SSH keys nor where they are good from can be changed.",
@@ -260,7 +277,7 @@ def _ensure_keys(agent: Agent, caller: Caller, step: _Step) -> bool:
             )
         return False
     return keys.ensure_keys(
-        agent.system, agent.keys, step.name, step.host.gid, keys=wanted.keys, networks=wanted.networks
+        agent.system, agent.keys, step.name, step.host.gid, keys=wanted.keys, networks=wanted.wish.networks
     )
 
 
@@ -330,6 +347,8 @@ def _remove(agent: Agent, entry: Entry) -> None:
     if agent.slices is not None:
         agent.slices.remove(entry.name, entry.uid)
     agent.system.remove(agent.keys / entry.name)
+    agent.pam_files.ensure({entry.name: NOTHING})
+    agent.passwords.forget([entry.name])
     agent.registry.forget([entry.name])
     agent.orphans.discard(entry.name)
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from diycloud import __version__
-from diycloud.agent import adopt, archive, changes, groups, handover, sudo
+from diycloud.agent import adopt, archive, changes, groups, handover, sign_in, sudo
 from diycloud.agent.protocol import (
     Adoptable,
     AdoptAccounts,
@@ -22,6 +22,7 @@ from diycloud.agent.protocol import (
     Capacity,
     ChangeOwnPassword,
     CheckLimits,
+    ConfirmPassword,
     EmptyTrash,
     EnsureAccounts,
     EnsureGroups,
@@ -33,6 +34,7 @@ from diycloud.agent.protocol import (
     HandOver,
     HashPasswords,
     HostCapacity,
+    IsPasswordForeign,
     ListTrash,
     Message,
     Outcome,
@@ -43,11 +45,14 @@ from diycloud.agent.protocol import (
     ReadUsage,
     Remains,
     RemoveGroup,
+    SpendStep,
     StopWorkloads,
     Sync,
     SyncReport,
     Trashed,
     Usage,
+    Verified,
+    VerifyPassword,
 )
 from diycloud.agent.reconcile import reconcile
 from diycloud.agent.state import MAX_LISTS, Agent, Caller, Role, Session, log
@@ -142,6 +147,22 @@ def _change_own_password(agent: Agent, session: Session, message: ChangeOwnPassw
     return sudo.change_own_password(agent, session.caller, message)
 
 
+def _is_password_foreign(agent: Agent, session: Session, message: IsPasswordForeign) -> bool:
+    return sign_in.is_password_foreign(agent, message.name)
+
+
+def _verify_password(agent: Agent, session: Session, message: VerifyPassword) -> Verified:
+    return sign_in.verify_password(agent, session.caller, message)
+
+
+def _confirm_password(agent: Agent, session: Session, message: ConfirmPassword) -> None:
+    sign_in.confirm_password(agent, message)
+
+
+def _spend_step(agent: Agent, session: Session, message: SpendStep) -> bool:
+    return sign_in.spend_step(agent, message)
+
+
 def _list_trash(agent: Agent, session: Session, message: ListTrash) -> list[Trashed]:
     return archive.list_trash(agent)
 
@@ -230,6 +251,10 @@ TABLE: dict[type[Message], Handler] = {
     AdoptAccounts: Handler(_adopt_accounts, Kind.CHANGE, _ROOT),
     GrantSudo: Handler(_grant_sudo, Kind.CHANGE, _ROOT),
     ChangeOwnPassword: Handler(_change_own_password, Kind.CHANGE, _BOTH),
+    IsPasswordForeign: Handler(_is_password_foreign, Kind.READ, _BOTH),
+    VerifyPassword: Handler(_verify_password, Kind.HASH, _BOTH),
+    ConfirmPassword: Handler(_confirm_password, Kind.CHANGE, _BOTH),
+    SpendStep: Handler(_spend_step, Kind.READ, _BOTH),
     ListTrash: Handler(_list_trash, Kind.READ, _ROOT),
     EmptyTrash: Handler(_empty_trash, Kind.LONG, _ROOT),
     ReadUsage: Handler(_read_usage, Kind.READ, _BOTH),

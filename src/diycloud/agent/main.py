@@ -52,14 +52,17 @@ def lock(folder: Path) -> int:
     return fd
 
 
-def make_agent(system: Local, paths: Paths, settings: AgentSettings) -> Agent:
-    """Put the agent together on this host; without cgroup controllers it manages accounts without limits."""
+def make_agent(system: Local, paths: Paths, settings: AgentSettings, *, password_days: int = 0) -> Agent:
+    """Put the agent together on this host; without cgroup controllers it manages accounts without limits.
+
+    password_days: the greatest age of passwords, 0 for the host's own.
+    """
     registry = Registry(system, paths.managed, uid_min=settings.uid_min, uid_max=settings.uid_max)
     slices = detect_slices(system, settings.cgroup)
     if isinstance(slices, Unsupported):
         log.warning("no limits", reason=str(slices))
-        return Agent(system, settings, registry, None, unsupported=str(slices))
-    return Agent(system, settings, registry, slices)
+        return Agent(system, settings, registry, None, unsupported=str(slices), password_days=password_days)
+    return Agent(system, settings, registry, slices, password_days=password_days)
 
 
 async def serve(agent: Agent, paths: Paths) -> None:
@@ -144,7 +147,8 @@ def main() -> int:
     try:
         ensure_folders(Local(), paths)
         lock(paths.agent_state)
-        agent = make_agent(Local(), paths, config.load(Path(paths.config)).agent)
+        settings = config.load(Path(paths.config))
+        agent = make_agent(Local(), paths, settings.agent, password_days=settings.server.password_max_age_days)
         gc.freeze()  # what is loaded stays; collections need not walk it
         asyncio.run(serve(agent, paths))
     except DiyCloudError as error:

@@ -61,7 +61,7 @@ KeyLine = Annotated[
 ]
 """A line of authorized_keys(5) without options."""
 Network = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?\Z")]
-NOWHERE = "0.0.0.0/32"  # noqa: S104  # nobody comes from there
+NOWHERE = "0.0.0.0/32"  # nobody comes from there
 """The network of a user whose own cannot be read: that is no reason to let them in from anywhere."""
 Secret = Annotated[str, msgspec.Meta(pattern=r"\A([A-Z2-7]{16,128})?\Z")]
 """What codes are made of (RFC 6238), in base32; empty for none."""
@@ -92,7 +92,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: the managed groups it is to be a member of, beside its private one. Its membership in groups that are not
     managed is left as it is; a name that is not a managed group is left out, with a warning in the Outcome.
     networks: where sign-ins by SSH may come from, anywhere if there are none; secret: of the codes that a sign-in by
-    password asks for; uncoded: a password alone does not do, and there are no codes to ask for.
+    password asks for; last_step: the time step of the last code that the server took, for a secret that is new here;
+    uncoded: a password alone does not do, and there are no codes to ask for.
     must_change_password: the password that the server set is good for one sign-in.
     """
 
@@ -105,6 +106,7 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     groups: Annotated[list[Name], msgspec.Meta(max_length=64)] = []
     networks: Annotated[list[Network], msgspec.Meta(max_length=64)] = []
     secret: Secret = ""
+    last_step: Step = 0
     uncoded: bool = False
     must_change_password: bool = False
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from diycloud.agent import groups, sudo
+from diycloud.agent import groups, sign_in, sudo
 from diycloud.agent.changes import ensure_accounts, lock_account
 from diycloud.agent.protocol import MAX_BATCH, Account, Outcome, State, SyncReport, Wish
 from diycloud.agent.registry import DEFAULT_LIMITS, Entry
@@ -19,6 +19,7 @@ from diycloud.agent.state import Agent, Caller, failure, log
 from diycloud.errors import DiyCloudError
 from diycloud.host import homes
 from diycloud.host.accounts import HostAccounts, PosixAccount
+from diycloud.host.pam_files import NOTHING
 
 MAX_LISTED = 240
 """Names in each list of a report, so that it fits a frame; the rest are counted in the log."""
@@ -94,6 +95,7 @@ def reconcile(
                 if outcome.name in absent:
                     remade.append(outcome.name)
         yield
+    agent.pam_files.mend()
     orphans, stopped = yield from _lock_orphans(agent, caller, {wish.name for wish in wishes}, gathered, failed)
     if created or mended or failed or stopped or overtaken:
         counts = {"created": len(created), "mended": len(mended), "failed": len(failed), "overtaken": len(overtaken)}
@@ -106,6 +108,7 @@ def reconcile(
         stopped=stopped,
         remade=remade[:MAX_LISTED],
         overtaken=overtaken[:MAX_LISTED],
+        foreign=sign_in.foreign_names(agent, HostAccounts(agent.system)),
     )
 
 
@@ -125,6 +128,8 @@ def _overtaken(agent: Agent, wish: Wish) -> bool:
 def _differences(agent: Agent, wishes: Sequence[Wish], gathered: float) -> list[Wish]:
     """Return the wishes that file or host are not equal to."""
     host = HostAccounts(agent.system)
+    asked, coded = agent.pam_files.read(), sign_in.codes_group_members(agent, host)
+    has_codes = bool(agent.codes_group(host))
     there = set(agent.system.list_dir(agent.settings.home))
     managed, joined = groups.memberships(agent, host)
     return [
@@ -135,6 +140,9 @@ def _differences(agent: Agent, wishes: Sequence[Wish], gathered: float) -> list[
             _is_recorded(agent.registry.get(wish.name), wish)
             and wish.name in there
             and _is_account(_get(host, wish.name), wish)
+            and asked.get(wish.name, NOTHING) == sign_in.demands(wish)
+            and (not has_codes or (wish.name in coded) == bool(wish.secret))
+            and sign_in.is_password_as_wished(agent, _get(host, wish.name), wish)
             and joined.get(wish.name, _NO_GROUPS) == managed.intersection(wish.groups)
             and _is_limited(agent, agent.registry.entries[wish.name])
         )

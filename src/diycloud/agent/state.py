@@ -16,6 +16,7 @@ import structlog
 
 from diycloud.agent.administrators import Administrators, Guesses
 from diycloud.agent.group_registry import GroupRegistry
+from diycloud.agent.passwords import Passwords, Tries
 from diycloud.agent.protocol import Limits as WishedLimits
 from diycloud.agent.protocol import Outcome, Wish
 from diycloud.agent.registry import Entry, Registry
@@ -23,6 +24,8 @@ from diycloud.config import AgentSettings
 from diycloud.errors import Conflict, DiyCloudError, InvalidInput, PermissionDenied, TooManyRequests, Unavailable
 from diycloud.host import accounts, homes
 from diycloud.host.accounts import HostAccounts, PosixAccount
+from diycloud.host.keys import CODES_GROUP
+from diycloud.host.pam_files import PamFiles
 from diycloud.host.slices import Limits, Slices
 from diycloud.system.contract import System
 from diycloud.units import Bytes, Cores, format_size
@@ -76,6 +79,7 @@ class Agent:
         slices: Slices | None,
         *,
         unsupported: str = "",
+        password_days: int = 0,
         clock: Callable[[], float] = time.time,
         grace_s: float = MEMORY_OF_CHANGES_S,
     ) -> None:
@@ -88,6 +92,14 @@ class Agent:
         )  # fmt: skip
         self.administrators = Administrators(system, registry.path.with_name("administrators"))
         self.guesses = Guesses()
+        self.passwords = Passwords(system, registry.path.with_name("passwords"))
+        self.tries = Tries()
+        self.next_foreign = 0
+        """Where the next report of foreign passwords begins (agent/sign_in.py)."""
+        self.password_days = password_days
+        """The greatest age of passwords, 0 for the host's own."""
+        self.pam_files = PamFiles(system, registry.path.parent.with_name("sign-in"))
+        """What PAM asks of users (config.Paths.sign_in)."""
         self.keys = registry.path.parent.with_name("keys")
         """The folder of users' SSH keys (config.Paths.keys)."""
         self.slices = slices
@@ -134,7 +146,13 @@ class Agent:
 
     def allowed_groups(self, host: HostAccounts) -> set[str]:
         """Return the groups that make nobody an administrator."""
-        return {*self.settings.allowed_groups, *self.open_groups(host)}
+        return {*self.settings.allowed_groups, *self.open_groups(host), *self.codes_group(host)}
+
+    def codes_group(self, host: HostAccounts) -> frozenset[str]:
+        """Return the group of those whom PAM asks for a code, as the installation made it; empty if it is not there."""
+        gid = host.group_id(CODES_GROUP)
+        is_ours = gid is not None and gid < 1000 and not host.is_group_of_sudoer(CODES_GROUP, gid)
+        return frozenset({CODES_GROUP}) if is_ours else frozenset()
 
     def check_live(
         self, caller: Caller, entry: Entry, host: HostAccounts, *, harmless: bool = False

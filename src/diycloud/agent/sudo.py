@@ -6,10 +6,11 @@ drop-in for sudo is made of it. What the server may still do to such an account 
 
 from __future__ import annotations
 
+from diycloud.agent.passwords import fingerprint
 from diycloud.agent.protocol import ChangeOwnPassword, GrantSudo, Outcome
 from diycloud.agent.state import Agent, Caller, log
 from diycloud.errors import Conflict, PermissionDenied, Unauthenticated
-from diycloud.host import accounts, shadow, sudo
+from diycloud.host import password_fields, shadow, sudo
 from diycloud.host.accounts import HostAccounts
 
 
@@ -77,7 +78,9 @@ def change_own_password(agent: Agent, caller: Caller, message: ChangeOwnPassword
         log.warning("wrong old password", caller=caller.uid, name=message.name)
         raise Unauthenticated("The old password is wrong.")
     agent.guesses.succeeded(message.name)
-    accounts.set_passwords(agent.system, {message.name: message.shadow})
+    known = agent.passwords.get(message.name)._replace(fingerprint=fingerprint(message.shadow))
+    agent.passwords.confirm({message.name: known})
+    password_fields.set_passwords(agent.system, {message.name: message.shadow})
     agent.note_change(message.name)
     log.info("password changed by its owner", caller=caller.uid, name=message.name)
     return Outcome(message.name, entry.uid, changed=True)

@@ -27,7 +27,11 @@ PasskeyName = Annotated[
     ),
 ]
 PasskeyId = Annotated[
-    int, Meta(ge=1, le=2**53, extra={"rule": "a passkey's id", "help": "its id, as `factor show` tells it"})
+    str,
+    Meta(
+        pattern=r"\A[1-9][0-9]{0,17}\Z",
+        extra={"rule": "a passkey's number, as `factor show` tells it", "help": "which passkey, by its number"},
+    ),
 ]
 BrowsersAnswer = Annotated[
     str,
@@ -46,7 +50,7 @@ BrowsersAnswer = Annotated[
 class Passkey(msgspec.Struct, frozen=True):
     """A passkey. backed_up: it is in an account of its maker's, so that losing the device does not lose it."""
 
-    id: int
+    id: str
     name: str
     backed_up: bool
     created_at: str
@@ -140,7 +144,7 @@ class AddPasskey(Action[FactorsChanged], frozen=True):
 class RenamePasskey(Action[FactorsChanged], frozen=True):
     """Give one of your passkeys another name."""
 
-    id: PasskeyId
+    passkey: PasskeyId
     name: PasskeyName
 
 
@@ -148,4 +152,4 @@ class RenamePasskey(Action[FactorsChanged], frozen=True):
 class RemovePasskey(Action[FactorsChanged], frozen=True):
     """Let one of your passkeys sign in no more."""
 
-    id: PasskeyId
+    passkey: PasskeyId

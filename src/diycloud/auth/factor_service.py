@@ -99,7 +99,9 @@ async def activate_totp(ctx: Context, action: ActivateTotp) -> FactorsChanged:
         ctx, row, factors.OTP, lambda connection: totp.store(connection, services.vault, row.id, begun.secret, step=step)
     )
     services.new_secrets.forget(_owner(row))
-    return await _changed(ctx, row, codes)
+    changed = await _changed(ctx, row, codes)
+    await factors.spend_on_host(services, row, step)  # after the secret itself, or the host knows nothing of its steps
+    return changed
 
 
 async def _add(ctx: Context, row: Row, method: str, store: Callable[[Connection], None]) -> tuple[str, ...]:
@@ -193,22 +195,23 @@ async def add_passkey(ctx: Context, action: AddPasskey) -> FactorsChanged:
 
 async def rename_passkey(ctx: Context, action: RenamePasskey) -> FactorsChanged:
     row = await _own(ctx)
-    if not await ctx.write(passkeys.rename, row.id, action.id, action.name):
+    if not await ctx.write(passkeys.rename, row.id, int(action.passkey), action.name):
         raise NotFound("You have no such passkey.")
     return FactorsChanged(await _shown(ctx.services, row))
 
 
 async def remove_passkey(ctx: Context, action: RemovePasskey) -> FactorsChanged:
     row = await _own(ctx)
+    which = int(action.passkey)
     names = {key.id: key.name for key in await ctx.services.database.read(passkeys.of_user, row.id)}
-    ctx.changes = {"passkey": [names.get(action.id, str(action.id)), ""]}
-    return await _remove(ctx, row, lambda c: passkeys.remove(c, row.id, action.id) > 0, "such passkey")
+    ctx.changes = {"passkey": [names.get(which, action.passkey), ""]}
+    return await _remove(ctx, row, lambda c: passkeys.remove(c, row.id, which) > 0, "such passkey")
 
 
 async def reset_factors(ctx: Context, action: ResetFactors) -> FactorsChanged:
     """Take everything away: the phone is gone, and the paper too. One's own go one by one, where one may be without."""
     services, row = ctx.services, await service.get(ctx.services, action.username)
-    if ctx.actor.user_id == row.id or (ctx.actor.real or ctx.actor).user_id == row.id:
+    if row.id in (ctx.actor.user_id, (ctx.actor.real or ctx.actor).user_id):
         raise Conflict("Your own second factors are removed one by one, on your account's page.")
     _check_sudo(ctx.actor, row)
 

@@ -8,16 +8,20 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from diycloud.actions.services import Services
+from diycloud.agent.protocol import SpendStep
 from diycloud.auth import forced, passkeys, recovery, totp
 from diycloud.auth.factor_actions import Factors, Passkey
 from diycloud.config import ServerSettings
 from diycloud.db.engine import Prepared
+from diycloud.errors import Unavailable
 from diycloud.users.models import Row
 
 TOTP, RECOVERY, PASSKEY = "totp", "recovery", "passkey"
 """The ways of a second factor, as REST names them."""
 OTP, HARDWARE, PRESENCE = "otp", "hwk", "user"
 """How it was proved who it is (RFC 8176): by a code once, by a key of a device, by a person that the device looked at."""
+AGENT_S = 5.0
+"""How long the agent is waited for."""
 _DIGITS = re.compile(rf"[0-9]{{{totp.DIGITS}}}\Z")
 _STATE = Prepared(
     text(f"""SELECT EXISTS (SELECT 1 FROM totps AS t WHERE t.user_id = u.id AND t.active = 1),
@@ -60,7 +64,7 @@ def shown(connection: Connection, row: Row, server: ServerSettings) -> Factors:
     return Factors(
         username=row.username,
         totp_since=app.since if app else None,
-        passkeys=[Passkey(k.id, k.name or "Passkey", k.backed_up, k.created_at, k.last_used) for k in known],
+        passkeys=[Passkey(str(k.id), k.name or "Passkey", k.backed_up, k.created_at, k.last_used) for k in known],
         codes_left=recovery.left(connection, row.id),
         required=forced.reason(server, row.role, row.policy, asked=state(connection, row.id).asked),
     )
@@ -81,9 +85,18 @@ async def prove_code(services: Services, row: Row, code: str) -> bool:
 async def spend(services: Services, row: Row, step: int) -> bool:
     """Take a time step of a user's app as used, wherever it was shown. Returns False if it was used before.
 
-    The one place through which every accepted code goes: of two uses at once the database lets one pass.
+    The one place through which every accepted code goes: of two uses at once the database lets one pass, and the agent
+    knows which ones SSH has taken. Without the agent people sign in here all the same.
     """
-    return await services.database.write(totp.spend, row.id, step)
+    return await services.database.write(totp.spend, row.id, step) and await spend_on_host(services, row, step)
+
+
+async def spend_on_host(services: Services, row: Row, step: int) -> bool:
+    """Tell the agent that a step was used. Returns False if SSH has taken it before."""
+    try:
+        return row.portal_only or await services.agent.call(SpendStep(row.username, step), bool, deadline=AGENT_S)
+    except Unavailable:
+        return True
 
 
 async def prove_passkey(services: Services, answer: str, *, user_id: int | None, alone: bool) -> passkeys.Stored:

@@ -11,7 +11,6 @@ import base64
 import binascii
 import ipaddress
 import json
-import socket
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
@@ -93,9 +92,8 @@ class Wrong(DiyCloudError):
 
 def party(server: ServerSettings) -> Party:
     """Return the relying party of the settings."""
-    host = (server.host_name or socket.gethostname()).lower()
-    port = "" if server.https_port == 443 else f":{server.https_port}"
-    return Party(host, f"DIY Cloud on {host}", f"https://{host}{port}")
+    host = server.name.lower()
+    return Party(host, f"DIY Cloud on {host}", server.address.lower().rstrip("/"))
 
 
 def check_possible(here: Party) -> None:

@@ -6,7 +6,7 @@ import time
 
 from diycloud.actions.actor import Actor
 from diycloud.actions.services import Services
-from diycloud.auth import factors
+from diycloud.auth import factors, host_password
 from diycloud.errors import PermissionDenied, ProofNeeded, Unavailable
 from diycloud.users.models import Row
 
@@ -42,7 +42,12 @@ async def password_holds(services: Services, row: Row, password: str, address: s
     services.throttle.check(row.username, address)
     services.throttle.failed(row.username, address)  # until it is known: guesses sent all at once count too
     try:
-        right = await services.hasher.verify(password, row.password_hash)
+        outside = services.outside
+        subject = await outside.subject(row) if outside else None
+        if outside and subject is not None:  # the directory keeps it
+            right = await outside.password_holds(row, subject, password)
+        else:
+            right = (await host_password.verify(services, row.username, row, password)).right
     except Unavailable:
         services.throttle.uncount(row.username, address)  # nothing was tried
         raise

@@ -23,7 +23,7 @@ from diycloud.actions import audit
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import ages, factors, forced, passkeys, passwords, sessions
+from diycloud.auth import ages, factors, forced, host_password, passkeys, passwords, sessions
 from diycloud.auth.addresses import allows
 from diycloud.errors import SecondFactorNeeded, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
@@ -36,6 +36,10 @@ EXPIRED = "This password was for one time, and its time is over."
 """Said to whoever has the password, and to nobody else."""
 PASSWORD = "pwd"  # noqa: S105 - a method's name
 """How it was proved who it is: the words of RFC 8176 (`otp`, `hwk` of the second factors, `fed` for an outside provider)."""
+FEDERATED = "fed"
+MFA = "mfa"
+OURS, THEIRS = (PASSWORD,), (PASSWORD, FEDERATED)
+"""By a password that is kept here, and by one that the directory of the settings keeps."""
 TRIES = 5
 """Wrong codes until the password is asked for again."""
 NEEDED, WRONG_CODE = "Your second factor is asked for.", "The code is wrong, or was used before."
@@ -93,14 +97,16 @@ class SignIn:
         password is right and more is asked, TooManyRequests, Unavailable.
         """
         visit = Visit(actor, kind, user_agent, time.monotonic())
-        row = await self._prove_password(
+        row, methods = await self._prove_password(
             username[:64].replace("\0", "\ufffd"), password, visit
         )  # PostgreSQL takes no NUL
+        if methods == THEIRS:
+            return await self.go_on(row, methods, visit, code=code)
         if not row.shadow_set and not row.portal_only and not row.must_change_password:
             await self._give_host_password(row, password)
         is_old = row.password_hash.startswith(passwords.OLD)
         better = await self._services.hasher.hash_many([password]) if is_old else []
-        return await self.go_on(row, (PASSWORD,), visit, code=code, better=better)
+        return await self.go_on(row, methods, visit, code=code, better=better)
 
     async def go_on(
         self, row: Row, methods: Sequence[str], visit: Visit, *, code: str = "", better: Sequence[str] = ()
@@ -203,32 +209,72 @@ class SignIn:
             raise Unauthenticated(NO_PASSKEY, "Sign in with your password.") from error
         return await self.begin(row, (factors.HARDWARE, factors.PRESENCE), visit)
 
-    async def _prove_password(self, username: str, password: str, visit: Visit) -> Row:
-        """Return the user whom a password proves. Raises as calling does."""
+    async def by_provider(self, person: Any, visit: Visit, *, must_be: int | None = None) -> SignedIn:
+        """Start the session of whoever a provider has proved (auth/outside). must_be: who is signed in, and proves it anew.
+
+        Raises Unauthenticated with the reason, as it tells nobody but them; SecondFactorNeeded unless the provider asked for
+        one, and is trusted with it.
+        """
+        outside = self._services.outside
+        row: Row | None = None
+        try:
+            row = await outside.arrive(person, visit.actor) if outside else None
+            if row is None or not _may_come(row, visit.actor.address):
+                raise Unauthenticated("Your account here does not let you in from here.", "Ask an administrator.")
+            if must_be not in (None, row.id):
+                raise Unauthenticated("That is somebody else than who is signed in.", "Sign out first.")
+        except Unauthenticated as error:
+            if row is not None or self.throttle.is_news(visit.actor.address):
+                await self.audit(visit.actor, row, "refused", error.code, visit.started, message=error.message)
+            raise
+        if MFA in person.methods:
+            return await self.begin(row, person.methods, visit)
+        self.throttle.failed(row.username, visit.actor.address)  # until it is known, as with a password
+        return await self.go_on(row, person.methods, visit)
+
+    async def _prove_password(self, username: str, password: str, visit: Visit) -> tuple[Row, tuple[str, ...]]:
+        """Return the user whom a password proves, and how. Raises as calling does."""
         actor = visit.actor
         row = await self._services.database.read(repository.by_name, username)
         try:
             self.throttle.check(username, actor.address, known_address=row.last_login_ip if row else None)
             self.throttle.failed(username, actor.address)  # until it is known: guesses sent all at once count too
-            if not await self._verify(username, password, row, actor):
+            methods, row = await self._verify(username, password, row, actor)
+            if row is None or not methods or not _may_come(row, actor.address):
                 raise Unauthenticated(WRONG)
-            assert row is not None
-            if not _may_come(row, actor.address):
-                raise Unauthenticated(WRONG)
-            if ages.has_expired(row, self._services.settings.server):
+            if methods == OURS and ages.has_expired(row, self._services.settings.server):
                 raise Unauthenticated(EXPIRED, "Ask an administrator for another.")
         except (Unauthenticated, TooManyRequests) as error:
             if isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address):
                 await self.audit(actor, row, "refused", error.code, visit.started)
             raise
-        return row
+        if row.username != username:  # the directory knows them by another name, too
+            self.throttle.uncount(username, actor.address)
+            self.throttle.failed(row.username, actor.address)
+        return row, methods
 
-    async def _verify(self, username: str, password: str, row: Row | None, actor: Actor) -> bool:
+    async def _verify(
+        self, username: str, password: str, row: Row | None, actor: Actor
+    ) -> tuple[tuple[str, ...], Row | None]:
+        """Return how a password proves somebody, nothing if it does not, and whom: by the hash here, or by the directory.
+
+        The hash is looked at in any case, and the directory asked after every password that is not right here, so that no
+        answer takes less time than another.
+        """
+        outside = self._services.outside
         try:
-            return await self._services.hasher.verify(password[:1024], row.password_hash if row else None)
+            subject = await outside.subject(row) if outside else None
+            known = row if subject is None else None  # else it is the directory's to say
+            match = await host_password.verify(self._services, username, known, password[:1024])
+            if row is not None and match.right:
+                if match.fingerprint and _may_come(row, actor.address):
+                    row = await host_password.take_over(self._services, row, password[:1024], match, actor)
+                return OURS, row
+            theirs = await outside.by_password(username, password[:1024], row, subject, actor) if outside else None
         except Unavailable:
             self.throttle.uncount(username, actor.address)  # nothing was tried
             raise
+        return (THEIRS, theirs) if theirs is not None else ((), row)
 
     async def begin(self, row: Row, methods: Sequence[str], visit: Visit, *, better: Sequence[str] = ()) -> SignedIn:
         """Start the session of a user who is proved. better: a hash to take the place of an old one.
@@ -237,7 +283,7 @@ class SignIn:
         """
         settings, now, actor = self._services.settings.server, int(time.time()), visit.actor
         max_s = settings.session_max_hours * 3600
-        too_old = PASSWORD in methods and ages.is_too_old(row, settings)
+        too_old = PASSWORD in methods and FEDERATED not in methods and ages.is_too_old(row, settings)
 
         def store(connection: Connection) -> tuple[str, bool]:
             if not repository.is_still(
@@ -273,7 +319,7 @@ class SignIn:
         await self._services.database.write(repository.change, row.id, {"shadow_hash": shadow})
         try:
             fresh = await self._services.database.read(repository.by_id, row.id)
-            await host.settle(self._services.database, self._services.agent, [fresh] if fresh else [])
+            await host.settle(self._services, [fresh] if fresh else [])
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
 

@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from diycloud.cli.output import as_json, facts
-from diycloud.cli.passwords import add_password, given_password
+from diycloud.cli.passwords import add_password, given_password, read_password
 from diycloud.cli.transport import Target, checked, send
 from diycloud.client import session, trust
-from diycloud.client.cloud import Cloud
+from diycloud.client.cloud import Cloud, SignedIn
 from diycloud.client.connection import check_url, probe, split_url
 from diycloud.core.routes import PREFIX
-from diycloud.errors import DiyCloudError, InvalidInput, Unauthenticated
+from diycloud.errors import DiyCloudError, InvalidInput, SecondFactorNeeded, Unauthenticated
 
 PROBE_S = 15.0
 TOKEN_PREFIX = "dct_"  # noqa: S105 - how every API token begins (auth/tokens.py, which takes long to load)
+ENROL = "set up a second factor first: diycloud factor begin-totp"
 CHOOSE = "choose a password of your own first: diycloud account password"
 
 
@@ -31,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument("--username", metavar="NAME", help="who signs in; asked for if it is not given")
         add_password(parser, "password")
+        add_password(parser, "code")
         parser.add_argument(
             "--token-stdin", action="store_true", help="keep an API token, read from standard input, instead of signing in"
         )
@@ -53,13 +55,15 @@ def login(arguments: argparse.Namespace) -> int:
     username = arguments.username or _ask("Username", known.username if known else "")
     password = given_password(arguments, "password", needed=True, again=False)
     with Cloud.of_session(session.Session(url, authority=authority), timeout=PROBE_S * 4) as cloud:
-        done = cloud.begin_session(username, password or "")
+        done = _begin(cloud, username, password or "", arguments)
     kept = session.Session(url, done.username, done.token, done.expires_at, authority)
     session.write(kept)
     found = {**_facts(kept), "must_change_password": done.must_change_password}
     _say(arguments, found, f"Signed in at {url} as {done.username} until {_clock(done.expires_at)}.")
     if done.must_change_password:
         sys.stderr.write(f"note: {CHOOSE}\n")
+    if done.must_enrol:
+        sys.stderr.write(f"note: {ENROL}\n")
     return 0
 
 
@@ -83,6 +87,23 @@ def _keep_token(arguments: argparse.Namespace, url: str, authority: str) -> int:
     return 0
 
 
+def _begin(cloud: Cloud, username: str, password: str, arguments: argparse.Namespace) -> SignedIn:
+    """Sign in, asking for the code of the second factor where there is one, and again if it is wrong."""
+    given = given_password(arguments, "code", again=False)
+    try:
+        return cloud.begin_session(username, password, given or "")
+    except SecondFactorNeeded as error:
+        needed = error
+    while True:
+        if given is not None or not sys.stdin.isatty() or set(needed.ways) == {"passkey"}:
+            raise needed
+        sys.stderr.write(f"{needed.message} The six digits of your app, or a recovery code.\n")
+        try:
+            return cloud.finish_session(needed.ticket, read_password("", None, "code", again=False) or "")
+        except SecondFactorNeeded as error:
+            needed = error
+
+
 def logout(arguments: argparse.Namespace) -> int:
     """End the sign-in on the server, and forget its token here whatever the server says."""
     kept = session.read()
@@ -90,6 +111,9 @@ def logout(arguments: argparse.Namespace) -> int:
         _say(arguments, {}, "Nobody is signed in.")
         return 0
     session.forget()
+    if kept.token.startswith(TOKEN_PREFIX):
+        _say(arguments, {**_facts(kept), "ended": False}, "The API token is forgotten here; `diycloud token revoke` ends it.")
+        return 0
     ended = True
     try:
         Cloud.of_session(kept, timeout=PROBE_S, patience=0).sign_out()
@@ -113,13 +137,11 @@ def whoami(arguments: argparse.Namespace) -> int:
         _say(arguments, here, facts(list(here.items())))
         return 0
     found = {**_facts(kept), "must_change_password": False}
-    if kept.username:
-        answer = send(target, "GET", f"{PREFIX}/users/{kept.username}", {}, None)
-        found["must_change_password"] = answer.status == 403  # everybody may see themselves, but for that
-        if not found["must_change_password"]:
-            checked(answer)
+    told = checked(send(target, "GET", f"{PREFIX}/auth/whoami", {}, None))
+    found |= {"username": told["username"], "scopes": told["scopes"], "must_change_password": told["must_change_password"]}
     pairs = [
-        ("user", kept.username or "(whose token it is)"),
+        ("user", told["username"]),
+        ("may", ", ".join(told["scopes"]) if told["scopes"] is not None else None),
         ("server", kept.url),
         ("until", _clock(kept.expires_at) if kept.expires_at else None),
         ("believed by", "an authority of its own" if kept.authority else "the system's authorities"),

@@ -41,6 +41,8 @@ NOUNS = {
     "session": "who is signed in: list, show and end sessions; who must wait",
     "token": "API tokens for scripts: create, list and end them",
     "app": "applications that sign people in through the platform (OpenID Connect)",
+    "factor": "second factors: an app's codes, recovery codes; take somebody's away",
+    "passkey": "rename and remove your passkeys",
     "limits": "change a user's limits, in force at once",
     "usage": "what a user uses now",
     "audit": "who did what",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diycloud.errors import InvalidInput
 
-_LABELS = {"current": "present password"}
+_LABELS = {"current": "present password", "code": "code of the second factor"}
 
 
 def add_password(parser: argparse.ArgumentParser, name: str) -> None:

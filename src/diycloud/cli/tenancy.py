@@ -104,6 +104,8 @@ def policy(found: dict[str, Any]) -> str:
             ("note", found["description"]),
             ("users", found["users"]),
             ("domains", ", ".join(found["domains"])),
+            ("sessions of one person", found["max_sessions"] or "any number"),
+            ("second factor", "needed" if found["second_factor"] else "by choice"),
             ("created", found["created_at"]),
         ]
     )

@@ -36,12 +36,13 @@ class Answer(NamedTuple, Generic[R]):
 
 
 class SignedIn(msgspec.Struct, frozen=True):
-    """What the server gives for a name and password. expires_at: Unix seconds."""
+    """What the server gives for a name and password. expires_at: Unix seconds. must_enrol: a second factor comes first."""
 
     token: str
     username: str
     expires_at: int
     must_change_password: bool
+    must_enrol: bool = False
 
 
 class Cloud:
@@ -104,23 +105,35 @@ class Cloud:
         username: str,
         password: str,
         *,
+        code: str = "",
         ca: str | Path | None = None,
         timeout: float = TIMEOUT_S,
         patience: float = PATIENCE_S,
     ) -> Cloud:
-        """Sign in; `sign_out` ends it again. Raises Unauthenticated, TooManyRequests at once (it is not waited for)."""
+        """Sign in; `sign_out` ends it again. code: of the second factor, where there is one.
+
+        Raises Unauthenticated, SecondFactorNeeded without the code or with a wrong one, TooManyRequests at once (it is not
+        waited for).
+        """
         made = cls(url, token="", ca=ca, timeout=timeout, patience=patience)
         try:
-            made._headers = {"Authorization": f"Bearer {made.begin_session(username, password).token}"}
+            made._headers = {"Authorization": f"Bearer {made.begin_session(username, password, code).token}"}
         except BaseException:
             made.close()
             raise
         return made
 
-    def begin_session(self, username: str, password: str) -> SignedIn:
-        """Return a new sign-in's token and end, leaving this object as it is."""
-        body = {"username": username, "password": password}
-        response = self._channel.send(requests.encode("POST", f"{PREFIX}/auth/login", {}, body), patient=False)
+    def begin_session(self, username: str, password: str, code: str = "") -> SignedIn:
+        """Return a new sign-in's token and end, leaving this object as it is. Raises as `sign_in`."""
+        body = {"username": username, "password": password, **({"code": code} if code else {})}
+        return self._signed_in("/auth/login", body)
+
+    def finish_session(self, ticket: str, code: str) -> SignedIn:
+        """Return what `begin_session` does, for the ticket of a SecondFactorNeeded and a code. Raises as it does."""
+        return self._signed_in("/auth/login/second", {"ticket": ticket, "code": code})
+
+    def _signed_in(self, path: str, body: dict[str, str]) -> SignedIn:
+        response = self._channel.send(requests.encode("POST", f"{PREFIX}{path}", {}, body), patient=False)
         found: SignedIn = requests.decoded(SignedIn, response)
         return found
 

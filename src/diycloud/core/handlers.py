@@ -7,10 +7,13 @@ from typing import Any
 from diycloud.actions.action import Action
 from diycloud.actions.dispatcher import Handler
 from diycloud.auth import actions as auth
-from diycloud.auth import history, keys, signed_in
+from diycloud.auth import factor_actions as factors
+from diycloud.auth import factor_service, history, keys, signed_in
 from diycloud.auth import service as auth_service
 from diycloud.auth.oidc import actions as apps
 from diycloud.auth.oidc import service as apps_service
+from diycloud.auth.outside import actions as outside
+from diycloud.auth.outside import service as outside_service
 from diycloud.domains import actions as domains
 from diycloud.domains import service as domains_service
 from diycloud.groups import actions as groups
@@ -75,6 +78,19 @@ HANDLERS: dict[type[Action[Any]], Handler] = {
     auth.RevokeToken: auth_service.revoke_token,
     auth.ListWaiting: auth_service.list_waiting,
     auth.ClearThrottle: auth_service.clear_throttle,
+    factors.ShowFactors: factor_service.show_factors,
+    factors.ResetFactors: factor_service.reset_factors,
+    factors.BeginTotp: factor_service.begin_totp,
+    factors.ActivateTotp: factor_service.activate_totp,
+    factors.RemoveTotp: factor_service.remove_totp,
+    factors.RenewCodes: factor_service.renew_codes,
+    factors.BeginPasskey: factor_service.begin_passkey,
+    factors.AddPasskey: factor_service.add_passkey,
+    factors.RenamePasskey: factor_service.rename_passkey,
+    factors.RemovePasskey: factor_service.remove_passkey,
+    outside.ListIdentities: outside_service.list_identities,
+    outside.LinkIdentity: outside_service.link_identity,
+    outside.UnlinkIdentity: outside_service.unlink_identity,
     auth.ListAudit: history.list_audit,
     auth.ExportAudit: history.export_audit,
     apps.CreateApp: apps_service.create_app,

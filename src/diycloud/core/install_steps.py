@@ -19,7 +19,7 @@ from diycloud.host import keys
 from diycloud.host.pam import ensure_pam
 from diycloud.system import ROOT
 
-PACKAGES = ("nginx", "shadow", "pam")
+PACKAGES = ("nginx", "shadow", "pam", "pam-codes")
 NEEDED_PROGRAMS = ("useradd", "setpriv")
 
 
@@ -76,6 +76,7 @@ def packages(run: Installation) -> str:
 def accounts(run: Installation) -> str:
     """Make the server's account: a system account, no shell, no home."""
     name, shell = run.server_user, run.table.nologin
+    _codes_group(run)
     line = run.system.query(["getent", "passwd", name]).stdout.strip().split(":")
     if len(line) >= 7:
         if int(line[2]) == 0 or int(line[2]) >= run.settings.agent.uid_min or line[6] not in (shell, "/bin/false"):
@@ -89,6 +90,12 @@ def accounts(run: Installation) -> str:
     membership = ["--gid", name] if group else ["--user-group"]
     run.system.run([run.table.binaries["useradd"], "--system", *membership, *description, name])
     return f"made {name}"
+
+
+def _codes_group(run: Installation) -> None:
+    """Make the system group of the users whom PAM asks for a code, empty."""
+    if not run.system.query(["getent", "group", keys.CODES_GROUP]).ok:
+        run.system.run(["groupadd", "--system", keys.CODES_GROUP])
 
 
 def folders(run: Installation) -> str:

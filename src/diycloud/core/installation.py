@@ -127,7 +127,9 @@ class Installation:
     def hook(self) -> Hook:
         agent = self.settings.agent
         script = self.paths.config_dir / "pam" / "session"
-        return Hook(script, self.paths.managed, agent.cgroup, agent.uid_min, agent.uid_max, DEFAULT_LIMITS, self.paths.sign_in)
+        return Hook(
+            script, self.paths.managed, agent.cgroup, agent.uid_min, agent.uid_max, DEFAULT_LIMITS, self.paths.sign_in
+        )
 
     def reload_sshd(self) -> None:
         """Have a running SSH server read its settings again; sessions that are open stay."""

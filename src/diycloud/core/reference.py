@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 from sqlalchemy.dialects import sqlite
@@ -28,6 +28,8 @@ from diycloud.units import format_size
 
 _MADE = "made by `python -m diycloud.core.reference`; change the declarations, not this file"
 NO_VERB = {
+    "passkey.begin": "a browser makes passkeys: the portal's page /account/second-factor",
+    "passkey.add": "a browser makes passkeys: the portal's page /account/second-factor",
     "session.end": "`diycloud logout` ends it and forgets the token",
     "session.prove": "`diycloud login` is a fresh proof",
 }
@@ -104,28 +106,54 @@ def _cell(text: str) -> str:
 
 
 def settings_page() -> str:
-    """Return the page of every setting, its meaning taken from the text below it in config.py."""
+    """Return the page of every setting, its meaning taken from the text below it where it is declared."""
     parts = [f"<!-- {_MADE} -->", "# Settings", ""]
     parts.append(
         "In `/etc/diycloud/config.yaml`; a variable in the environment of the process stands above the file. "
         "`diycloud config` shows and checks them."
     )
-    tree = ast.parse(inspect.getsource(config))
     for section in msgspec.structs.fields(config.Settings):
-        texts = _field_texts(tree, section.type.__name__)
         parts += ["", f"## {section.name}", "", (section.type.__doc__ or "").strip(), ""]
-        parts += ["| key | default | allowed | environment | meaning |", "| --- | --- | --- | --- | --- |"]
+        parts += _keys(section.type, section.name)
         for field in msgspec.structs.fields(section.type):
-            default = msgspec.json.encode(field.default).decode()
-            variable = f"DIYCLOUD_{section.name}__{field.name}".upper()
-            meaning = _cell(texts.get(field.name, ""))
-            parts.append(f"| `{field.name}` | `{default}` | {_cell(_allowed(field.type))} | `{variable}` | {meaning} |")
+            inner, is_list = _inner(field.type)
+            if inner is not None:
+                parts += ["", f"### {section.name}.{field.name}", "", (inner.__doc__ or "").strip(), ""]
+                parts += ["A list; each has these keys.", ""] if is_list else []
+                parts += _keys(inner, "")
     return "\n".join(parts) + "\n"
 
 
-def _field_texts(tree: ast.Module, name: str) -> dict[str, str]:
-    """Return the text that follows each field of a class."""
-    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+def _keys(kind: type[msgspec.Struct], section: str) -> Iterator[str]:
+    """Return the table of a section's keys; section empty: of what no variable sets one by one."""
+    declared = [cls for cls in reversed(kind.__mro__) if cls.__module__.startswith("diycloud.")]
+    texts = {name: text for cls in declared for name, text in _field_texts(cls).items()}
+    variable = " environment |" if section else ""
+    yield f"| key | default | allowed |{variable} meaning |"
+    yield f"| --- | --- | --- |{' --- |' if section else ''} --- |"
+    for field in msgspec.structs.fields(kind):
+        given = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        default = "needed" if given is msgspec.NODEFAULT else f"`{msgspec.json.encode(given).decode()}`"
+        variable = f" `DIYCLOUD_{section}__{field.name}` |".upper() if section else ""
+        meaning = _cell(texts.get(field.name, ""))
+        yield f"| `{field.name}` | {_cell(default)} | {_cell(_allowed(field.type))} |{variable} {meaning} |"
+
+
+def _inner(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
+    """Return the keys that a setting consists of, and whether it is a list of such; None for a plain value."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind, False
+    for part in get_args(kind):
+        found, is_list = _inner(part)
+        if found is not None:
+            return found, is_list or get_origin(kind) is tuple
+    return None, False
+
+
+def _field_texts(cls: type) -> dict[str, str]:
+    """Return the text that follows each field of a class where it is declared."""
+    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
     texts = {}
     for field, after in zip(found.body, found.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
@@ -137,8 +165,18 @@ def _field_texts(tree: ast.Module, name: str) -> dict[str, str]:
 
 def _allowed(kind: Any) -> str:
     (schema,), _ = msgspec.json.schema_components([kind])
-    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "array": "list of text"}
+    if any("$ref" in part for part in (schema, schema.get("items", {}), *schema.get("anyOf", ()))):
+        return "keys, see below"
+    words = {
+        "integer": "whole number", "number": "number", "boolean": "true or false", "array": "list of text", "object": "pairs"
+    }  # fmt: skip
     text = words.get(schema.get("type", ""), "text")
+    if "enum" in schema:
+        return "one of " + ", ".join(f"`{word}`" for word in schema["enum"])
+    if text == "pairs":
+        return (
+            f"pairs of text and {'lists of text' if schema['additionalProperties'].get('type') == 'array' else 'text'}"
+        )
     least, most = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
     if least is not None:
         above = "above " if "exclusiveMinimum" in schema else ""

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, get_args
 
 from diycloud.actions.action import Action
 from diycloud.auth import actions as auth
+from diycloud.auth import factor_actions as factors
 from diycloud.auth.oidc import actions as apps
+from diycloud.auth.outside import actions as outside
 from diycloud.domains import actions as domains
 from diycloud.groups import actions as groups
 from diycloud.policies import actions as policies
@@ -98,11 +100,24 @@ ROUTES = (
     Route("POST", "/signing-keys", apps.RotateKeys, "app rotate-keys"),
     Route("GET", "/account/apps", apps.ListOwnApps, "account apps"),
     Route("DELETE", "/account/apps/{name}", apps.WithdrawApp, "account withdraw-app", 204),
+    Route("GET", "/users/{username}/identities", outside.ListIdentities, "user identities"),
+    Route("POST", "/users/{username}/identities", outside.LinkIdentity, "user link"),
+    Route("DELETE", "/users/{username}/identities", outside.UnlinkIdentity, "user unlink"),
     Route("GET", "/audit", auth.ListAudit, "audit list"),
     Route("GET", "/audit/export", auth.ExportAudit, "audit export"),
     Route("GET", "/host", resources.ShowHost, "host show"),
     Route("PUT", "/account/password", auth.ChangePassword, "account password"),
     Route("POST", "/account/proof", auth.Prove, ""),
+    Route("GET", "/users/{username}/second-factor", factors.ShowFactors, "factor show"),
+    Route("DELETE", "/users/{username}/second-factor", factors.ResetFactors, "factor reset"),
+    Route("POST", "/account/totp", factors.BeginTotp, "factor begin-totp"),
+    Route("PUT", "/account/totp", factors.ActivateTotp, "factor activate-totp"),
+    Route("DELETE", "/account/totp", factors.RemoveTotp, "factor remove-totp"),
+    Route("POST", "/account/recovery-codes", factors.RenewCodes, "factor renew-codes"),
+    Route("POST", "/account/passkeys/begin", factors.BeginPasskey, ""),
+    Route("POST", "/account/passkeys", factors.AddPasskey, ""),
+    Route("PATCH", "/account/passkeys/{passkey}", factors.RenamePasskey, "passkey rename"),
+    Route("DELETE", "/account/passkeys/{passkey}", factors.RemovePasskey, "passkey remove"),
     Route("POST", "/auth/logout", auth.SignOut, "", 204),
 )
 

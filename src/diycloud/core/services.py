@@ -64,7 +64,7 @@ def server_service(paths: Paths, settings: Settings, nginx_group: str) -> Servic
         writable=(str(paths.state), str(paths.server_socket.parent)),
         after=(AGENT, *(("postgresql.service",) if settings.server.database else ())),
         wants=(AGENT,),
-        network=_over_network(settings.server.database),
+        network=settings.sign_in.is_used or _over_network(settings.server.database),
     )
 
 

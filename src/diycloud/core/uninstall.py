@@ -113,6 +113,8 @@ def _ssh_keys(removal: _Removal) -> str:
     changed = keys.remove_sshd(removal.system)
     if changed:
         removal.reload_sshd()
+    if removal.system.query(["getent", "group", keys.CODES_GROUP]).ok:
+        removal.system.run(["groupdel", keys.CODES_GROUP], ok=(0, 6))
     return "removed" if changed else "there were none"
 
 

@@ -93,7 +93,7 @@ async def settle_members(services: Services, user_ids: Collection[int]) -> tuple
     for start in range(0, len(rows), wire.MAX_BATCH):
         batch = rows[start : start + wire.MAX_BATCH]
         try:
-            outcomes = await users_host.settle(services.database, services.agent, batch)
+            outcomes = await users_host.settle(services, batch)
         except Unavailable:
             return (*_few(warnings), LATER)
         for outcome in outcomes:

@@ -1,7 +1,7 @@
 """POSIX accounts: read from the files' own text, changed by the host's own tools (shadow-utils).
 
 The tools bring what each host hangs on them: audit records, nscd and sssd caches, SELinux users. One process adds an
-account; what is right already costs none. Only the password fields are written here, those of a whole batch at once.
+account; what is right already costs none. Only passwords are written without them (password_fields.py).
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ _SUDO_INCLUDE = re.compile(r"\s*[#@]include(?P<dir>dir)?\s+\"?(?P<path>[^\"\n]*[
 
 
 class PosixAccount(NamedTuple):
-    """A line of /etc/passwd with its password and expiry (days since 1970, as text) of /etc/shadow."""
+    """A line of /etc/passwd with what /etc/shadow has of it.
+
+    expires, changed: days since 1970, max_days: the password's greatest age; as text, empty for none.
+    """
 
     name: str
     uid: int
@@ -64,6 +67,8 @@ class PosixAccount(NamedTuple):
     shell: str
     password: str
     expires: str
+    changed: str = ""
+    max_days: str = ""
 
     @property
     def full_name(self) -> str:
@@ -111,6 +116,8 @@ class HostAccounts:
                 name, uid, gid, fields[4], fields[5], fields[6],
                 password=shadow[1] if len(shadow) > 1 else fields[1],
                 expires=shadow[7] if len(shadow) > 7 else "",
+                changed=shadow[2] if len(shadow) > 2 else "",
+                max_days=shadow[4] if len(shadow) > 4 else "",
             )  # fmt: skip
         except (ValueError, IndexError) as error:
             raise HostError(f"The line of {name} in /etc/passwd is broken.", "Run pwck.") from error
@@ -280,32 +287,6 @@ def refuse_taken(status: int, name: str, uid: int) -> None:
         raise Conflict(f"{name} exists on the host.", "Choose another name.")
     if status == 4:
         raise Conflict(f"The number {uid} is in use on the host.", "Try again: another will be chosen.")
-
-
-def set_passwords(system: System, hashes: Mapping[str, str]) -> None:
-    """Set the password fields of some accounts and the day of their change, as `chpasswd -e` would.
-
-    hashes: name → field of shadow(5); `!` first locks. Raises HostError if another program holds the lock for too long.
-    """
-    with system.locked(LOCK, patience_s=WAIT_S):
-        text = system.read(SHADOW)
-        if text is not None:
-            system.replace(SHADOW, _with_fields(text, hashes, today=int(time.time()) // 86_400))
-            return
-    # A host that keeps the hashes elsewhere (tcb(5)) has its own chpasswd.
-    run_patiently(system, ["chpasswd", "-e"], input="".join(f"{name}:{field}\n" for name, field in hashes.items()))
-
-
-def _with_fields(text: str, hashes: Mapping[str, str], *, today: int) -> str:
-    """Return the text of /etc/shadow with other password fields; a line that is missing is made as pwconv(8) would."""
-    left = dict(hashes)
-    lines = text.removesuffix("\n").split("\n")
-    for number, line in enumerate(lines):
-        if line.partition(":")[0] in left:
-            fields = line.split(":")
-            lines[number] = ":".join([fields[0], left.pop(fields[0]), str(today), *fields[3:]])
-    lines += [f"{name}:{field}:{today}:0:99999:7:::" for name, field in left.items()]
-    return "\n".join([*lines, ""])
 
 
 def change_account(

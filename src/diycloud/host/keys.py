@@ -1,8 +1,9 @@
-"""SSH keys in a root-owned folder that sshd reads beside people's own files.
+"""What sshd needs of the platform: SSH keys in a root-owned folder beside people's own files, and room to ask for a code.
 
 The folder holds one file for each user, as authorized_keys(5); the user can read it (sshd does so as the user) and not
-change it. A user's networks stand before each key as `from=`. Sources: sshd_config(5) AuthorizedKeysFile and Include,
-sshd(8) "AUTHORIZED_KEYS FILE FORMAT".
+change it. A user's networks stand before each key as `from=`. A code is asked for by keyboard-interactive, which is
+opened for the users who have one and nobody else: whoever turns PasswordAuthentication off later has turned passwords off.
+Sources: sshd_config(5) AuthorizedKeysFile, Include and Match; sshd(8) "AUTHORIZED_KEYS FILE FORMAT".
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ DROP_IN = "/etc/ssh/sshd_config.d/10-diycloud.conf"
 SSHD = "/usr/sbin/sshd"
 USUAL = ".ssh/authorized_keys .ssh/authorized_keys2"
 """sshd's own default for AuthorizedKeysFile."""
+CODES_GROUP = "diycloud-codes"
+"""A system group of the users whom PAM asks for a code (agent/sign_in.py): sshd tells them by it."""
 _INCLUDE = re.compile(r"^\s*Include\s+.*sshd_config\.d/\*\.conf", re.IGNORECASE | re.MULTILINE)
 _SETTING = re.compile(r"^authorizedkeysfile (.*)$", re.IGNORECASE | re.MULTILINE)
+_PASSWORDS = re.compile(r"^passwordauthentication yes$", re.IGNORECASE | re.MULTILINE)
 _RUNTIME = "/run/sshd"
 
 
@@ -54,16 +58,9 @@ def ensure_sshd(system: System, folder: Path, sshd: str) -> bool:
             f"Add {folder}/%u to its AuthorizedKeysFile by hand.",
         )
     before = system.read(DROP_IN)
-    ours = f"{folder}/%u"
-    if before is not None and ours in before:
-        return False
     system.make_dir(_RUNTIME)  # sshd -T asks for it, and the distribution makes it only when the service starts
-    found = _SETTING.search(system.query([sshd, "-T"]).stdout)
-    others = " ".join(word for word in (found[1] if found else USUAL).split() if word not in (ours, "none"))
-    system.write(
-        DROP_IN,
-        f"# Made by DIY Cloud: keys that users added there, beside their own files.\nAuthorizedKeysFile {ours} {others}\n",
-    )
+    if not system.write(DROP_IN, render_sshd(folder, system.query([sshd, "-T"]).stdout)):
+        return False
     asked = system.query([sshd, "-t"])
     if not asked.ok:
         if before is None:
@@ -74,6 +71,18 @@ def ensure_sshd(system: System, folder: Path, sshd: str) -> bool:
             f"sshd refuses its settings: {asked.stderr.strip()[-300:]}", f"Mend {SSHD_CONFIG}, then install again."
         )
     return True
+
+
+def render_sshd(folder: Path, in_force: str) -> str:
+    """Return our settings for sshd. in_force: what `sshd -T` says, empty if it does not say."""
+    ours = f"{folder}/%u"
+    found = _SETTING.search(in_force)
+    others = " ".join(word for word in (found[1] if found else USUAL).split() if word not in (ours, "none"))
+    text = f"# Made by DIY Cloud: keys that users added there, beside their own files.\nAuthorizedKeysFile {ours} {others}\n"
+    if _PASSWORDS.search(in_force):
+        text += f"# Who has an app for codes is asked for one after the password.\nMatch Group {CODES_GROUP}\n"
+        text += "    KbdInteractiveAuthentication yes\n"
+    return text
 
 
 def remove_sshd(system: System) -> bool:

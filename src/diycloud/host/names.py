@@ -14,7 +14,7 @@ docker podman containerd libvirt libvirt-qemu qemu ssl-cert google-sudoers ec2-u
 postgres mysql redis mongodb rabbitmq elasticsearch rpc statd tss uuidd ldap nslcd sssd nfsnobody bind named dnsmasq
 exim debian-exim dovecot git gitlab jenkins jupyter puppet ansible salt consul vault etcd zabbix nagios prometheus grafana
 munge slurm clamav syslog tcpdump landscape pollinate whoopsie rtkit colord geoclue pulse usbmux saned gdm lightdm sddm
-diycloud diycloud-hub diycloud-gate system agent server portal api static me self all except none null default
+diycloud diycloud-hub diycloud-gate diycloud-codes system agent server portal api static me self all except none null default
 """
 RESERVED = frozenset(_TEXT.split())
 PREFIXES = ("systemd-", "gnome-", "lxc-", "docker-", "libvirt-")

@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ _EVERYBODY = frozenset({"all", "except"})
 """Words that pam_access takes for no name, in any case."""
 _GRANT = re.compile(r"\+:([a-z_][a-z0-9_-]*):(.*)")
 _LOCAL = "LOCAL"
+LOST = "?"
+"""In the place of a secret that is lost: no wish has it, so that the next one brings it back."""
 
 
 class Demands(NamedTuple):
@@ -44,6 +47,7 @@ class Demands(NamedTuple):
 
 
 NOTHING = Demands()
+_NONE_USED: Mapping[str, int] = {}
 
 
 class PamFiles:
@@ -73,16 +77,16 @@ class PamFiles:
     def read(self) -> dict[str, Demands]:
         """Return who is asked for anything, and for what."""
         networks = _parse_access(self._text("access"))
-        uncoded = set(self._text("uncoded").split())
-        with_code = set(self._system.list_dir(self._codes)) & set(self._text("coded").split())
+        coded, uncoded = (set(self._text(name).split()) for name in ("coded", "uncoded"))
         return {
-            name: Demands(networks.get(name, ()), self._secret(name) if name in with_code else "", name in uncoded)
-            for name in networks.keys() | uncoded | with_code
+            name: Demands(networks.get(name, ()), self._secret(name) if name in coded else "", name in uncoded)
+            for name in networks.keys() | coded | uncoded
         }
 
-    def ensure(self, wanted: Mapping[str, Demands]) -> set[str]:
+    def ensure(self, wanted: Mapping[str, Demands], *, used: Mapping[str, int] = _NONE_USED) -> set[str]:
         """Make the files ask this of some users; the others stay. Returns the names of those that changed.
 
+        used: the time step whose code was taken elsewhere, for a secret that is new here.
         Raises InvalidInput for a name that pam_access would take for everybody.
         """
         for name, demands in wanted.items():
@@ -92,8 +96,14 @@ class PamFiles:
             before = self.read()
             changed = {name for name, demands in wanted.items() if before.get(name, NOTHING) != demands}
             if changed:
-                self._write(before | {name: wanted[name] for name in changed}, changed, before)
+                self._write(before | {name: wanted[name] for name in changed}, changed, before, used)
         return changed
+
+    def mend(self) -> None:
+        """Write the lists anew if there is anything in them that is not understood, or one is gone."""
+        with self._lock:
+            now = self.read()
+            self._write(now, set(), now, _NONE_USED)
 
     def spend(self, name: str, step: int) -> bool:
         """Note that the code of a time step was used elsewhere. False if it was used here: it is not to be taken.
@@ -118,15 +128,24 @@ class PamFiles:
         return self._system.read(self._folder / name) or ""
 
     def _secret(self, name: str) -> str:
-        return parse_codes(self._system.read(self._codes / name) or "")[0]
+        """Return the secret of somebody who is asked for codes; one that nobody has if the file is lost or broken."""
+        return parse_codes(self._system.read(self._codes / name) or "")[0] or LOST
 
-    def _write(self, all_of_them: Mapping[str, Demands], changed: set[str], before: Mapping[str, Demands]) -> None:
+    def _write(
+        self,
+        all_of_them: Mapping[str, Demands],
+        changed: set[str],
+        before: Mapping[str, Demands],
+        used: Mapping[str, int],
+    ) -> None:
         """Write what changed; a user who is asked for more is asked from the first write on."""
         self.ensure_folder()
         for name in changed:
             secret = all_of_them[name].secret
-            if secret and secret != before.get(name, NOTHING).secret:
-                self._system.write(self._codes / name, render_codes(secret, ()), mode=0o600)
+            if secret not in ("", LOST, before.get(name, NOTHING).secret):
+                self._system.write(
+                    self._codes / name, render_codes(secret, [used[name]] if used.get(name) else []), mode=0o600
+                )
         lists = {
             "access": render_access({name: demands.networks for name, demands in all_of_them.items()}),
             "coded": "".join(f"{name}\n" for name, demands in sorted(all_of_them.items()) if demands.secret),
@@ -154,7 +173,7 @@ def _parse_access(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return name → networks. A line that the agent does not write is not understood, and so written anew."""
     granted = {}
     lines = text.splitlines()
-    for line, after in zip(lines, lines[1:], strict=False):
+    for line, after in pairwise(lines):
         if (match := _GRANT.fullmatch(line)) and after == f"-:{match[1]}:ALL":
             granted[match[1]] = tuple(word for word in match[2].split() if word != _LOCAL)
     return granted

@@ -15,6 +15,11 @@ MaxCores = Annotated[Cores, Meta(extra={"help": "most cores that can be given"})
 MaxMemory = Annotated[MemorySize, Meta(extra={"help": "most memory that can be given"})]
 MaxDisk = Annotated[DiskSize, Meta(extra={"help": "largest disk quota that can be given"})]
 MaxTasks = Annotated[Tasks, Meta(extra={"help": "most processes that can be given"})]
+MaxSessions = Annotated[
+    int,
+    Meta(ge=1, le=1000, extra={"rule": "a whole number, 1–1000", "help": "sessions of one person; the oldest gives way"}),
+]
+SecondFactor = Annotated[Flag, Meta(extra={"help": "whoever has the policy must have a second factor"})]
 MaxGpu = Annotated[Flag, Meta(extra={"help": "whether GPUs can be given"})]
 
 
@@ -34,6 +39,8 @@ class CreatePolicy(Action[PolicyChanged], frozen=True):
     max_disk: MaxDisk | None = None
     max_tasks: MaxTasks | None = None
     max_gpu: MaxGpu = True
+    max_sessions: MaxSessions | None = None
+    second_factor: SecondFactor = False
 
 
 @action("policy.list", needs=Permission.POLICIES_READ, audited=Audited.NO, target="")
@@ -64,6 +71,8 @@ class ModifyPolicy(Action[PolicyChanged], frozen=True):
     max_disk: MaxDisk | UnsetType | None = UNSET
     max_tasks: MaxTasks | UnsetType | None = UNSET
     max_gpu: MaxGpu | UnsetType = UNSET
+    max_sessions: MaxSessions | UnsetType | None = UNSET
+    second_factor: SecondFactor | UnsetType = UNSET
 
 
 @action("policy.remove", needs=Permission.POLICIES, target="name", kind=Kind.POLICY)

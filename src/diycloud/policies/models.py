@@ -29,12 +29,17 @@ class Maxima(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A policy as the API, the command line and the portal show it. users: how many have it."""
+    """A policy as the API, the command line and the portal show it. users: how many have it.
+
+    max_sessions: of one person, None for any number. second_factor: whoever has the policy must have one.
+    """
 
     name: str
     description: str
     defaults: Defaults
     maxima: Maxima
+    max_sessions: int | None
+    second_factor: bool
     users: int
     domains: tuple[str, ...]
     created_at: str

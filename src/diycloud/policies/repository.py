@@ -33,6 +33,8 @@ class Rules(msgspec.Struct, frozen=True):
     max_disk: int | None
     max_tasks: int | None
     max_gpu: bool
+    max_sessions: int | None
+    second_factor: bool
 
 
 def rules(connection: Connection, name: str) -> Rules | None:
@@ -63,7 +65,14 @@ def to_rules(row: RowMapping) -> Rules:
         max_disk=_most(row["max_disk"], _bytes(row["max_disk"], LEAST_DISK), given.disk),
         max_tasks=None if tasks is None else int(tasks),
         max_gpu=row["max_gpu"] == 1,
+        max_sessions=_sessions(row["max_sessions"]),
+        second_factor=row["second_factor"] not in (0, None),
     )
+
+
+def _sessions(written: object) -> int | None:
+    """Return how many sessions one person may have; what is no number is none."""
+    return written if isinstance(written, int) and written > 0 else None
 
 
 def _bytes(text: object, least: int) -> int | None:
@@ -132,6 +141,8 @@ def _policy(row: RowMapping, count: int, used: tuple[str, ...]) -> Policy:
             known.max_tasks,
             known.max_gpu,
         ),
+        max_sessions=known.max_sessions,
+        second_factor=known.second_factor,
         users=count,
         domains=used,
         created_at=row["created_at"],

@@ -89,7 +89,7 @@ async def modify_policy(ctx: Context, action: ModifyPolicy) -> PolicyChanged:
 
     ctx.changes = await ctx.write(store)
     above = 0
-    if any(name.startswith("max_") for name in ctx.changes):
+    if any(name.startswith("max_") and name != "max_sessions" for name in ctx.changes):
         above = await services.database.read_long(repository.users_above, await rules_of(services, action.name))
     warnings = (f"{counted(above, 'user')} with more than this: it stays until it is changed.",) if above else ()
     return PolicyChanged(await _show(services, action.name), warnings)
@@ -101,7 +101,8 @@ def _given(action: Action[Any]) -> dict[str, Any]:
 
 def _values(known: Rules) -> dict[str, Any]:
     maxima = {f"max_{name}": getattr(known, f"max_{name}") for name in LIMITS}
-    return {name: getattr(known.defaults, name) for name in LIMITS} | maxima | {"description": known.description}
+    others = {name: getattr(known, name) for name in ("description", "max_sessions", "second_factor")}
+    return {name: getattr(known.defaults, name) for name in LIMITS} | maxima | others
 
 
 def _shown(name: str, value: Any) -> Any:

@@ -8,11 +8,12 @@ from typing import get_args
 import msgspec
 from sqlalchemy import Connection
 
-from diycloud.actions.services import Agent
+from diycloud.actions.services import Agent, Services
 from diycloud.agent import framing
 from diycloud.agent import protocol as wire
+from diycloud.auth import demands
 from diycloud.auth.addresses import readable
-from diycloud.db.engine import Database
+from diycloud.auth.demands import NOTHING, Asked
 from diycloud.errors import BY_CODE, DiyCloudError, HostError, InvalidInput, Unavailable
 from diycloud.users import models, repository
 from diycloud.users.models import Row, Status
@@ -39,8 +40,11 @@ def impossible(row: Row) -> str:
     return ""
 
 
-def wish(row: Row) -> wire.Wish:
-    """Return what the host should make of a user. What people wrote by hand and cannot be gives way to the default."""
+def wish(row: Row, asked: Asked = NOTHING) -> wire.Wish:
+    """Return what the host should make of a user. What people wrote by hand and cannot be gives way to the default.
+
+    asked: what signing in there asks for beside the password (auth/demands.py).
+    """
     return wire.Wish(
         name=row.username,
         generation=row.generation,
@@ -49,19 +53,33 @@ def wish(row: Row) -> wire.Wish:
         full_name=_NOT_IN_GECOS.sub(" ", row.full_name)[:100],
         shell=row.shell if _SHELL.match(row.shell) else "/bin/bash",
         groups=[name for name in names(row.groups) if _NAME.match(name)][:64],
+        networks=_networks(row),
+        secret=asked.secret,
+        last_step=asked.last_step,
+        uncoded=asked.uncoded,
+        must_change_password=row.must_change_password,
     )
 
 
-async def ensure(agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
+def _networks(row: Row) -> list[str]:
+    """Return where a user may come from. Networks that nobody can read are no reason to let them in from anywhere."""
+    networks = names(row.allowed_client_ip)
+    if readable(row.allowed_client_ip) and len(networks) <= 64 and all(map(_NETWORK.match, networks)):
+        return list(networks)
+    return [wire.NOWHERE]
+
+
+async def ensure(services: Services, rows: list[Row]) -> list[wire.Outcome]:
     """Make the host equal to some rows; returns each answer, in their order. At most wire.MAX_BATCH rows.
 
     A row whose account never was there is created. Raises Unavailable if the agent does not answer; the wishes stay.
     """
     why = [impossible(row) for row in rows]
-    accounts = [_account(row) for row, reason in zip(rows, why, strict=True) if not reason]
+    asked = await demands.asked(services, [row.id for row in rows])
+    accounts = [_account(row, asked.get(row.id, NOTHING)) for row, reason in zip(rows, why, strict=True) if not reason]
     answered: list[wire.Outcome] = []
     for part in framing.parts(accounts, wire.MAX_BATCH) if accounts else ():
-        answered += await agent.call(wire.EnsureAccounts(part), list[wire.Outcome])
+        answered += await services.agent.call(wire.EnsureAccounts(part), list[wire.Outcome])
     answers = iter(answered)
     return [
         wire.Outcome(row.username, code=InvalidInput.code, message=reason) if reason else next(answers)
@@ -76,10 +94,10 @@ def note(connection: Connection, rows: list[Row], outcomes: list[wire.Outcome]) 
         repository.settle(connection, row.id, row.generation, uid=outcome.uid, problem=problem, made=outcome.made)
 
 
-async def settle(database: Database, agent: Agent, rows: list[Row]) -> list[wire.Outcome]:
+async def settle(services: Services, rows: list[Row]) -> list[wire.Outcome]:
     """Ensure some rows and note each answer at once; raises as `ensure`."""
-    outcomes = await ensure(agent, rows)
-    await database.write(note, rows, outcomes)
+    outcomes = await ensure(services, rows)
+    await services.database.write(note, rows, outcomes)
     return outcomes
 
 
@@ -92,20 +110,10 @@ def settled(row: Row, outcome: wire.Outcome) -> Row:
     return msgspec.structs.replace(row, status=status, uid=uid, host_generation=row.generation, host_problem="")
 
 
-def _account(row: Row) -> wire.Account:
+def _account(row: Row, asked: Asked) -> wire.Account:
     shadow = row.shadow_hash if row.shadow_hash and _SHADOW.match(row.shadow_hash) else None
-    networks = names(row.allowed_client_ip)
-    known = readable(row.allowed_client_ip) and len(networks) <= 64 and all(map(_NETWORK.match, networks))
-    return wire.Account(
-        wish(row),
-        shadow,
-        create=row.uid is None,
-        # Networks that nobody can read are no reason to let the keys in from anywhere.
-        keys=[line for line in row.ssh_keys.splitlines() if _KEY.match(line) and len(line) <= 3000][:32]
-        if known
-        else [],
-        networks=list(networks) if known else [],
-    )
+    lines = [line for line in row.ssh_keys.splitlines() if _KEY.match(line) and len(line) <= 3000][:32]
+    return wire.Account(wish(row, asked), shadow, create=row.uid is None, keys=lines)
 
 
 def failure(outcome: wire.Outcome) -> DiyCloudError:

@@ -228,7 +228,7 @@ async def _settle(ctx: Context, stored: list[Row]) -> dict[int, wire.Outcome] | 
     """Have the host follow; returns its answers by the row's id, None if the agent does not answer."""
     people = [row for row in stored if not row.portal_only]
     try:
-        outcomes = await host.settle(ctx.services.database, ctx.services.agent, people)
+        outcomes = await host.settle(ctx.services, people)
     except Unavailable:
         return None
     return {row.id: outcome for row, outcome in zip(people, outcomes, strict=True)}

@@ -66,6 +66,7 @@ class Row(msgspec.Struct, frozen=True):
     host_problem: str
     shadow_hash: str | None
     shadow_set: bool
+    password_void: bool
     must_change_password: bool
     password_changed_at: str
     updated_at: str

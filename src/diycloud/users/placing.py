@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, delete, insert, literal, select
 
 from diycloud.actions.dispatcher import Context
+from diycloud.actions.roles import Role
 from diycloud.db.tables import group_members as members
 from diycloud.db.tables import groups, users
 from diycloud.domains import repository as domains
@@ -47,7 +48,11 @@ async def place(ctx: Context, action: CreateUser) -> Place:
 
 def check_fields(ctx: Context, action: CreateUser | ModifyUser | SetLimits) -> None:
     """Raise PermissionDenied for fields that only administrators of everything may set."""
-    if ctx.bound is None or isinstance(action, SetLimits):
+    if isinstance(action, SetLimits):
+        return
+    if ctx.actor.scopes is not None and action.role not in (UNSET, Role.USER):
+        raise PermissionDenied("role: no API token gives rights over others.", "Sign in for this.")
+    if ctx.bound is None:
         return
     usual = {field.name: field.default for field in msgspec.structs.fields(action)}
     for name in ADMINS_FIELDS:

@@ -11,7 +11,8 @@ import structlog
 from diycloud.actions import audit, claims
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.auth import sessions, tokens
+from diycloud.auth import demands, host_password, sessions, tokens
+from diycloud.auth.oidc import grants
 from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.groups import host as groups
 from diycloud.users import host, life, repository
@@ -35,8 +36,13 @@ async def reconcile(services: Services) -> wire.SyncReport:
             await life.finish_purge(services, row)
     await _settle_all(services)
     rows = await services.database.read_long(repository.wishes)
-    report = await services.agent.sync(host.wish(row) for row in rows if not host.impossible(row))
+    asked = await demands.asked(services)
+    report = await services.agent.sync(
+        host.wish(row, asked.get(row.id, demands.NOTHING)) for row in rows if not host.impossible(row)
+    )
     services.report = report
+    if report.foreign and (names := await services.database.write(host_password.void, report.foreign)):
+        log.warning("passwords changed on the host", names=names)
     if report.overtaken:  # an older database was restored: its wishes are the newest there are
         await services.database.write(repository.overtake, report.overtaken)
         await _settle_all(services)
@@ -55,15 +61,16 @@ async def _settle_all(services: Services) -> None:
         if not rows:
             return
         tried.update(row.id for row in rows)
-        await host.settle(services.database, services.agent, rows)
+        await host.settle(services, rows)
 
 
 async def housekeeping(services: Services) -> None:
-    """Forget expired sessions and tokens, idempotency keys of yesterday and old audit rows."""
+    """Forget expired sessions, tokens and sign-ins at applications, idempotency keys of yesterday and old audit rows."""
     settings, now = services.settings.server, int(time.time())
     idle = settings.session_idle_minutes * 60
     await services.database.write(lambda connection: sessions.forget_expired(connection, now=now, idle_s=idle))
     await services.database.write(lambda connection: tokens.forget_expired(connection, now=now))
+    await services.database.write(grants.forget, now)
     await services.database.write(claims.forget)
     await services.database.write(audit.forget, settings.audit_days)
 

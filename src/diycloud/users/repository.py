@@ -53,7 +53,7 @@ _WIDTH = len(_COLUMNS) - len(LIMITS)
 _NAMES = tuple(column.name for column in _COLUMNS)
 _USERNAME = _NAMES.index("username")
 _ROLE, _STATUS = _NAMES.index("role"), _NAMES.index("status")
-_FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo"))
+_FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo", "password_void"))
 _GROUP_NAMES = _NAMES.index("groups")
 ROW: Select[Any] = select(*_COLUMNS).select_from(JOIN)
 """What `to_row` takes: queries of lists add to it."""
@@ -212,8 +212,9 @@ def change(
     """Update a user, and those columns of the allocation that are given (making it if somebody removed it).
 
     Only what changes is written, so that two administrators who change different things lose nothing. since: the status
-    this was decided upon. Raises Conflict if it is another by now.
+    this was decided upon. Raises Conflict if it is another by now. A new password is not void.
     """
+    values = {**values, "password_void": 0} if "password_hash" in values else values
     if values or since is not None:
         query = update(users).where(users.c.id == user_id)
         if since is not None:

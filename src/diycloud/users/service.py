@@ -86,7 +86,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     user_id, promises = await ctx.write(store)
     row, warnings = await by_id(services, user_id), warnings + promises
     try:
-        outcome = (await host.ensure(services.agent, [row]))[0]
+        outcome = (await host.ensure(services, [row]))[0]
     except Unavailable:
         warnings += (LATER,)
     else:
@@ -299,7 +299,7 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
     row = await by_id(ctx.services, user_id)
     if not row.portal_only and row.generation != row.host_generation:
         try:
-            outcome = (await host.ensure(ctx.services.agent, [row]))[0]
+            outcome = (await host.ensure(ctx.services, [row]))[0]
         except Unavailable:
             return Changed(shown.view(row), warnings=(*warnings, LATER))
         ctx.at_end(host.note, [row], [outcome])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diycloud.auth.actions import ChangePassword, Credentials
+from diycloud.auth.actions import ChangePassword, Credentials, SecondStep
+from diycloud.auth.factor_actions import ActivateTotp
 from diycloud.domains.actions import CreateDomain, ModifyDomain
 from diycloud.groups.actions import AddMembers, CreateGroup, ModifyGroup, RemoveMembers
 from diycloud.policies.actions import CreatePolicy, ModifyPolicy
@@ -92,6 +93,8 @@ WHOAMI: dict[str, Any] = {
 
 EXAMPLES: dict[type[Any], dict[str, Any]] = {
     Credentials: {"username": "admin", "password": "correct horse battery staple"},
+    SecondStep: {"ticket": "Tt2b0Yd1q3n9u1H0u0kqS7fR0w8d6J3m5a4x2c1v0zE", "code": "287082"},
+    ActivateTotp: {"code": "287082"},
     ChangePassword: {"current": "correct horse battery staple", "password": "a better one, and longer"},
     CreateUser: {"username": "ada", "email": "ada@example.org", "cpu": 0.5, "memory": "512M", "disk": "1G"},
     ModifyUser: {"full_name": "Ada Lovelace", "memory": "1G", "email": None},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.applications import Starlette
@@ -20,9 +21,13 @@ from diycloud.core.handlers import HANDLERS
 from diycloud.users import places, reconcile
 from diycloud.users.usage import Gauges
 from diycloud.web import identity, problems
+from diycloud.web.oidc import Provider
 from diycloud.web.portal import Portal
 from diycloud.web.ratelimit import Limits
 from diycloud.web.rest import Rest
+
+if TYPE_CHECKING:
+    from diycloud.auth.outside.gateway import Outside
 
 log = structlog.get_logger()
 
@@ -31,6 +36,7 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
     """Return the application. background: reconcile now and every minute (off where a single request is run in place)."""
     dispatcher = Dispatcher(HANDLERS, services, places.find)
     sign_in = SignIn(services)
+    outside = make_outside(services, dispatcher)
     gauges = Gauges(services)
     limits = Limits(services.settings.server)
     rest, portal = Rest(dispatcher, sign_in, limits), Portal(dispatcher, sign_in, gauges, limits)
@@ -39,6 +45,7 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
     async def life(app: Starlette) -> AsyncIterator[None]:
         await reconcile.start(services)
         task = asyncio.create_task(reconcile.keep_reconciling(services)) if background else None
+        checking = asyncio.create_task(outside.keep_checking()) if background and outside is not None else None
         try:
             yield
         finally:
@@ -46,9 +53,16 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            if checking is not None:
+                checking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await checking
+            if outside is not None:
+                await outside.close()
             await gauges.close()
 
-    routes: list[BaseRoute] = [rest, *portal.routes()]
+    provider = Provider(services, limits, portal.keys)
+    routes: list[BaseRoute] = [rest, *provider.routes(), *portal.routes()]
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -64,3 +78,13 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
     app = Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: http_error, Exception: crash})
     app.router.redirect_slashes = False  # a redirect would name this socket's host, and repeat a change elsewhere
     return app
+
+
+def make_outside(services: Services, dispatcher: Dispatcher) -> Outside | None:
+    """Return what asks the directory and the providers of the settings, and give it to the services; None without any."""
+    if not services.settings.sign_in.is_used:
+        return None
+    from diycloud.auth.outside.gateway import Outside  # with a client for LDAP or HTTP: seconds of a start, and memory
+
+    services.outside = made = Outside(services, dispatcher)
+    return made

@@ -11,7 +11,7 @@ from diycloud import __version__
 from diycloud.actions.action import summary
 from diycloud.actions.download import Download
 from diycloud.actions.parsing import fields_of
-from diycloud.auth.actions import Credentials
+from diycloud.auth.actions import Credentials, SecondStep
 from diycloud.auth.models import AuditPage, SessionPage
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.groups.models import GroupChanged, GroupPage
@@ -226,22 +226,27 @@ def _problem_schema() -> dict[str, Any]:
             "type": {"enum": [problems.TYPES + code for code in sorted(STATUS)]},
             "title": text, "status": {"enum": sorted(set(STATUS.values()))}, "code": {"enum": sorted(STATUS)}, "detail": text,
             "hint": text, "request_id": text, "errors": {"type": "array", "items": field}, "report": {"type": "object"},
+            "ticket": text, "ways": {"type": "array", "items": {"enum": ["totp", "passkey", "recovery"]}},
         },
     }  # fmt: skip
 
 
 def _open_paths() -> dict[str, Any]:
     """Return what anybody may ask for, signed in or not."""
-    asked = {
-        "type": "object",
-        "properties": field_schemas(Credentials),
-        "required": list(fields_of(Credentials)),
-        "additionalProperties": False,
-    }
     limits = _headers(*_LIMITS)
 
     def good(text: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
         return {"description": text, "headers": limits, "content": {kind: {"schema": schema}}}
+
+    def taken(declared: type[msgspec.Struct]) -> dict[str, Any]:
+        asked = {
+            "type": "object",
+            "properties": field_schemas(declared),
+            "required": [name for name, field in fields_of(declared).items() if field.required],
+            "additionalProperties": False,
+        }
+        content = {"application/json": {"schema": asked, "example": EXAMPLES[declared]}}
+        return {"required": True, "content": content}
 
     def operation(name: str, summary: str, answer: dict[str, Any], *statuses: int, **more: Any) -> dict[str, Any]:
         refusals = {str(status): _refusal(status) for status in (*statuses, 429, 500, 503)}
@@ -250,7 +255,6 @@ def _open_paths() -> dict[str, Any]:
 
     alive = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
     code = {"name": "code", "in": "path", "required": True, "schema": {"enum": sorted(STATUS)}}
-    body = {"required": True, "content": {"application/json": {"schema": asked, "example": EXAMPLES[Credentials]}}}
     login = good("Signed in.", "application/json", LOGIN)
     return {
         f"{PREFIX}/health": {
@@ -276,7 +280,13 @@ def _open_paths() -> dict[str, Any]:
         f"{PREFIX}/auth/login": {
             "post": operation(
                 "session.begin", "Give a bearer token for a name and password.", login, 401, 406, 413, 415, 422,
-                requestBody=body,
+                requestBody=taken(Credentials),
+            )
+        },
+        f"{PREFIX}/auth/login/second": {
+            "post": operation(
+                "session.begin-second", "Give a bearer token for a sign-in's ticket and its second factor.", login, 401, 406,
+                413, 415, 422, requestBody=taken(SecondStep),
             )
         },
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The pages everybody has: sign in and out, home, account, live gauges."""
+"""The pages everybody has: home and live gauges. Signing in: signing_in.py; one's own account: account.py."""
 
 from __future__ import annotations
 
@@ -11,29 +11,20 @@ from starlette.types import Receive, Scope, Send
 
 from diycloud.actions import roles
 from diycloud.actions.action import Permission
-from diycloud.actions.parsing import Source, parse_action
 from diycloud.actions.reach import scope_of
-from diycloud.auth import passwords
-from diycloud.auth.actions import AddKey, ChangePassword, Credentials, ListAudit, ListKeys, RemoveKey, SignOut
-from diycloud.errors import (
-    Conflict,
-    DiyCloudError,
-    InvalidInput,
-    NotFound,
-    TooManyRequests,
-    Unauthenticated,
-    Unavailable,
-)
+from diycloud.auth import notices
+from diycloud.auth.actions import ListAudit
+from diycloud.errors import DiyCloudError, NotFound, TooManyRequests
 from diycloud.groups import repository as groups_repository
 from diycloud.groups import service as groups_service
 from diycloud.groups.models import Group
 from diycloud.resources.actions import ShowHost
 from diycloud.users import host, repository, service, shown
-from diycloud.users.actions import ListUsers, ReadUsage, ShowUser
+from diycloud.users.actions import ListUsers, ReadUsage
 from diycloud.users.models import Row, Status
 from diycloud.users.usage import EVERY_S, as_event
 from diycloud.web.answers import Stream
-from diycloud.web.portal import HEADERS, Entry, Page, field_errors
+from diycloud.web.portal import HEADERS, Entry, Page
 
 SHOWN = (Status.ACTIVE, Status.INACTIVE, Status.PENDING)
 MAX_STREAMS = 12
@@ -50,91 +41,6 @@ def safe_next(path: str) -> str:
     return path if plain and not path.startswith("/sign-") else "/"
 
 
-async def show_sign_in(page: Page) -> Response:
-    if page.visitor.csrf:
-        return page.redirect("/")
-    return page.render("sign_in.html", next=page.request.query_params.get("next", ""))
-
-
-async def sign_in(page: Page) -> Response:
-    given = {"username": "", "password": "", **page.sent("username", "password")}
-    sent, target = parse_action(Credentials, given, Source.TEXT), page.sent("next").get("next", "")
-    shown: dict[str, Any] = {"next": target, "username": sent.username[:64]}
-    agent = page.request.headers.get("user-agent", "")
-    try:
-        done = await page.portal.sign_in(
-            sent.username.strip(), sent.password, actor=page.visitor.actor, kind="browser", user_agent=agent
-        )
-    except TooManyRequests as error:
-        response = page.render("sign_in.html", 429, error=error.message, retry_after=error.retry_after, **shown)
-        response.headers["retry-after"] = str(error.retry_after)
-        return response
-    except (Unauthenticated, Unavailable) as error:
-        return page.render(
-            "sign_in.html", 401 if isinstance(error, Unauthenticated) else 503, error=str(error), **shown
-        )
-    if page.visitor.csrf:  # signed in before, in this browser: that session ends with the new one
-        await page.run(SignOut, {})
-    target = "/account" if done.must_change_password else safe_next(target)
-    max_age = page.portal.dispatcher.services.settings.server.session_max_hours * 3600
-    return page.set_session(page.redirect(target), done.token, max_age)
-
-
-async def sign_out(page: Page) -> Response:
-    await page.run(SignOut, {})
-    return page.end_session(page.redirect("/sign-in", ("ok", "You are signed out.")))
-
-
-async def show_account(page: Page) -> Response:
-    if not page.visitor.csrf:
-        return page.redirect("/sign-in")
-    return await _account(page, 200, {}, "")
-
-
-async def _account(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
-    actor = page.visitor.actor
-    user, keys = None, None
-    if not actor.must_change_password:
-        user = await page.run(ShowUser, {"username": actor.name})
-        keys = None if user.portal_only else (await page.run(ListKeys, {"username": actor.name})).keys
-    return page.render(
-        "change_password.html",
-        status,
-        forced=actor.must_change_password,
-        user=user,
-        keys=keys,
-        section="account",
-        min_length=passwords.MIN_LENGTH,
-        errors=errors,
-        message=message,
-    )
-
-
-async def change_password(page: Page) -> Response:
-    sent = page.sent("current", "password")
-    if page.sent("again").get("again") != sent.get("password"):
-        return await _account(page, 422, {"again": "is not the same"}, "")
-    try:
-        changed = await page.run(ChangePassword, sent)
-    except InvalidInput as error:
-        return await _account(page, 422, *field_errors(error, {"current", "password"}))
-    return page.redirect("/", ("ok", "Your password is changed."), *(("warn", text) for text in changed.warnings))
-
-
-async def add_key(page: Page) -> Response:
-    key = " ".join(page.sent("key").get("key", "").split())
-    try:
-        done = await page.run(AddKey, {"username": page.visitor.actor.name, "key": key})
-    except (InvalidInput, Conflict) as error:
-        return await _account(page, 422, *field_errors(error, {"key"}))
-    return page.redirect("/account", ("ok", "The key opens your account."), *[("warn", text) for text in done.warnings])
-
-
-async def remove_key(page: Page) -> Response:
-    done = await page.run(RemoveKey, {"username": page.visitor.actor.name, **page.sent("fingerprint")})
-    return page.redirect("/account", ("ok", "The key opens it no more."), *[("warn", text) for text in done.warnings])
-
-
 async def home(page: Page) -> Response:
     actor, services = page.visitor.actor, page.portal.dispatcher.services
     row = await service.get(services, actor.name)
@@ -148,6 +54,7 @@ async def home(page: Page) -> Response:
         notebooks=None,
         containers=None,
         folders=await _folders(page, row),
+        notices=await services.database.read(notices.of_user, row.id),
         overview=await _overview(page, reach) if reach > roles.Scope.OWN else None,
         section="home",
     )
@@ -243,13 +150,6 @@ async def components(page: Page) -> Response:
 
 
 PAGES = (
-    Entry("GET", "/sign-in", show_sign_in, open=True),
-    Entry("POST", "/sign-in", sign_in, open=True),
-    Entry("POST", "/sign-out", sign_out, open=True),
-    Entry("GET", "/account", show_account, open=True),
-    Entry("POST", "/account", change_password, open=True),
-    Entry("POST", "/account/keys", add_key),
-    Entry("POST", "/account/keys/remove", remove_key),
     Entry("GET", "/", home),
     Entry("GET", "/events/usage", live_usage),
     Entry("GET", "/components", components),

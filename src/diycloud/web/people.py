@@ -11,6 +11,7 @@ from diycloud.auth.actions import (
     ListAudit,
     ListKeys,
 )
+from diycloud.auth.factor_actions import ShowFactors
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.users import service
 from diycloud.users.actions import (
@@ -125,6 +126,7 @@ async def render_user(page: Page, status: int, errors: dict[str, str]) -> Respon
         audit=history.entries,
         errors=errors,
         keys=(await page.run(ListKeys, {"username": name})).keys,
+        factors=await page.run(ShowFactors, {"username": name}),
         section="users",
     )
 

@@ -28,8 +28,9 @@ from diycloud.actions.download import Download
 from diycloud.actions.parsing import Source
 from diycloud.actions.reach import scope_of
 from diycloud.actions.roles import Scope
+from diycloud.auth.oidc.keys import Keys
 from diycloud.auth.signin import SignIn, stranger
-from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied
+from diycloud.errors import DiyCloudError, InvalidInput, PermissionDenied, ProofNeeded
 from diycloud.users import repository
 from diycloud.users.usage import Gauges
 from diycloud.web import identity
@@ -178,15 +179,34 @@ class Portal:
         self.streams: Counter[str] = Counter()
         """Open streams of gauges by who looks."""
         self.templates = environment()
+        providers = dispatcher.services.settings.sign_in.providers
+        self.templates.globals["providers"] = [(found.name, found.label or found.name) for found in providers]
         server = dispatcher.services.settings.server
         self.host, self.address = server.name, server.address
+        self.keys = Keys(dispatcher.services.database, dispatcher.services.vault, server.oidc_key_days)
+        """Of the provider's ID tokens."""
         self._static = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
 
     def routes(self) -> list[BaseRoute]:
         """Return Starlette's routes of every page."""
-        from diycloud.web import auditing, choosing, importing, managing, pages, people, tenancy
+        from diycloud.web import (
+            account,
+            applications,
+            auditing,
+            choosing,
+            importing,
+            managing,
+            oidc_pages,
+            outside,
+            pages,
+            people,
+            second_factor,
+            signed_in,
+            signing_in,
+            tenancy,
+        )
 
-        modules = (pages, people, managing, choosing, auditing, tenancy, importing)
+        modules = (signing_in, outside, pages, account, second_factor, signed_in, people, managing, choosing, auditing, tenancy, importing, applications, oidc_pages)
         entries = [entry for module in modules for entry in module.PAGES]
         made: list[BaseRoute] = [
             StarletteRoute(entry.path, self._endpoint(entry), methods=entry.methods.split()) for entry in entries
@@ -194,6 +214,8 @@ class Portal:
         return [*made, StarletteRoute("/static/{version}/{path:path}", self._static_file)]
 
     def _endpoint(self, entry: Entry) -> Callable[[Request], Awaitable[Response]]:
+        from diycloud.web import account
+
         async def endpoint(request: Request) -> Response:
             page = Page(self, request, nobody(request), None)
             try:
@@ -209,9 +231,13 @@ class Portal:
                     return self._to_sign_in(request)
                 if not entry.open and visitor.actor.must_change_password:
                     return RedirectResponse("/account", 303, HEADERS)
+                if visitor.actor.must_enrol and not visitor.actor.must_change_password and not _enrols(entry):
+                    return RedirectResponse("/account/second-factor", 303, HEADERS)
                 if request.method == "POST":
                     page.form = await self._form(request, visitor)
                 return await entry.function(page)
+            except ProofNeeded:
+                return account.to_confirm(page)
             except DiyCloudError as error:
                 return _error_page(page, error)
 
@@ -233,7 +259,7 @@ class Portal:
         form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=limit)
         if visitor.csrf:
             identity.check_csrf(visitor, form.get("csrf"))
-        elif request.url.path != "/sign-in":
+        elif not request.url.path.startswith("/sign-in"):
             raise PermissionDenied("You are not signed in any more.", "Sign in and send the form again.")
         return form
 
@@ -250,6 +276,11 @@ class Portal:
             await page.meet()
             return page.render("error.html", status)
         return Response(str(status), status, HEADERS)
+
+
+def _enrols(entry: Entry) -> bool:
+    """Tell whether a page is for people who must set up a second factor first."""
+    return entry.path.startswith(("/account/second-factor", "/sign-", "/confirm"))
 
 
 def download(found: Download) -> Response:

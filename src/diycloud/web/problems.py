@@ -39,7 +39,7 @@ STATUS = {
 MEANING = {
     "invalid-input": "A value breaks a rule; every field at fault is named. Nothing was changed.",
     "unauthenticated": "Nobody is signed in, or the credentials do not hold.",
-    "second-factor-needed": "The password is right; POST /api/v1/auth/login/second with the ticket and a code of one of the ways.",
+    "second-factor-needed": "The password is right; POST /api/v1/auth/login/second with the ticket and a code.",
     "permission-denied": "This is not allowed to whoever asked.",
     "proof-needed": "Who asks signed in too long ago for this: POST /api/v1/account/proof with the password, then again.",
     "not-found": "There is no such thing, or no such address.",

@@ -79,11 +79,15 @@ def _whole(seconds: float) -> int:
 
 
 class Limits:
-    """The buckets of a server: one for each session and API token, one for each address that nobody is signed in from."""
+    """The buckets of a server: one for each session, API token and application, one for each address that nobody is signed in from."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._sessions = RateLimit(settings.requests_per_minute)
         self._strangers = RateLimit(settings.strangers_per_minute)
+
+    def of(self, key: Hashable) -> Quota | None:
+        """Take one request of what carries its own credentials: an application, a sign-in at one."""
+        return self._sessions.take(key)
 
     def take(self, actor: Actor) -> Quota | None:
         """Take one request from whoever sends it, root on the host itself excepted."""

@@ -28,9 +28,9 @@ from diycloud.web.portal import Entry, Page, field_errors
 GROUP_FIELDS = ("name", "domain", "description", "disk", "members")
 DOMAIN_FIELDS = ("name", "description", "policy")
 LIMITS = ("cpu", "memory", "disk", "tasks")
-POLICY_FIELDS = ("name", "description", *LIMITS, *(f"max_{name}" for name in LIMITS))
-FLAGS = ("gpu", "max_gpu")
-CLEARABLE = frozenset({"description", "disk", *(f"max_{name}" for name in LIMITS)})
+POLICY_FIELDS = ("name", "description", *LIMITS, *(f"max_{name}" for name in LIMITS), "max_sessions")
+FLAGS = ("gpu", "max_gpu", "second_factor")
+CLEARABLE = frozenset({"description", "disk", "max_sessions", *(f"max_{name}" for name in LIMITS)})
 
 
 async def _names(page: Page, action: type[Action[Any]], kind: str) -> list[tuple[str, str]]:
@@ -245,9 +245,11 @@ async def show_policy(page: Page) -> Response:
         "description": found.description,
         "gpu": "true" if given.gpu else "",
         "max_gpu": "true" if most.gpu else "",
+        "second_factor": "true" if found.second_factor else "",
     }
     values |= {"cpu": f"{given.cpu:g}", "memory": given.memory, "disk": given.disk, "tasks": str(given.tasks)}
     values |= {f"max_{name}": _text(getattr(most, name)) for name in LIMITS}
+    values["max_sessions"] = _text(found.max_sessions)
     return _policy(page, 200, found, values, {}, "")
 
 

@@ -59,7 +59,7 @@ Enabled = Annotated[Flag, Meta(extra={"help": "people can sign in at it"})]
 
 
 @action("app.create", needs=Permission.CLIENTS, target="name")
-class CreateApp(Action[AppIssued], frozen=True):
+class CreateApp(Action[AppIssued], frozen=True, kw_only=True):
     """Let an application sign people in through the platform; its secret is shown once."""
 
     name: AppName

@@ -7,6 +7,7 @@ people who sign out; then its row goes.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,12 +43,13 @@ class Keys:
         self._database, self._vault, self._days = database, vault, days
         self._opened: dict[str, RSAKey] = {}
         self._making = asyncio.Lock()
+        self._loaded = False
 
     async def sign(self, claims: dict[str, Any]) -> str:
         """Return an ID token."""
+        key = await self._current()
         from joserfc import jwt
 
-        key = await self._current()
         return jwt.encode({"alg": ALGORITHM, "typ": "JWT", "kid": key.kid}, claims, key, algorithms=[ALGORITHM])
 
     async def read(self, token: str, issuer: str) -> dict[str, Any] | None:
@@ -55,11 +57,12 @@ class Keys:
 
         The algorithm is ours, never the token's own choice: `none`, and HS256 with the public key, are no signatures.
         """
+        await self._load()
         from joserfc import jwt
         from joserfc.errors import JoseError
-        from joserfc.jwk import KeySet
+        from joserfc.jwk import Key, KeySet
 
-        known = [self._open(stored) for stored in await self._database.read(_stored)]
+        known: list[Key] = [self._open(stored) for stored in await self._database.read(_stored)]
         try:
             found = jwt.decode(token, KeySet(known), algorithms=[ALGORITHM])
         except (JoseError, ValueError, TypeError, KeyError, AttributeError):
@@ -81,7 +84,14 @@ class Keys:
         await self._database.write(store, made, self._vault)
         return [stored.kid for stored in await self._database.read(_stored)]
 
+    async def _load(self) -> None:
+        """Have the library there: loading it takes 0.1 s, during which nobody else would be heard."""
+        if not self._loaded:
+            await asyncio.to_thread(importlib.import_module, "joserfc.jwt")
+            self._loaded = True
+
     async def _current(self) -> RSAKey:
+        await self._load()
         async with self._making:
             stored = await self._database.read(_stored)
             due = self._days * 86_400

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 
 from diycloud.actions.actor import Actor
 from diycloud.actions.dispatcher import Dispatcher
+from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import sessions
-from diycloud.auth.outside import identities
+from diycloud.auth.ending import end_everything
+from diycloud.auth.outside import identities, journey
 from diycloud.auth.outside.linking import Linker
 from diycloud.auth.outside.person import Person
 from diycloud.config_sign_in import LDAP, Linking
-from diycloud.errors import NotFound, Unavailable
+from diycloud.errors import NotFound, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
 from diycloud.users.models import Row
 
@@ -34,6 +37,7 @@ class Outside:
         self._linker = Linker(services.database, dispatcher)
         self.directory: Directory | None = None
         self.providers: dict[str, Provider] = {}
+        self._spent = journey.Spent()
         if self._settings.ldap is not None:
             from diycloud.auth.outside.ldap import Directory
 
@@ -67,12 +71,59 @@ class Outside:
         settings = self._settings.ldap
         if self.directory is None or settings is None:
             return None
-        may = row is None or subject is not None or settings.link != "none" or bool(row.external_id)
+        may = row is None or subject is not None or self._might_be_linked(row)
         person = await self.directory.prove(username, password, subject=subject, may=may)
         if person is None:
             return None
         found = await self.arrive(person, visitor)
         return await self._with_host_password(found, password) if settings.host_password else found
+
+    def _might_be_linked(self, row: Row) -> bool:
+        rules = self._rules(LDAP)
+        if row.external_id and row.external_id.startswith(f"{LDAP}:"):
+            return True
+        return rules.link != "none" and row.role is Role.USER and not row.sudo
+
+    async def password_holds(self, row: Row, subject: str, password: str) -> bool:
+        """Tell whether the directory takes a password of a user that is linked to a subject."""
+        person = await self.directory.prove(row.username, password, subject=subject) if self.directory else None
+        return person is not None and person.subject == subject
+
+    async def depart(self, name: str, actor: Actor, *, base: str, target: str, what_for: str) -> tuple[str, str]:
+        """Return the address at a provider to send somebody to, and the cookie to keep. base: of the portal, with a slash.
+
+        Raises NotFound, Unavailable.
+        """
+        provider = self.provider(name)
+        url, pending = await provider.start(_way_back(base, name), again=what_for == journey.AGAIN)
+        started, mine = int(time.time()), (actor.user_id or 0, actor.session_id or 0)
+        return url, journey.seal(self._services.vault, journey.Journey(name, pending, what_for, target, started, *mine))
+
+    async def come_back(
+        self, name: str, answer: Mapping[str, str], cookie: str, actor: Actor, *, base: str
+    ) -> tuple[Person, journey.Journey]:
+        """Return who came back from a provider, and the journey it was. answer: the query they came with.
+
+        Raises Unauthenticated for an answer that does not hold, or of another browser or time; NotFound, Unavailable.
+        """
+        provider = self.provider(name)
+        found = journey.unseal(self._services.vault, cookie)
+        if found is None or found.provider != name:
+            raise Unauthenticated(
+                f"Coming back from {provider.label} took too long, or was in another browser.", "Try again."
+            )
+        if (found.user_id, found.session_id) != (actor.user_id or 0, actor.session_id or 0):
+            raise Unauthenticated("You signed in or out meanwhile.", "Try again.")
+        if not self._spent.spend(found.pending.state):
+            raise Unauthenticated("This answer was used before.", "Try again.")
+        again = found.what_for == journey.AGAIN
+        return await provider.finish(answer, found.pending, _way_back(base, name), again=again), found
+
+    def provider(self, name: str) -> Provider:
+        """Return a provider of the settings. Raises NotFound."""
+        if name not in self.providers:
+            raise NotFound("There is no such provider.", "See sign_in.providers in the settings.")
+        return self.providers[name]
 
     async def arrive(self, person: Person, visitor: Actor) -> Row:
         """Return the user that somebody is here (linking.Linker.arrive)."""
@@ -99,18 +150,19 @@ class Outside:
         An administrator of the host keeps theirs: the agent changes no such password (docs/explanation/agent.md).
         """
         services = self._services
-        if row.portal_only or row.sudo or await services.hasher.verify(password, row.password_hash):
+        known = not row.password_void and await services.hasher.verify(password, row.password_hash)
+        if row.portal_only or row.sudo or known:
             return row
         try:
             shadow = await service.shadow_hash(services, password)
             if shadow is None:
                 return row
-            values = {"password_hash": await services.hasher.hash(password), "shadow_hash": shadow}
-            values["password_changed_at"] = repository.NOW
+            hashed = await services.hasher.hash(password)
+            values = {"password_hash": hashed, "shadow_hash": shadow, "password_changed_at": repository.NOW}
             await services.database.write(repository.change, row.id, values)
             fresh = await services.database.read(repository.by_id, row.id)
             if fresh is not None:
-                await host.settle(services.database, services.agent, [fresh])
+                await host.settle(services, [fresh])
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
         return await services.database.read(repository.by_id, row.id) or row
@@ -128,7 +180,7 @@ class Outside:
                 log.exception("check of the directory crashed")
 
     async def sign_out_gone(self) -> list[str]:
-        """End the sessions of users who are not in the directory any more; returns their names.
+        """End the sessions and API tokens of users who are not in the directory any more; returns their names.
 
         Not of all at once, if there are more than a few: then it is the directory or a setting that is wrong.
         """
@@ -142,6 +194,11 @@ class Outside:
             log.error("the directory knows nobody who is signed in; nobody is signed out", users=len(gone))
             return []
         for user_id, name in gone:
-            await database.write(sessions.end_all, user_id)
+            await database.write(end_everything, user_id)
             log.info("signed out: not in the directory any more", username=name)
         return [name for _, name in gone]
+
+
+def _way_back(base: str, name: str) -> str:
+    """Return the redirect URI that is registered with a provider."""
+    return f"{base}sign-in/with/{name}/back"

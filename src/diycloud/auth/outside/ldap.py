@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import socket
 import ssl
 import threading
 import uuid
@@ -87,6 +88,7 @@ class _Tls(ldap3.Tls):
 
     def wrap_socket(self, connection: Any, do_handshake: bool = False) -> None:
         connection.socket.settimeout(self._timeout_s)
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.socket = self._context.wrap_socket(connection.socket, server_hostname=connection.server.host)
 
 
@@ -221,16 +223,21 @@ class Directory:
         settings, parts = self._settings, urlsplit(url)
         encrypted = parts.scheme == "ldaps"
         server = ldap3.Server(
-            parts.hostname, parts.port or (636 if encrypted else 389), use_ssl=encrypted, get_info=ldap3.NONE,
+            parts.hostname or "", parts.port or (636 if encrypted else 389), use_ssl=encrypted, get_info=ldap3.NONE,
             tls=_Tls(self._tls_context(), settings.timeout_s), connect_timeout=settings.timeout_s,
         )  # fmt: skip
         connection = ldap3.Connection(
             server, auto_bind=ldap3.AUTO_BIND_NONE, auto_referrals=False, read_only=True, check_names=False,
             receive_timeout=math.ceil(settings.timeout_s),
         )  # fmt: skip
-        connection.open(read_server_info=False)
-        if not encrypted and settings.starttls:
-            connection.start_tls(read_server_info=False)  # raises unless it goes on encrypted
+        try:
+            connection.open(read_server_info=False)
+            if not encrypted and settings.starttls:
+                connection.start_tls(read_server_info=False)  # raises unless it goes on encrypted
+        except BaseException:
+            if connection.socket is not None:  # it would be left open
+                connection.socket.close()
+            raise
         return connection
 
     def _tls_context(self) -> ssl.SSLContext:

@@ -19,10 +19,11 @@ from diycloud.actions.actor import SYSTEM, Actor
 from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.fields import Email, FullName
 from diycloud.actions.roles import Role
+from diycloud.actions.services import Services
 from diycloud.auth import passwords
 from diycloud.auth.outside import identities, mapping
 from diycloud.auth.outside.person import Person, may_come, username_here
-from diycloud.config_sign_in import Linking
+from diycloud.config_sign_in import LDAP, Linking
 from diycloud.db.engine import Database
 from diycloud.errors import Conflict, InvalidInput, Unauthenticated
 from diycloud.host.names import is_reserved
@@ -58,8 +59,9 @@ class Linker:
             return row
         if not may_come(person, rules):
             raise Unauthenticated("You are in none of the groups that may sign in here.", "Ask an administrator.")
-        await self._database.write(_use, row.id, person)
-        return await self._mapped(row, person, rules)
+        await self._database.write(_use, row, person)
+        fresh = await self._database.read(repository.by_id, row.id)
+        return await self._mapped(fresh or row, person, rules)
 
     async def _known(self, person: Person) -> Row | None:
         """Rule 1."""
@@ -121,7 +123,8 @@ class Linker:
     async def _own_email(self, person: Person) -> str | None:
         """Return an address that is confirmed and nobody else's here."""
         email = _fitting(Email, person.email) if person.email_verified else None
-        return None if email and await self._database.read(repository.existing_emails, [email]) else email
+        taken: set[str] = await self._database.read(repository.existing_emails, [email]) if email else set()
+        return None if taken else email
 
     async def _mapped(self, row: Row, person: Person, rules: Linking) -> Row:
         """Give a user the groups, role and domain that the rules ask for. Raises what refuses it: rights that ought to be
@@ -154,10 +157,15 @@ class Linker:
         return fresh
 
 
-def _use(connection: Connection, user_id: int, person: Person) -> None:
-    """Note that somebody signs in by a link, making it of the column external_id the first time."""
-    identities.link(connection, user_id, person.provider, person.subject)
-    identities.used(connection, user_id, person.provider)
+def _use(connection: Connection, row: Row, person: Person) -> None:
+    """Note that somebody signs in by a link, making it of the column external_id the first time.
+
+    Whose password the directory keeps has none to change here.
+    """
+    identities.link(connection, row.id, person.provider, person.subject)
+    identities.used(connection, row.id, person.provider)
+    if person.provider == LDAP and row.must_change_password:
+        repository.change(connection, row.id, {"must_change_password": 0})
 
 
 def candidate(connection: Connection, person: Person, rules: Linking) -> Row | None:
@@ -184,8 +192,19 @@ def note(connection: Connection, actor: Actor, action: str, row: Row, provider: 
 def _fitting(kind: object, text: str) -> str | None:
     """Return a text if it is what a field takes, None if not."""
     try:
-        return msgspec.convert(text, kind) if text else None  # type: ignore[call-overload,no-any-return]
+        return msgspec.convert(text, kind) if text else None
     except msgspec.ValidationError:
         return None
 
 
+async def link_own(services: Services, actor: Actor, person: Person) -> None:
+    """Link who is signed in to whom a provider has just proved. Raises Conflict."""
+
+    def store(connection: Connection) -> None:
+        row = repository.by_id(connection, actor.user_id or 0)
+        if row is None or row.status not in SIGN_IN:
+            raise Unauthenticated("Your account is gone.", "Ask an administrator.")
+        if identities.link(connection, row.id, person.provider, person.subject):
+            note(connection, actor, "identity.link", row, person.provider, person.subject)
+
+    await services.database.write(store)

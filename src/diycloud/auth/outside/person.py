@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from diycloud.config_sign_in import Linking
 
-FEDERATED = "fed"
-"""How it was proved who it is, beside the words of RFC 8176: another provider says so."""
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
 MAX_SUBJECT = 255

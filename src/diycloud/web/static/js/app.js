@@ -7,6 +7,8 @@ const parts = [
   ["[data-copy]", "./copy.js"],
   ["form[data-form], [data-focus], [data-password], [data-countdown]", "./forms.js"],
   ["[data-drop]", "./drop.js"],
+  ["form[data-passkey]", "./passkey.js"],
+  ["[data-print]", "./print.js"],
 ];
 
 for (const [selector, module] of parts) {

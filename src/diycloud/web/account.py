@@ -1,0 +1,254 @@
+"""The pages of one's own account, each a tab: password, SSH keys, API tokens, sessions, and what other modules add to TABS."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from starlette.responses import RedirectResponse, Response
+
+from diycloud.auth import proof, tokens
+from diycloud.auth.actions import (
+    AddKey,
+    ChangePassword,
+    CreateToken,
+    EndSession,
+    EndSessions,
+    ListKeys,
+    ListTokens,
+    Prove,
+    RemoveKey,
+    RevokeToken,
+    ShowSessions,
+)
+from diycloud.auth.factors import state
+from diycloud.errors import Conflict, InvalidInput, NotFound, TooManyRequests, Unavailable
+from diycloud.users.actions import ShowUser
+from diycloud.web import pages
+from diycloud.web.portal import HEADERS, Entry, Page, field_errors
+
+TOKEN_FIELDS = ("label", "days")
+TOKEN_DAYS = ("7", "30", "90", "365")
+
+
+class Tab(NamedTuple):
+    """One page of the account. host: only for who has an account on the host; outside: only where the settings name others."""
+
+    key: str
+    path: str
+    text: str
+    host: bool = False
+    outside: bool = False
+
+
+TABS = (
+    Tab("password", "/account", "Password"),
+    Tab("factors", "/account/second-factor", "Second factor"),
+    Tab("keys", "/account/keys", "SSH keys", host=True),
+    Tab("tokens", "/account/tokens", "API tokens"),
+    Tab("sessions", "/account/sessions", "Sessions"),
+    Tab("identities", "/account/identities", "Other sign-ins", outside=True),
+)
+"""In the order in which they are shown."""
+
+
+async def render(page: Page, template: str, tab: str, status: int = 200, **context: Any) -> Response:
+    """Answer with a page of the account. template: extends account.html; tab: its key in TABS."""
+    user = await page.run(ShowUser, {"username": page.visitor.actor.name})
+    others = page.portal.dispatcher.services.settings.sign_in.is_used
+    tabs = [one for one in TABS if not (one.host and user.portal_only) and (others or not one.outside)]
+    return page.render(template, status, user=user, tabs=tabs, tab=tab, section="account", **context)
+
+
+# -- password
+
+
+async def show_account(page: Page) -> Response:
+    if not page.visitor.csrf:
+        return page.redirect("/sign-in")
+    return await _password(page, 200, {}, "")
+
+
+async def _password(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
+    shortest = page.portal.dispatcher.services.settings.server.password_min_length
+    about: dict[str, Any] = {"min_length": shortest, "errors": errors, "message": message}
+    if page.visitor.actor.must_change_password:
+        return page.render("account_password.html", status, forced=True, section="account", **about)
+    mine = await page.run(ListTokens, {"username": page.visitor.actor.name})
+    return await render(page, "account_password.html", "password", status, forced=False, tokens=mine.tokens, **about)
+
+
+async def change_password(page: Page) -> Response:
+    sent = page.sent("current", "password", "keep_tokens")
+    if page.sent("again").get("again") != sent.get("password"):
+        return await _password(page, 422, {"again": "is not the same"}, "")
+    try:
+        changed = await page.run(ChangePassword, sent)
+    except InvalidInput as error:
+        return await _password(page, 422, *field_errors(error, {"current", "password"}))
+    flashes = [("ok", "Your password is changed."), *(("warn", text) for text in changed.warnings)]
+    return _go_on(page, page.redirect("/", *flashes), changed.session_token)
+
+
+def _go_on(page: Page, response: Response, token: str | None) -> Response:
+    """Give the browser the token that its session has from now on."""
+    if token is None:
+        return response
+    return page.set_session(response, token, page.portal.dispatcher.services.settings.server.session_max_hours * 3600)
+
+
+# -- SSH keys
+
+
+async def show_keys(page: Page) -> Response:
+    return await _keys(page, 200, {}, "")
+
+
+async def _keys(page: Page, status: int, errors: dict[str, str], message: str) -> Response:
+    found = await page.run(ListKeys, {"username": page.visitor.actor.name})
+    return await render(page, "account_keys.html", "keys", status, keys=found.keys, errors=errors, message=message)
+
+
+async def add_key(page: Page) -> Response:
+    key = " ".join(page.sent("key").get("key", "").split())
+    try:
+        done = await page.run(AddKey, {"username": page.visitor.actor.name, "key": key})
+    except (InvalidInput, Conflict) as error:
+        return await _keys(page, 422, *field_errors(error, {"key"}))
+    notes = [("warn", text) for text in done.warnings]
+    return page.redirect("/account/keys", ("ok", "The key opens your account."), *notes)
+
+
+async def remove_key(page: Page) -> Response:
+    done = await page.run(RemoveKey, {"username": page.visitor.actor.name, **page.sent("fingerprint")})
+    notes = [("warn", text) for text in done.warnings]
+    return page.redirect("/account/keys", ("ok", "The key opens it no more."), *notes)
+
+
+# -- API tokens
+
+
+async def show_tokens(page: Page) -> Response:
+    found = await page.run(ListTokens, {"username": page.visitor.actor.name})
+    return await render(page, "account_tokens.html", "tokens", tokens=found.tokens, most=tokens.MOST)
+
+
+async def show_new_token(page: Page) -> Response:
+    proof.require(page.visitor.actor)  # asked before anything is typed, so that nothing typed is lost
+    return await _new_token(page, 200, {"label": "", "days": "90"}, ["read"], {}, "")
+
+
+async def _new_token(
+    page: Page, status: int, values: dict[str, str], chosen: list[str], errors: dict[str, str], message: str
+) -> Response:
+    return await render(
+        page, "account_token_new.html", "tokens", status, values=values, chosen=chosen, errors=errors, message=message,
+        scopes=tokens.widen(["all"], page.visitor.actor.role), days=TOKEN_DAYS,
+    )  # fmt: skip
+
+
+async def create_token(page: Page) -> Response:
+    assert page.form is not None
+    sent, what = page.sent(*TOKEN_FIELDS), page.sent("what").get("what", "")
+    chosen = [what] if what in ("read", "all") else [str(scope) for scope in page.form.getlist("scope")]
+    raw = {**sent, "username": page.visitor.actor.name, "scopes": ",".join(chosen)}
+    try:
+        made = await page.run(CreateToken, raw)
+    except (InvalidInput, Conflict) as error:
+        return await _new_token(page, 422, sent, chosen, *field_errors(error, {*TOKEN_FIELDS, "scopes"}))
+    return await render(page, "account_token_created.html", "tokens", 201, made=made.token, secret=made.secret)
+
+
+async def revoke_token(page: Page) -> Response:
+    try:
+        await page.run(RevokeToken, {"username": page.visitor.actor.name, **page.sent("key_id")})
+    except NotFound:
+        return page.redirect("/account/tokens", ("info", "That token had ended already."))
+    return page.redirect("/account/tokens", ("ok", "The token has ended: it opens nothing any more."))
+
+
+# -- sessions
+
+
+async def show_sessions(page: Page) -> Response:
+    found = await page.run(ShowSessions, {"username": page.visitor.actor.name})
+    return await render(page, "account_sessions.html", "sessions", sessions=found.sessions)
+
+
+async def end_session(page: Page) -> Response:
+    try:
+        await page.run(EndSession, {"username": page.visitor.actor.name, **page.sent("session")})
+    except NotFound:
+        return page.redirect("/account/sessions", ("info", "That session had ended already."))
+    return page.redirect("/account/sessions", ("ok", "That session has ended."))
+
+
+async def end_other_sessions(page: Page) -> Response:
+    raw = {"username": page.visitor.actor.name, "keep_this": "true", "keep_tokens": "true"}
+    await page.run(EndSessions, raw)
+    return page.redirect("/account/sessions", ("ok", "You are signed in here only."))
+
+
+# -- proof
+
+
+async def show_confirm(page: Page) -> Response:
+    query = page.request.query_params
+    return await _confirm(page, 200, query.get("next", ""), "again" if query.get("again") else "", "")
+
+
+async def _confirm(page: Page, status: int, target: str, again: str, error: str, wait: int = 0) -> Response:
+    services = page.portal.dispatcher.services
+    found = await services.database.read(state, page.visitor.actor.user_id or 0)
+    return page.render(
+        "confirm.html", status, next=target, again=again, error=error, retry_after=wait, factors=found,
+        minutes=proof.FRESH_S // 60,
+    )  # fmt: skip
+
+
+async def confirm(page: Page) -> Response:
+    kept = page.sent("next", "again")
+    target, again = kept.get("next", ""), kept.get("again", "")
+    try:
+        done = await page.run(Prove, page.sent("password", "code"))
+    except TooManyRequests as error:
+        return await _confirm(page, 429, target, again, error.message, error.retry_after)
+    except (InvalidInput, Unavailable) as error:
+        return await _confirm(page, 422 if isinstance(error, InvalidInput) else 503, target, again, error.message)
+    flashes = [("info", "Thank you. Nothing was changed before: please do it once more.")] if again else []
+    return _go_on(page, page.redirect(pages.safe_next(target), *flashes), done.session_token)
+
+
+def to_confirm(page: Page) -> Response:
+    """Send somebody to prove who they are, and from there back to where they were (the form's page, for a form)."""
+    url = page.request.url
+    asked = {"next": url.path + (f"?{url.query}" if url.query else "")}
+    if page.request.method == "POST":
+        asked = {"next": _came_from(page) or "/account", "again": "1"}
+    return RedirectResponse(f"/confirm?{urlencode(asked)}", 303, HEADERS)
+
+
+def _came_from(page: Page) -> str:
+    """Return the page of ours that a form was on, empty if the browser does not tell."""
+    scheme, _, rest = page.request.headers.get("referer", "").partition("://")
+    host, slash, path = rest.partition("/")
+    ours = scheme in ("http", "https") and host == page.request.headers.get("host") and slash
+    return f"/{path.partition('#')[0]}" if ours else ""
+
+
+PAGES = (
+    Entry("GET", "/account", show_account, open=True),
+    Entry("POST", "/account", change_password, open=True),
+    Entry("GET", "/account/keys", show_keys),
+    Entry("POST", "/account/keys", add_key),
+    Entry("POST", "/account/keys/remove", remove_key),
+    Entry("GET", "/account/tokens", show_tokens),
+    Entry("GET", "/account/tokens/new", show_new_token),
+    Entry("POST", "/account/tokens/new", create_token),
+    Entry("POST", "/account/tokens/revoke", revoke_token),
+    Entry("GET", "/account/sessions", show_sessions),
+    Entry("POST", "/account/sessions/end", end_session),
+    Entry("POST", "/account/sessions/end-others", end_other_sessions),
+    Entry("GET", "/confirm", show_confirm),
+    Entry("POST", "/confirm", confirm),
+)

@@ -1,0 +1,7 @@
+// Buttons that print the page.
+export function start(buttons) {
+  for (const button of buttons) {
+    button.hidden = false;
+    button.addEventListener("click", () => print());
+  }
+}

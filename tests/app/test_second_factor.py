@@ -1,0 +1,587 @@
+"""Second factors through REST and portal, the whole application in one process: setting up, signing in, forcing, taking away."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from diycloud.auth import totp
+from diycloud.auth.passwords import Hasher
+from diycloud.db.engine import Database
+from diycloud.users import repository
+
+from .restful import ADMIN, FAR, PASSWORD, World
+
+LOGIN, SECOND = "/api/v1/auth/login", "/api/v1/auth/login/second"
+ADA = "another good phrase"
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+@pytest.fixture
+def token(world: World) -> str:
+    return world.first_admin()
+
+
+def now() -> int:
+    return int(time.time()) // totp.STEP_S
+
+
+class Phone:
+    """An app with a secret: gives codes that were not used yet, as somebody does who waits for the next one."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+        self._last = now() - 2
+
+    def code(self) -> str:
+        """Return the code of the next step that the server still takes."""
+        self._last = max(self._last + 1, now() - 1)
+        assert self._last <= now() + 1, "the test used more codes than the clock's skew allows"
+        return totp.code_at(self.secret, self._last)
+
+
+def enrol(world: World, token: str) -> tuple[Phone, list[str]]:
+    """Set up an app; returns it and the recovery codes."""
+    phone = Phone(world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"])
+    done = world.ask("PUT", "/api/v1/account/totp", token=token, json={"code": phone.code()})
+    assert done.status_code == 200, done.text
+    return phone, done.json()["codes"]
+
+
+def login(world: World, username: str = ADMIN, password: str = PASSWORD, **more: Any) -> httpx.Response:
+    address = more.pop("address", FAR)
+    sent = {"username": username, "password": password, **more}
+    return world.ask("POST", LOGIN, token="", json=sent, address=address)
+
+
+def second(world: World, ticket: str, **more: Any) -> httpx.Response:
+    address = more.pop("address", FAR)
+    return world.ask("POST", SECOND, token="", json={"ticket": ticket, **more}, address=address)
+
+
+def ada(world: World, token: str, **more: Any) -> str:
+    """Make a user; returns a token of theirs."""
+    made = world.ask("POST", "/api/v1/users", token=token, json={"username": "ada", "password": ADA, **more})
+    assert made.status_code == 201, made.text
+    return world.token("ada", ADA)
+
+
+def entries(world: World, action: str) -> list[dict[str, Any]]:
+    return list(world.ask("GET", f"/api/v1/audit?action={action}&limit=100").json()["entries"])
+
+
+# -- REST
+
+
+def test_from_setting_up_to_signing_in(world: World, token: str) -> None:
+    old = world.token(ADMIN, PASSWORD)
+    phone, codes = enrol(world, token)
+    assert len(codes) == 10
+    assert world.ask("GET", "/api/v1/host", token=token).status_code == 200, "the session that set it up goes on"
+    assert world.ask("GET", "/api/v1/host", token=old).status_code == 401, "others were begun with less"
+    asked = login(world)
+    body = asked.json()
+    assert (asked.status_code, body["code"], body["ways"]) == (401, "second-factor-needed", ["totp", "recovery"])
+    assert "www-authenticate" in asked.headers
+    done = second(world, body["ticket"], code=phone.code())
+    assert done.status_code == 200 and world.ask("GET", "/api/v1/host", token=done.json()["token"]).status_code == 200
+    assert second(world, body["ticket"], code=phone.code()).json()["code"] == "unauthenticated", "a ticket is for once"
+    shown = world.ask("GET", f"/api/v1/users/{ADMIN}/second-factor", token=token).json()
+    assert shown["totp_since"] and shown["codes_left"] == 10 and shown["passkeys"] == [] and shown["required"] == ""
+
+
+def test_in_one_request_and_by_the_old_short_form(world: World, token: str) -> None:
+    phone, codes = enrol(world, token)
+    assert login(world, code=phone.code()).status_code == 200
+    sent = {"username": ADMIN, "password": PASSWORD}
+    assert world.ask("POST", "/api/auth/login", token="", json=sent).json()["code"] == "second-factor-needed"
+    assert world.ask("POST", "/api/auth/login", token="", json={**sent, "code": codes[0]}).status_code == 200
+    assert login(world, code=codes[0]).status_code == 401, "a recovery code is for once"
+    left = world.ask("GET", f"/api/v1/users/{ADMIN}/second-factor", token=token).json()["codes_left"]
+    assert left == 9
+
+
+def test_a_code_is_never_taken_twice_nor_one_before_it(world: World, token: str) -> None:
+    phone, _ = enrol(world, token)
+    first = totp.code_at(phone.secret, now())
+    assert login(world, code=first).status_code == 200
+    for code in (first, totp.code_at(phone.secret, now() - 1)):
+        refused = login(world, code=code)
+        assert (refused.status_code, refused.json()["code"]) == (401, "second-factor-needed")
+
+
+def test_of_the_same_code_sent_many_times_at_once_one_signs_in(world: World, token: str) -> None:
+    phone, _ = enrol(world, token)
+    tickets = [login(world).json()["ticket"] for _ in range(8)]
+    code = totp.code_at(phone.secret, now())
+
+    async def together() -> list[httpx.Response]:
+        sent = [
+            world.send("POST", SECOND, token="", json={"ticket": t, "code": code}, address=f"192.0.2.{n}")
+            for n, t in enumerate(tickets)
+        ]
+        return await asyncio.gather(*sent)
+
+    assert [found.status_code for found in asyncio.run(together())].count(200) == 1
+
+
+def test_five_wrong_codes_end_the_ticket(world: World, token: str) -> None:
+    phone, _ = enrol(world, token)
+    ticket = login(world).json()["ticket"]
+    said = [second(world, ticket, code="000000", address=f"198.51.100.{n}").json()["code"] for n in range(6)]
+    assert said == ["second-factor-needed"] * 4 + ["unauthenticated"] * 2
+    assert second(world, ticket, code=phone.code()).json()["code"] == "unauthenticated"
+
+
+def test_wrong_codes_sent_all_at_once_are_five_too(world: World, token: str) -> None:
+    phone, _ = enrol(world, token)
+    ticket = login(world).json()["ticket"]
+    wrong = [f"{n:06}" for n in range(60) if f"{n:06}" not in {totp.code_at(phone.secret, now() + d) for d in (-1, 0, 1, 2)}]
+
+    async def together() -> list[httpx.Response]:
+        return await asyncio.gather(
+            *(
+                world.send("POST", SECOND, token="", json={"ticket": ticket, "code": code}, address=f"203.0.113.{n}")
+                for n, code in enumerate(wrong[:40])
+            )
+        )
+
+    found = asyncio.run(together())
+    assert {answer.status_code for answer in found} == {401}
+    tried = [entry for entry in entries(world, "session.begin") if "wrong" in entry["message"]]
+    assert len(tried) <= 5
+    assert second(world, ticket, code=phone.code()).status_code == 401
+
+
+def test_guessing_codes_slows_down_and_the_real_user_still_gets_in(world: World, token: str) -> None:
+    """Somebody who knows the password, from many addresses: the codes of the account slow down, not its owner's own place."""
+    phone, _ = enrol(world, token)
+    assert login(world, code=phone.code(), address="198.51.100.7").status_code == 200
+    seen = set()
+    for number in range(14):
+        answer = login(world, code="000000", address=f"203.0.113.{number}")
+        seen.add(answer.status_code)
+    assert seen == {401, 429}
+    late = login(world, code="000000", address="203.0.113.99")
+    assert late.status_code == 429 and int(late.headers["retry-after"]) >= 1
+    assert login(world, code=phone.code(), address="198.51.100.7").status_code == 200
+
+
+def test_the_right_password_forgives_nothing_before_the_second_step(world: World, token: str) -> None:
+    """Password, wrong code, password, wrong code: the right password must not wipe the count that slows it down."""
+    enrol(world, token)
+    statuses = [login(world, code="000000").status_code for _ in range(8)]
+    assert statuses[0] == 401 and statuses[-1] == 429
+
+
+@pytest.mark.parametrize("ticket", ["", "x", "x" * 43, "ü" * 10, "\x00"])
+def test_tickets_that_are_none(world: World, token: str, ticket: str) -> None:
+    enrol(world, token)
+    answer = second(world, ticket, code="123456")
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+def test_a_ticket_is_its_users_alone(world: World, token: str) -> None:
+    hers = ada(world, token)
+    mine, _ = enrol(world, token)
+    phone, codes = enrol(world, hers)
+    ticket = login(world, "ada", ADA).json()["ticket"]
+    for code in (mine.code(),):
+        assert second(world, ticket, code=code).status_code == 401, "another user's code"
+    done = second(world, ticket, code=codes[0])
+    assert done.json()["username"] == "ada"
+    assert phone.secret != mine.secret
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"password": "a third good phrase"}, "PUT /api/v1/users/ada/password"),
+        ({}, "POST /api/v1/users/ada/disable"),
+        ({"allowed_client_ip": ["198.51.100.0/24"]}, "PATCH /api/v1/users/ada"),
+    ],
+    ids=["password", "disabled", "network"],
+)
+def test_a_ticket_ends_with_what_it_was_given_for(world: World, token: str, change: dict[str, Any], path: str) -> None:
+    phone, _ = enrol(world, ada(world, token))
+    ticket = login(world, "ada", ADA).json()["ticket"]
+    method, _, where = path.partition(" ")
+    assert world.ask(method, where, token=token, json=change).status_code == 200
+    assert second(world, ticket, code=phone.code()).json()["code"] == "unauthenticated"
+
+
+def test_a_ticket_does_not_last(world: World, token: str) -> None:
+    phone, _ = enrol(world, token)
+    clock = [time.monotonic()]
+    world.services.tickets._clock = lambda: clock[0]
+    ticket = login(world).json()["ticket"]
+    clock[0] += 301
+    assert second(world, ticket, code=phone.code()).json()["code"] == "unauthenticated"
+
+
+def test_nothing_is_noted_about_a_sign_in_before_its_end(world: World, token: str) -> None:
+    hers = ada(world, token)
+    phone, _ = enrol(world, hers)
+    before = world.ask("GET", "/api/v1/users/ada", token=token).json()["last_login_ip"]
+    ticket = login(world, "ada", ADA, address="203.0.113.77").json()["ticket"]
+    assert world.ask("GET", "/api/v1/users/ada", token=token).json()["last_login_ip"] == before
+    assert second(world, ticket, code=phone.code(), address="203.0.113.77").status_code == 200
+    assert world.ask("GET", "/api/v1/users/ada", token=token).json()["last_login_ip"] == "203.0.113.77"
+
+
+def test_codes_and_tickets_are_in_no_audit(world: World, token: str) -> None:
+    phone, codes = enrol(world, token)
+    ticket = login(world).json()["ticket"]
+    code = phone.code()
+    second(world, ticket, code=code)
+    login(world, code=codes[1])
+    told = world.ask("GET", "/api/v1/audit?limit=1000").text
+    assert not any(secret in told for secret in (phone.secret, codes[0], codes[1], ticket, f'"{code}"'))
+
+
+def test_a_stranger_cannot_tell_who_has_a_second_factor(world: World, token: str) -> None:
+    ada(world, token)
+    enrol(world, token)
+    said = []
+    for name in (ADMIN, "ada", "nobody-here"):
+        answer = login(world, name, "wrong wrong wrong", code="000000", address=f"203.0.113.{len(said)}")
+        body = answer.json()
+        del body["request_id"]
+        said.append((answer.status_code, body, sorted(answer.headers)))
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_wrong_password_takes_the_same_time_with_and_without_a_second_factor(world: World, token: str) -> None:
+    ada(world, token)
+    enrol(world, token)
+    world.services.hasher = Hasher(threads=1)
+    hashed = asyncio.run(world.services.hasher.hash(PASSWORD))
+    asyncio.run(world.database.write(lambda c: c.execute(text("UPDATE users SET password_hash = :h"), {"h": hashed})))
+    took: dict[str, list[float]] = {ADMIN: [], "ada": []}
+    for number in range(40):
+        for name in took:
+            started = time.perf_counter()
+            assert login(world, name, "wrong wrong", address=f"198.51.{number}.{len(name)}").status_code in (401, 429)
+            took[name].append(time.perf_counter() - started)
+            world.services.throttle.clear(name)
+    world.services.hasher.close()
+    one, other = (statistics.median(times) for times in took.values())
+    assert abs(one - other) < 0.25 * max(one, other)
+
+
+# -- one's own
+
+
+def test_setting_up_again_leaves_the_old_app_until_the_new_one_shows_a_code(world: World, token: str) -> None:
+    old, _ = enrol(world, token)
+    fresh = world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"]
+    assert world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"] == fresh, "a page that is loaded anew"
+    assert login(world, code=old.code()).status_code == 200
+    assert world.ask("PUT", "/api/v1/account/totp", token=token, json={"code": "000000"}).status_code == 422
+    new = Phone(fresh)
+    done = world.ask("PUT", "/api/v1/account/totp", token=token, json={"code": new.code()})
+    assert done.status_code == 200 and done.json()["codes"] == [], "the recovery codes stay"
+    assert login(world, code=totp.code_at(old.secret, now())).status_code == 401
+    assert login(world, code=new.code()).status_code == 200
+
+
+def test_a_new_secret_takes_ten_tries(world: World, token: str) -> None:
+    secret = world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"]
+    statuses = [
+        world.ask("PUT", "/api/v1/account/totp", token=token, json={"code": "abcdef"}).status_code for _ in range(11)
+    ]
+    assert statuses == [422] * 10 + [429]
+    code = totp.code_at(secret, now())
+    assert world.ask("PUT", "/api/v1/account/totp", token=token, json={"code": code}).status_code == 409
+
+
+def test_renewing_and_removing(world: World, token: str) -> None:
+    assert world.ask("POST", "/api/v1/account/recovery-codes", token=token).status_code == 409
+    assert world.ask("DELETE", "/api/v1/account/totp", token=token).status_code == 404
+    _, old = enrol(world, token)
+    new = world.ask("POST", "/api/v1/account/recovery-codes", token=token).json()["codes"]
+    assert login(world, code=old[0]).status_code == 401 and login(world, code=new[0]).status_code == 200
+    gone = world.ask("DELETE", "/api/v1/account/totp", token=token).json()
+    assert gone["factors"]["totp_since"] is None and gone["factors"]["codes_left"] == 0
+    assert login(world).status_code == 200
+
+
+def test_what_changes_how_one_signs_in_asks_for_a_fresh_proof(world: World, token: str) -> None:
+    enrol(world, token)
+    asyncio.run(world.database.write(lambda c: c.execute(text("UPDATE sessions SET proved_at = 0"))))
+    for method, path, body in (
+        ("POST", "/totp", None), ("PUT", "/totp", {"code": "123456"}), ("DELETE", "/totp", None),
+        ("POST", "/recovery-codes", None), ("POST", "/passkeys/begin", None), ("POST", "/passkeys", {"credential": "{}"}),
+        ("DELETE", "/passkeys/1", None), ("PATCH", "/passkeys/1", {"name": "x"}),
+    ):  # fmt: skip
+        answer = world.ask(method, f"/api/v1/account{path}", token=token, **({"json": body} if body else {}))
+        assert (answer.status_code, answer.json()["code"]) == (403, "proof-needed"), path
+
+
+def test_nobody_sets_up_anothers(world: World, token: str) -> None:
+    ada(world, token)
+    for headers in ({"X-On-Behalf-Of": "ada"}, {}):
+        who = token if headers else None
+        answer = world.ask("POST", "/api/v1/account/totp", token=who, headers=headers)
+        assert answer.status_code == 409, answer.text
+
+
+def test_a_host_is_told_the_secret_changed(world: World, token: str) -> None:
+    hers = ada(world, token)
+    generation = world.host.wishes["ada"].generation
+    enrol(world, hers)
+    assert world.host.wishes["ada"].generation > generation
+
+
+# -- forced
+
+
+def test_a_policy_forces_it_at_the_next_request(world: World, token: str) -> None:
+    made = {"name": "strict", "second_factor": True}
+    assert world.ask("POST", "/api/v1/policies", token=token, json=made).json()["policy"]["second_factor"] is True
+    hers = ada(world, token)
+    assert world.ask("PATCH", "/api/v1/users/ada", token=token, json={"policy": "strict"}).status_code == 200
+    refused = world.ask("GET", "/api/v1/users/ada", token=hers)
+    assert refused.status_code == 403 and "second factor" in refused.json()["detail"]
+    assert login(world, "ada", ADA).json()["must_enrol"] is True
+    shown = world.ask("GET", "/api/v1/users/ada/second-factor", token=hers).json()
+    assert shown["required"] == "the policy strict asks for one"
+    phone, _ = enrol(world, hers)
+    assert world.ask("GET", "/api/v1/users/ada", token=hers).status_code == 200
+    assert login(world, "ada", ADA, code=phone.code()).json()["must_enrol"] is False
+    last = world.ask("DELETE", "/api/v1/account/totp", token=hers)
+    assert last.status_code == 409 and "Set up another first" in last.json()["hint"]
+    loose = {"second_factor": False}
+    assert world.ask("PATCH", "/api/v1/policies/strict", token=token, json=loose).status_code == 200
+    assert world.ask("DELETE", "/api/v1/account/totp", token=hers).status_code == 200
+
+
+def test_a_role_forces_it(database: Database) -> None:
+    world = World(database, second_factor_roles=("admin",))
+    token = world.first_admin()
+    for method, path in (("GET", "/users"), ("GET", "/host"), ("GET", f"/users/{ADMIN}"), ("POST", "/users")):
+        assert world.ask(method, f"/api/v1{path}", token=token, json={} if method == "POST" else None).status_code == 403
+    assert world.ask("GET", "/api/v1/users").status_code == 200, "the host's own root is not asked"
+    enrol(world, token)
+    assert world.ask("GET", "/api/v1/users", token=token).status_code == 200
+
+
+def test_who_must_enrol_acts_for_nobody_and_their_api_tokens_stop(world: World, token: str) -> None:
+    ada(world, token)
+    made = world.ask("POST", f"/api/v1/users/{ADMIN}/tokens", token=token, json={"label": "script", "scopes": ["all"]})
+    secret = made.json()["secret"]
+    assert world.ask("GET", "/api/v1/users", token=secret).status_code == 200
+    world.ask("PATCH", "/api/v1/policies/default", json={"second_factor": True})
+    for who, headers in ((token, {"X-On-Behalf-Of": "ada"}), (secret, {}), (secret, {"X-On-Behalf-Of": "ada"})):
+        answer = world.ask("GET", "/api/v1/users/ada", token=who, headers=headers)
+        assert answer.status_code == 403 and "second factor" in answer.json()["detail"]
+    assert world.ask("GET", f"/api/v1/users/{ADMIN}/second-factor", token=secret).status_code == 403
+    enrol(world, token)
+    assert world.ask("GET", "/api/v1/users", token=secret).status_code == 200
+
+
+def test_the_password_comes_first(world: World, token: str) -> None:
+    world.ask("PATCH", "/api/v1/policies/default", json={"second_factor": True})
+    made = world.ask("POST", "/api/v1/users", json={"username": "ada"}).json()
+    begun = login(world, "ada", made["password"]).json()
+    assert begun["must_change_password"] and begun["must_enrol"]
+    refused = world.ask("POST", "/api/v1/account/totp", token=begun["token"])
+    assert "password must be changed" in refused.json()["detail"]
+
+
+# -- taken away
+
+
+def test_an_administrator_takes_it_away_and_the_person_is_told(world: World, token: str) -> None:
+    hers = ada(world, token)
+    enrol(world, hers)
+    assert world.ask("DELETE", "/api/v1/users/ada/second-factor", token=token).status_code == 200
+    assert world.ask("GET", "/api/v1/users/ada", token=hers).status_code == 401, "sessions end"
+    assert world.ask("DELETE", "/api/v1/users/ada/second-factor", token=token).status_code == 409
+    assert world.ask("DELETE", f"/api/v1/users/{ADMIN}/second-factor", token=token).status_code == 409
+    (entry,) = [e for e in entries(world, "factor.reset") if e["outcome"] == "done"]
+    assert (entry["actor"], entry["target"], entry["changes"]["app"]) == (ADMIN, "ada", [1, 0])
+    browser = Browser(world)
+    browser.post("/sign-in", username="ada", password=ADA)
+    assert f"{ADMIN} removed your second factor" in browser.get("/").text
+    browser.post("/notices/read")
+    assert "removed your second factor" not in browser.get("/").text
+
+
+def test_who_looks_after_a_domain_reaches_its_people_only(world: World, token: str) -> None:
+    for name in ("physics", "maths"):
+        world.ask("POST", "/api/v1/domains", json={"name": name})
+    people = {"head": ("physics", "domain-admin"), "ada": ("physics", "user"), "eve": ("maths", "user"), "watch": ("physics", "monitor")}
+    tokens = {}
+    for name, (domain, role) in people.items():
+        sent = {"username": name, "password": ADA, "domain": domain, "role": role}
+        assert world.ask("POST", "/api/v1/users", json=sent).status_code == 201
+        tokens[name] = world.token(name, ADA)
+        if name != "head":
+            enrol(world, tokens[name])
+    head = tokens["head"]
+    told = {name: world.ask("DELETE", f"/api/v1/users/{name}/second-factor", token=head).status_code for name in people}
+    assert told == {"head": 409, "ada": 200, "eve": 403, "watch": 403}
+    assert world.ask("GET", "/api/v1/users/ada/second-factor", token=tokens["watch"]).status_code == 200
+    assert world.ask("DELETE", "/api/v1/users/eve/second-factor", token=tokens["watch"]).status_code == 403
+
+
+def test_an_administrator_of_the_host_is_helped_by_its_root_alone(world: World, token: str) -> None:
+    hers = ada(world, token)
+    enrol(world, hers)
+    asyncio.run(world.database.write(repository.note, 2, {"sudo": 1}))
+    assert world.ask("DELETE", "/api/v1/users/ada/second-factor", token=token).status_code == 403
+    assert world.ask("DELETE", "/api/v1/users/ada/second-factor").status_code == 200
+
+
+def test_a_damaged_secret_is_no_way_in_and_recovery_codes_still_are(world: World, token: str) -> None:
+    phone, codes = enrol(world, token)
+    asyncio.run(world.database.write(lambda c: c.execute(text("UPDATE totps SET secret = x'00'"))))
+    broken = login(world, code=phone.code())
+    assert broken.status_code == 500 and "does not open" in broken.json()["detail"]
+    assert login(world, code=codes[0]).status_code == 200
+
+
+# -- the portal
+
+
+class Browser:
+    """Keeps cookies and sends forms with their token."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self.cookies = world, httpx.Cookies()
+        self.csrf = ""
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        cookies = {"Cookie": "; ".join(f"{c.name}={c.value}" for c in self.cookies.jar)}
+        answer = self._world.ask(method, path, token="", headers={**cookies, **more.pop("headers", {})}, **more)
+        self.cookies.extract_cookies(answer)
+        found = re.search(r'name="csrf" value="([^"]+)"', answer.text)
+        self.csrf = found[1] if found else self.csrf
+        return answer
+
+    def get(self, path: str) -> httpx.Response:
+        return self._ask("GET", path)
+
+    def post(self, path: str, **fields: str) -> httpx.Response:
+        return self._ask("POST", path, data={"csrf": self.csrf, **fields})
+
+
+@pytest.fixture
+def browser(world: World, token: str) -> Iterator[Browser]:
+    yield Browser(world)
+
+
+def sign_in(browser: Browser, **more: str) -> httpx.Response:
+    return browser.post("/sign-in", username=ADMIN, password=PASSWORD, **more)
+
+
+def test_the_second_step_in_the_portal(browser: Browser, world: World, token: str) -> None:
+    phone, codes = enrol(world, token)
+    first = sign_in(browser, next="/users")
+    assert (first.status_code, first.headers["location"]) == (303, "/sign-in/second?next=%2Fusers")
+    cookie = next(line for line in first.headers.get_list("set-cookie") if line.startswith("__Host-diycloud-second="))
+    assert all(word in cookie for word in ("HttpOnly", "Secure", "Path=/", "Max-Age=300")) and "Domain" not in cookie
+    assert "__Host-diycloud=" not in str(first.headers)
+    assert browser.get("/").status_code == 303, "half a sign-in opens nothing"
+    page = browser.get(first.headers["location"]).text
+    assert 'autocomplete="one-time-code"' in page and 'inputmode="numeric"' in page and "Use a recovery code" in page
+    wrong = browser.post("/sign-in/second", code="000000", next="/users")
+    assert wrong.status_code == 401 and "wrong" in wrong.text
+    done = browser.post("/sign-in/second", code=phone.code(), next="/users")
+    assert (done.status_code, done.headers["location"]) == (303, "/users")
+    assert browser.get("/users").status_code == 200
+    other = Browser(world)
+    sign_in(other)
+    assert other.post("/sign-in/second", code=codes[0]).headers["location"] == "/"
+
+
+@pytest.mark.parametrize("target", ["//evil.test", "https://evil.test/", "/\\evil.test", "/sign-out", "\x00"])
+def test_signing_in_leads_nowhere_else(browser: Browser, world: World, token: str, target: str) -> None:
+    phone, _ = enrol(world, token)
+    assert sign_in(browser, next=target).headers["location"] == "/sign-in/second"
+    assert browser.post("/sign-in/second", code=phone.code(), next=target).headers["location"] == "/"
+
+
+def test_without_a_ticket_one_begins_again(browser: Browser, world: World, token: str) -> None:
+    enrol(world, token)
+    for answer in (browser.get("/sign-in/second"), browser.post("/sign-in/second", code="123456")):
+        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+    assert browser.post("/sign-in/passkey", second="yes").status_code == 401
+
+
+def test_forms_of_signing_in_from_elsewhere_are_refused(browser: Browser, world: World, token: str) -> None:
+    enrol(world, token)
+    sign_in(browser)
+    for path in ("/sign-in", "/sign-in/second", "/sign-in/passkey"):
+        for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.test"}):
+            answer = browser._ask("POST", path, data={"code": "123456"}, headers=headers)
+            assert answer.status_code == 403
+
+
+def test_the_page_of_ones_own(browser: Browser, world: World, token: str) -> None:
+    sign_in(browser)
+    assert "Set up an app" in browser.get("/account/second-factor").text
+    page = browser.get("/account/second-factor/app")
+    picture = re.search(r'<img class="qr" src="(data:image/svg\+xml[^"]+)"', page.text)
+    key = re.search(r'aria-label="the key">([^<]+)<', page.text)
+    assert picture and key and "img-src 'self' data:" in page.headers["content-security-policy"]
+    phone = Phone(html.unescape(key[1]).replace(" ", ""))
+    assert browser.post("/account/second-factor/app", code="000000").status_code == 422
+    shown = browser.post("/account/second-factor/app", code=phone.code())
+    codes = re.findall(r"(?:[a-z2-9]{6}-){3}[a-z2-9]{6}", shown.text)
+    assert shown.status_code == 200 and len(set(codes)) == 10 and shown.headers["cache-control"] == "no-store"
+    assert "10 left" in browser.get("/account/second-factor").text
+    assert login(world, code=codes[0]).status_code == 200
+    again = browser.post("/account/second-factor/codes")
+    assert codes[1] not in again.text and "The old ones hold no more" in again.text
+    assert browser.post("/account/second-factor/app/remove").status_code == 303
+    assert login(world).status_code == 200
+
+
+def test_forced_in_the_portal(browser: Browser, world: World, token: str) -> None:
+    world.ask("PATCH", "/api/v1/policies/default", json={"second_factor": True})
+    assert sign_in(browser).headers["location"] == "/account/second-factor"
+    for path in ("/", "/users", "/account", "/account/tokens", "/events/usage", "/audit"):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers.get("location")) == (303, "/account/second-factor"), path
+    assert "One more thing" in browser.get("/account/second-factor").text
+    key = re.search(r'aria-label="the key">([^<]+)<', browser.get("/account/second-factor/app").text)
+    assert key
+    shown = browser.post("/account/second-factor/app", code=Phone(key[1].replace(" ", "")).code())
+    assert "Keep these recovery codes" in shown.text
+    assert browser.get("/users").status_code == 200
+
+
+def test_an_administrators_button(browser: Browser, world: World, token: str) -> None:
+    enrol(world, ada(world, token))
+    sign_in(browser)
+    page = browser.get("/users/ada").text
+    assert "Remove the second factor" in page
+    browser.post("/users/ada/second-factor/reset")
+    page = browser.get("/users/ada").text
+    assert "has no second factor now" in page and "Remove the second factor" not in page
+    assert login(world, "ada", ADA).status_code == 200
+
+
+def test_a_policys_page_asks_for_one(browser: Browser, world: World, token: str) -> None:
+    sign_in(browser)
+    browser.get("/new-policy")
+    sent = {"name": "strict", "cpu": "1", "memory": "2G", "disk": "5G", "tasks": "512", "max_gpu": "true"}
+    assert browser.post("/new-policy", **sent, second_factor="true").status_code == 303
+    assert world.ask("GET", "/api/v1/policies/strict").json()["second_factor"] is True
+    browser.post("/policies/strict", **{name: value for name, value in sent.items() if name != "name"})
+    assert world.ask("GET", "/api/v1/policies/strict").json()["second_factor"] is False

@@ -1,0 +1,344 @@
+"""Signing in with a real directory's password (OpenLDAP's slapd), by REST and at the portal: who gets in, as whom, and who not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from diycloud.auth.outside.gateway import Outside
+from diycloud.auth.outside.ldap import Directory
+from diycloud.config_sign_in import LdapSettings, SignInSettings
+from diycloud.db.engine import Database
+from diycloud.errors import Unavailable
+from tests import directory as slapd
+from tests.app.restful import ADMIN, PASSWORD, World
+from tests.directory import GROUPS, PEOPLE, READER_DN, Slapd
+
+pytestmark = pytest.mark.skipif(bool(slapd.cannot_run()), reason=slapd.cannot_run() or "-")
+SECRET = "the directory's good phrase"
+LOGIN = "/api/v1/auth/login"
+
+
+@pytest.fixture(scope="module")
+def ldap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd]:
+    with Slapd(tmp_path_factory.mktemp("slapd") / "directory") as running:
+        for uid in ("dtouada", "dtoubob", "dtoucarol", "dtouplain", "admin", "root", "dtou.dotted"):
+            running.add_person(uid, SECRET, mail=f"{uid}@example.org", name=f"The {uid}")
+        running.add_group("staff", "dtouada", "dtoubob")
+        running.add_group("heads", "dtouada")
+        yield running
+
+
+def settings(ldap: Slapd, **more: Any) -> LdapSettings:
+    given = {
+        "urls": (f"ldaps://127.0.0.1:{ldap.tls_port}",), "user_base": PEOPLE, "bind_dn": READER_DN,
+        "bind_password_file": str(ldap.password_file), "ca_file": str(ldap.ca_file), "timeout_s": 5.0,
+    }  # fmt: skip
+    return LdapSettings(**{**given, **more})
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make(database: Database, ldap: Slapd) -> Iterator[Make]:
+    """Make a server that knows the directory, by these settings."""
+    made: list[World] = []
+
+    def world(**more: Any) -> World:
+        found = World(database, sign_in=SignInSettings(ldap=settings(ldap, **more)))
+        found.first_admin()
+        made.append(found)
+        return found
+
+    yield world
+    for each in made:
+        assert isinstance(each.services.outside, Outside)
+        asyncio.run(each.services.outside.close())
+
+
+def login(world: World, name: str, password: str = SECRET, address: str = "192.0.2.7") -> httpx.Response:
+    return world.ask("POST", LOGIN, json={"username": name, "password": password}, token="", address=address)
+
+
+def user(world: World, name: str) -> dict[str, Any]:
+    found = world.ask("GET", f"/api/v1/users/{name}")
+    assert found.status_code == 200, found.text
+    return dict(found.json())
+
+
+def create(world: World, name: str, **more: Any) -> None:
+    sent = {"username": name, "password": "their own good phrase", "must_change_password": False, **more}
+    done = world.ask("POST", "/api/v1/users", json=sent)
+    assert done.status_code == 201, done.text
+
+
+def identities(world: World, name: str) -> list[dict[str, Any]]:
+    return list(world.ask("GET", f"/api/v1/users/{name}/identities").json()["identities"])
+
+
+def test_a_user_is_made_signs_in_and_is_found_again_under_another_name(make: Make, ldap: Slapd) -> None:
+    world = make(create=True, trust_email=True)
+    first = login(world, "dtouada")
+    assert first.status_code == 200, first.text
+    made = user(world, "dtouada")
+    assert (made["full_name"], made["email"], made["role"]) == ("The dtouada", "dtouada@example.org", "user")
+    linked = identities(world, "dtouada")
+    assert [one["provider"] for one in linked] == ["ldap"]
+    assert made["external_id"] == f"ldap:{linked[0]['subject']}"
+    ldap.modify(f"dn: uid=dtouada,{PEOPLE}\nchangetype: modrdn\nnewrdn: uid=dtoulove\ndeleteoldrdn: 1\n")
+    try:
+        assert login(world, "dtoulove").json()["username"] == "dtouada"  # by the name they have there now
+        assert login(world, "dtouada").json()["username"] == "dtouada"  # and by the one they have here
+    finally:
+        ldap.modify(f"dn: uid=dtoulove,{PEOPLE}\nchangetype: modrdn\nnewrdn: uid=dtouada\ndeleteoldrdn: 1\n")
+
+
+def test_the_portals_own_form_takes_it(make: Make) -> None:
+    world = make(create=True)
+    form = {"username": "dtoubob", "password": SECRET, "next": "/", "csrf": ""}
+    done = world.ask("POST", "/sign-in", data=form, token="")
+    assert done.status_code == 303 and done.headers["location"] == "/", done.text
+    assert "__Host-diycloud=" in done.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        ("dtouada", "wrong"), ("dtouada", ""), ("nobody", SECRET), ("*", SECRET), ("dtou*", SECRET), ("", SECRET),
+        ("dtouada)(uid=*", SECRET), ("dtouada)(|(uid=dtouada", SECRET), ("dtouada\x00", SECRET), ("dtouada\\2a", SECRET),
+        (f"uid=dtouada,{PEOPLE}", SECRET), ("dtouada", SECRET + " "), ("dtouada,", SECRET), ("ä" * 70, SECRET),
+    ],
+)  # fmt: skip
+def test_everybody_else_is_refused_in_the_same_words(make: Make, name: str, password: str) -> None:
+    world = make(create=True)
+    told = login(world, name, password)
+    known = login(world, "no-such-user", "wrong", address="192.0.2.8")
+    assert told.status_code == known.status_code == 401
+    same = {key: value for key, value in told.json().items() if key not in ("instance", "request_id")}
+    assert same == {key: value for key, value in known.json().items() if key not in ("instance", "request_id")}
+    assert world.ask("GET", "/api/v1/users").json()["total"] == 1
+
+
+def test_without_a_rule_nobody_is_made_and_only_who_has_the_password_is_told_so(make: Make) -> None:
+    world = make()
+    told = login(world, "dtouada")
+    assert told.status_code == 401 and "no account here" in told.text and "Ask an administrator" in told.text
+    assert "no account here" not in login(world, "dtouada", "wrong").text
+
+
+def test_reserved_names_and_names_that_cannot_be_are_not_made(make: Make) -> None:
+    world = make(create=True)
+    assert login(world, "root").status_code == 401
+    assert login(world, "dtou.dotted").json()["username"] == "dtou-dotted"
+    assert login(world, "admin").status_code == 401, "the administrator's name is taken"
+    assert world.ask("GET", "/api/v1/users").json()["total"] == 2
+
+
+def test_linking_by_name_takes_plain_users_only(make: Make) -> None:
+    """Who has an administrator's name in the directory is nobody here."""
+    world = make(link="username")
+    for name, more in (
+        ("dtouada", {}), ("dtoubob", {"role": "monitor"}), ("dtoucarol", {"role": "domain-admin"}),
+    ):  # fmt: skip
+        create(world, name, **more)
+    assert login(world, "dtouada").status_code == 200
+    for name in ("dtoubob", "dtoucarol", ADMIN):
+        assert login(world, name).status_code == 401
+        assert identities(world, name) == []
+    assert login(world, "dtouada", "their own good phrase").status_code == 401, "the directory keeps the password now"
+    assert login(world, "dtoubob", "their own good phrase").status_code == 200
+    assert login(world, ADMIN, PASSWORD).status_code == 200
+
+
+def test_linking_by_address_takes_it_from_nobody_who_is_linked(make: Make) -> None:
+    world = make(link="email", trust_email=True)
+    create(world, "dtoudora", email="DTOUADA@example.org")
+    assert login(world, "dtouada").json()["username"] == "dtoudora"
+    world.ask("PATCH", "/api/v1/users/dtoudora", json={"email": "dtoubob@example.org"})
+    assert login(world, "dtoubob").status_code == 401, "dtoudora is somebody else there"
+
+
+def test_administrators_are_linked_by_administrators(make: Make) -> None:
+    world = make()
+    linked = world.ask("POST", f"/api/v1/users/{ADMIN}/identities", json={"provider": "ldap", "name_there": "dtoubob"})
+    assert linked.status_code == 200, linked.text
+    assert login(world, ADMIN, SECRET).json()["username"] == ADMIN
+    assert login(world, ADMIN, PASSWORD).status_code == 401
+    twice = world.ask("POST", f"/api/v1/users/{ADMIN}/identities", json={"provider": "ldap", "name_there": "dtouada"})
+    assert twice.status_code == 409
+    gone = world.ask("DELETE", f"/api/v1/users/{ADMIN}/identities", json={"provider": "ldap"})
+    assert gone.status_code == 200, gone.text
+    assert login(world, ADMIN, PASSWORD).status_code == 200
+
+
+def test_groups_roles_and_domains_follow_the_directory(make: Make, ldap: Slapd) -> None:
+    world = make(
+        create=True,
+        groups={f"cn=Staff, {GROUPS}": ("dtougrp", "dtounone"), "nothing": ("dtouother",)},
+        roles={"heads": "monitor"},
+    )
+    for name in ("dtougrp", "dtouother", "dtouown"):
+        assert world.ask("POST", "/api/v1/groups", json={"name": name}).status_code == 201
+    assert login(world, "dtouada").status_code == 200
+    found = user(world, "dtouada")
+    assert (found["groups"], found["role"]) == (["dtougrp"], "monitor")
+    world.ask("POST", "/api/v1/groups/dtouown/members", json={"members": ["dtouada"]})
+    ldap.set_members("staff", "dtoubob")
+    ldap.set_members("heads", "dtoubob")
+    try:
+        assert login(world, "dtouada").status_code == 200
+        found = user(world, "dtouada")
+        assert (found["groups"], found["role"]) == (["dtouown"], "user")
+    finally:
+        ldap.set_members("staff", "dtouada", "dtoubob")
+        ldap.set_members("heads", "dtouada")
+
+
+def test_only_some_groups_may_come(make: Make) -> None:
+    world = make(create=True, only=("heads",))
+    assert login(world, "dtouada").status_code == 200
+    assert login(world, "dtoubob").status_code == 401
+    assert world.ask("GET", "/api/v1/users").json()["total"] == 2
+
+
+def test_who_is_disabled_here_stays_out_and_who_is_gone_there_too(make: Make, ldap: Slapd) -> None:
+    world = make(create=True)
+    ldap.add_person("dtouleaves", SECRET)
+    token = login(world, "dtouleaves").json()["token"]
+    world.ask("POST", "/api/v1/users/dtouleaves/disable", json={})
+    assert login(world, "dtouleaves").status_code == 401
+    world.ask("POST", "/api/v1/users/dtouleaves/enable")
+    token = login(world, "dtouleaves").json()["token"]
+    assert isinstance(world.services.outside, Outside)
+    assert asyncio.run(world.services.outside.sign_out_gone()) == []
+    ldap.remove_person("dtouleaves")
+    assert login(world, "dtouleaves").status_code == 401
+    assert world.ask("GET", "/api/v1/users/dtouleaves", token=token).status_code == 200
+    assert asyncio.run(world.services.outside.sign_out_gone()) == ["dtouleaves"]
+    assert world.ask("GET", "/api/v1/users/dtouleaves", token=token).status_code == 401
+
+
+def test_local_users_do_without_a_directory_that_is_down(make: Make, ldap: Slapd) -> None:
+    world = make(create=True, timeout_s=1.0)
+    create(world, "dtoulocal")
+    assert login(world, "dtouada").status_code == 200
+    ldap.stop()
+    try:
+        assert login(world, "dtoulocal", "their own good phrase").status_code == 200
+        answers = [login(world, name, "wrong") for name in ("dtouada", "dtoulocal", "nobody")]
+        assert {answer.status_code for answer in answers} == {503}, "nobody learns who is whose"
+        assert "directory does not answer" in answers[0].text
+        assert len({re.sub(r'"(instance|request_id)":"[^"]*"', "", a.text) for a in answers}) == 1
+    finally:
+        ldap.start()
+    assert login(world, "dtouada").status_code == 200, "what was not tried was not counted"
+
+
+def test_the_second_server_is_asked_when_the_first_is_away(make: Make, ldap: Slapd) -> None:
+    down = f"ldaps://127.0.0.1:{slapd.free_port()}"
+    world = make(create=True, urls=(down, f"ldap://localhost:{ldap.port}"))
+    assert login(world, "dtouada").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"ca_file": ""}, {"urls": ("ldaps://127.0.0.2:{tls_port}",)}, {"urls": ("ldaps://127.0.0.1:{port}",)},
+        {"bind_dn": f"cn=nobody,{slapd.SUFFIX}"}, {"bind_password_file": "/dev/null"},
+    ],
+)  # fmt: skip
+def test_a_directory_that_is_not_proved_gets_no_password(ldap: Slapd, more: dict[str, Any]) -> None:
+    if "urls" in more:
+        more = {"urls": tuple(url.format(port=ldap.port, tls_port=ldap.tls_port) for url in more["urls"])}
+    asked = Directory(settings(ldap, timeout_s=2.0, **more))
+    with pytest.raises(Unavailable):
+        asyncio.run(asked.prove("dtouada", SECRET))
+    asked.close()
+
+
+def test_a_certificate_of_another_name_is_refused_with_starttls_too(ldap: Slapd, tmp_path: Path) -> None:
+    with Slapd(tmp_path / "other", names=("directory.example.org",)) as other:
+        other.add_person("dtouada", SECRET)
+        for url in (f"ldap://127.0.0.1:{other.port}", f"ldaps://127.0.0.1:{other.tls_port}"):
+            asked = Directory(settings(other, urls=(url,)))
+            with pytest.raises(Unavailable):
+                asyncio.run(asked.prove("dtouada", SECRET))
+            asked.close()
+
+
+def test_binding_by_template_needs_nobody_who_searches(ldap: Slapd) -> None:
+    asked = Directory(
+        settings(ldap, bind_dn="", bind_password_file="", bind_template=f"uid={{username}},{PEOPLE}")
+    )
+
+    async def tries() -> None:
+        person = await asked.prove("dtouada", SECRET)
+        assert person is not None and {"staff", "heads"} <= person.groups
+        assert await asked.prove("dtouada", "wrong") is None
+        assert await asked.prove(f"dtouada,{PEOPLE}", SECRET) is None
+        assert await asked.prove("dtouada", "") is None
+
+    asyncio.run(tries())
+    asked.close()
+
+
+def test_a_person_of_many_names_is_nobody(ldap: Slapd) -> None:
+    asked = Directory(settings(ldap, user_filter="(|(uid={username})(objectClass=inetOrgPerson))"))
+    assert asyncio.run(asked.prove("dtouada", SECRET)) is None
+    asked.close()
+
+
+def test_the_event_loop_goes_on_while_a_directory_keeps_silent(ldap: Slapd) -> None:
+    """A server that takes connections and says nothing: the longest wait is the setting's, and nothing else waits."""
+
+    async def tries() -> float:
+        writers = []
+        silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        asked = Directory(settings(ldap, urls=(f"ldaps://127.0.0.1:{port}",), timeout_s=0.5))
+        longest, last, job = 0.0, time.monotonic(), asyncio.create_task(asked.prove("dtouada", SECRET))
+        while not job.done():
+            await asyncio.sleep(0.005)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        with pytest.raises(Unavailable):
+            job.result()
+        for writer in writers:
+            writer.transport.abort()
+        silent.close()
+        asked.close()
+        return longest
+
+    assert asyncio.run(tries()) < 0.4
+
+
+def test_names_that_are_there_and_not_there_take_as_long(ldap: Slapd) -> None:
+    """Medians, interleaved: what is left is the directory's own hash (docs/how-to/ldap.md)."""
+    asked = Directory(settings(ldap))
+
+    async def once(name: str, *, may: bool = True) -> float:
+        began = time.perf_counter()
+        assert await asked.prove(name, "wrong", may=may) is None
+        return time.perf_counter() - began
+
+    async def measure() -> dict[str, float]:
+        taken: dict[str, list[float]] = {"there": [], "not": [], "local": []}
+        for _ in range(40):
+            taken["there"].append(await once("dtouada"))
+            taken["not"].append(await once("nobody"))
+            taken["local"].append(await once("dtouada", may=False))
+        return {name: statistics.median(times) for name, times in taken.items()}
+
+    found = asyncio.run(measure())
+    asked.close()
+    print(json.dumps({name: round(seconds * 1000, 2) for name, seconds in found.items()}))
+    assert max(found.values()) < min(found.values()) + 0.01
