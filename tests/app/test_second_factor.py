@@ -149,7 +149,9 @@ def test_five_wrong_codes_end_the_ticket(world: World, token: str) -> None:
 def test_wrong_codes_sent_all_at_once_are_five_too(world: World, token: str) -> None:
     phone, _ = enrol(world, token)
     ticket = login(world).json()["ticket"]
-    wrong = [f"{n:06}" for n in range(60) if f"{n:06}" not in {totp.code_at(phone.secret, now() + d) for d in (-1, 0, 1, 2)}]
+    wrong = [
+        f"{n:06}" for n in range(60) if f"{n:06}" not in {totp.code_at(phone.secret, now() + d) for d in (-1, 0, 1, 2)}
+    ]
 
     async def together() -> list[httpx.Response]:
         return await asyncio.gather(
@@ -288,7 +290,9 @@ def test_a_wrong_password_takes_the_same_time_with_and_without_a_second_factor(w
 def test_setting_up_again_leaves_the_old_app_until_the_new_one_shows_a_code(world: World, token: str) -> None:
     old, _ = enrol(world, token)
     fresh = world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"]
-    assert world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"] == fresh, "a page that is loaded anew"
+    assert world.ask("POST", "/api/v1/account/totp", token=token).json()["secret"] == fresh, (
+        "a page that is loaded anew"
+    )
     assert login(world, code=old.code()).status_code == 200
     assert world.ask("PUT", "/api/v1/account/totp", token=token, json={"code": "000000"}).status_code == 422
     new = Phone(fresh)
@@ -373,7 +377,9 @@ def test_a_role_forces_it(database: Database) -> None:
     world = World(database, second_factor_roles=("admin",))
     token = world.first_admin()
     for method, path in (("GET", "/users"), ("GET", "/host"), ("GET", f"/users/{ADMIN}"), ("POST", "/users")):
-        assert world.ask(method, f"/api/v1{path}", token=token, json={} if method == "POST" else None).status_code == 403
+        assert (
+            world.ask(method, f"/api/v1{path}", token=token, json={} if method == "POST" else None).status_code == 403
+        )
     assert world.ask("GET", "/api/v1/users").status_code == 200, "the host's own root is not asked"
     enrol(world, token)
     assert world.ask("GET", "/api/v1/users", token=token).status_code == 200
@@ -424,7 +430,12 @@ def test_an_administrator_takes_it_away_and_the_person_is_told(world: World, tok
 def test_who_looks_after_a_domain_reaches_its_people_only(world: World, token: str) -> None:
     for name in ("physics", "maths"):
         world.ask("POST", "/api/v1/domains", json={"name": name})
-    people = {"head": ("physics", "domain-admin"), "ada": ("physics", "user"), "eve": ("maths", "user"), "watch": ("physics", "monitor")}
+    people = {
+        "head": ("physics", "domain-admin"),
+        "ada": ("physics", "user"),
+        "eve": ("maths", "user"),
+        "watch": ("physics", "monitor"),
+    }
     tokens = {}
     for name, (domain, role) in people.items():
         sent = {"username": name, "password": ADA, "domain": domain, "role": role}

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tests.bench import clean, hashes, people, signing_in
+from tests.bench import clean, hashes, openid, people, signing_in
 from tests.bench.harness import CACHE, Figure, Report, Row, alternate, milliseconds, pss_mb
 from tests.bench.older.ways import Shell
 from tests.bench.ours import command_line
@@ -164,6 +164,7 @@ BENCHES: dict[str, Callable[[Setting], None]] = {
     "list": people.bench_list,
     "write": people.bench_write,
     "sign-in": signing_in.bench_sign_in,
+    "openid": openid.bench_open_id,
     "memory": bench_memory,
 }
 

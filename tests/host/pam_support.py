@@ -31,9 +31,8 @@ from tests.stack import Stack
 UID_MIN, UID_MAX, OUTSIDER_UID = 57_500, 57_599, 57_990
 OUTSIDER = "dtpamoutside"
 """An account of the host's that the platform does not manage."""
-PASSWORD = "correct horse battery"  # noqa: S105
+PASSWORD = "correct horse battery"
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "su", "login", "passwd", "pamtester", "pam-auth-update", "setpriv", "chage")
-CODES = Path("/usr/lib/x86_64-linux-gnu/security/pam_google_authenticator.so")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -44,7 +43,11 @@ def why_not() -> str:
         return f"needs {', '.join(missing)}"
     if Path("/run/systemd/system").exists():
         return "tests/vm tries this under systemd"
-    return "" if any(Path("/usr/lib").glob("*/security/pam_google_authenticator.so")) else "needs libpam-google-authenticator"
+    return (
+        ""
+        if any(Path("/usr/lib").glob("*/security/pam_google_authenticator.so"))
+        else "needs libpam-google-authenticator"
+    )
 
 
 class Bed:
@@ -114,7 +117,13 @@ def su(user: str, *typed: str, by: int | None = OUTSIDER_UID) -> bool:
 
 def pamtester(service: str, user: str, *typed: str, what: str = "authenticate acct_mgmt", **items: str) -> bool:
     """Tell whether a PAM service says yes to everything that is asked."""
-    argv = ["pamtester", *(word for item in items.items() for word in ("-I", "=".join(item))), service, user, *what.split()]
+    argv = [
+        "pamtester",
+        *(word for item in items.items() for word in ("-I", "=".join(item))),
+        service,
+        user,
+        *what.split(),
+    ]
     done = subprocess.run(
         argv, input="".join(f"{line}\n" for line in typed), capture_output=True, text=True, check=False, timeout=60
     )
@@ -225,7 +234,8 @@ def _start_sshd(made: Bed) -> subprocess.Popen[bytes]:
     # As ensure_sshd has it: what is included comes first, and the distribution's own word after it.
     (folder / "ours.conf").write_text(render_sshd(keys, "passwordauthentication yes\n"))
     (folder / "config").write_text(
-        f"Include {folder}/ours.conf\nListenAddress 127.0.0.1:{made.port}\nHostKey {folder}/host\nPidFile none\nUsePAM yes\nStrictModes no\n"
+        f"Include {folder}/ours.conf\nListenAddress 127.0.0.1:{made.port}\n"
+        f"HostKey {folder}/host\nPidFile none\nUsePAM yes\nStrictModes no\n"
         "PasswordAuthentication yes\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\nMaxStartups 100\n"
         "AuthorizedKeysFile none\n"
     )

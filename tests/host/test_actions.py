@@ -378,6 +378,50 @@ def test_keys_sessions_and_throttle_both_ways(stack: Recorded) -> None:
     assert stack.http("DELETE", "/api/v1/users/dtaann/throttle")[0] == 204
 
 
+def test_links_to_people_elsewhere_both_ways(stack: Recorded) -> None:
+    """What they open: test_ldap.py, test_outside_openid.py. Here no provider is set."""
+    empty = stack.json("user", "identities", "dtaann")
+    assert empty == stack.http("GET", "/api/v1/users/dtaann/identities")[2]
+    assert (empty["identities"], empty["password"]) == ([], True)
+    assert "none of the settings" in stack.cli("user", "link", "dtaann", "--provider", "ldap", "--subject", "x", ok=2).stderr
+    assert stack.http("POST", "/api/v1/users/dtaann/identities", {"provider": "ldap", "subject": "x"})[0] == 422
+    stack.by_hand("INSERT INTO identities (user_id, provider, subject) SELECT id, 'ldap', 'x' FROM users WHERE username = ?", "dtaann")
+    assert "ldap" in stack.cli("user", "identities", "dtaann").stdout
+    assert stack.http("DELETE", "/api/v1/users/dtaann/identities", {"provider": "ldap"})[2]["identities"] == []
+    assert "not linked" in stack.cli("user", "unlink", "dtaann", "--provider", "ldap", ok=5).stderr
+
+
+def test_applications_both_ways(stack: Recorded) -> None:
+    """What they are for: test_oidc_clients.py."""
+    back = "https://app.example.org/back"
+    made = stack.json("app", "create", "dtawiki", "--title", "Wiki", "--redirect-uris", back, "--scopes", "openid,groups")
+    assert len(made["secret"]) == 43 and made["app"]["scopes"] == ["openid", "groups"] and made["app"]["pkce"]
+    status, headers, phone = stack.http("POST", "/api/v1/apps", {"name": "dtaphone", "redirect_uris": [back], "public": True})
+    assert (status, headers["location"], phone["secret"]) == (201, "/api/v1/apps/dtaphone", None)
+    assert stack.json("app", "list") == stack.http("GET", "/api/v1/apps")[2]
+    assert stack.json("app", "show", "dtawiki") == stack.http("GET", "/api/v1/apps/dtawiki")[2]
+    assert made["secret"] not in stack.cli("app", "show", "dtawiki").stdout + stack.cli("app", "list").stdout
+    assert "already" in stack.cli("app", "create", "dtawiki", "--redirect-uris", back, ok=6).stderr
+    assert "must begin with https" in stack.cli("app", "modify", "dtawiki", "--redirect-uris", "http://a.test/", ok=2).stderr
+    changed = stack.json("app", "modify", "dtawiki", "--trusted", "--logout-uris", "https://app.example.org/bye,https://b.test/")
+    assert changed["app"]["trusted"] and len(changed["app"]["logout_uris"]) == 2 and changed["app"]["title"] == "Wiki"
+    changed = stack.http("PATCH", "/api/v1/apps/dtawiki", {"logout_uris": [], "enabled": False})[2]
+    assert (changed["app"]["logout_uris"], changed["app"]["enabled"]) == ([], False)
+    fresh = stack.json("app", "rotate-secret", "dtawiki")["secret"]
+    assert fresh not in (made["secret"], stack.http("POST", "/api/v1/apps/dtawiki/secret", {})[2]["secret"])
+    assert "no secret" in stack.cli("app", "rotate-secret", "dtaphone", ok=6).stderr
+    first = stack.json("app", "rotate-keys")
+    assert stack.http("POST", "/api/v1/signing-keys", {})[2]["kept"][0] == first["kid"]
+    me = {"Authorization": f"Bearer {stack.token(ADA, PASSWORD)}", "X-Forwarded-For": "192.0.2.7"}
+    assert stack.http("GET", "/api/v1/account/apps", headers=me)[2] == {"apps": []} == stack.json("account", "apps")
+    assert stack.http("DELETE", "/api/v1/account/apps/dtawiki", headers=me)[0] == 204
+    assert stack.cli("account", "withdraw-app", "dtawiki", ok=6).stderr
+    assert "gone" in stack.cli("app", "remove", "dtawiki").stdout
+    assert stack.http("DELETE", "/api/v1/apps/dtaphone")[0] == 204
+    stack.cli("app", "show", "dtawiki", ok=5)
+    assert made["secret"] not in json.dumps(stack.json("audit", "list", "--limit", "200"))
+
+
 def test_a_user_moves_and_the_empty_goes(stack: Recorded) -> None:
     moved = stack.json("user", "modify", "dtaann", "--domain", "dtachem")
     assert (moved["user"]["domain"], moved["user"]["groups"]) == ("dtachem", [])

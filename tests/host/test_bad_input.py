@@ -57,6 +57,8 @@ VALID: dict[str, Any] = {
     "fingerprint": "SHA256:" + "A" * 43,
     "members": [ADA],
     "changes": [{"action": "enable", "username": ADA}],
+    "provider": "ldap",
+    "redirect_uris": ["https://app.example.org/back"],
 }
 """A value for every field that some action needs."""
 OWN_WAY = {"user import", "user bulk", "user export", "user adopt", "user sudo", "audit export", "account password"}

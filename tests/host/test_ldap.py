@@ -1,4 +1,4 @@
-"""Signing in with a real directory's password (OpenLDAP's slapd), by REST and at the portal: who gets in, as whom, and who not."""
+"""Signing in with the password of a real directory (OpenLDAP's slapd), by REST and at the portal: who gets in, and as whom."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_a_directory_that_is_not_proved_gets_no_password(ldap: Slapd, more: dict
     asked = Directory(settings(ldap, timeout_s=2.0, **more))
     with pytest.raises(Unavailable):
         asyncio.run(asked.prove("dtouada", SECRET))
-    asked.close()
+    asyncio.run(asked.close())
 
 
 def test_a_certificate_of_another_name_is_refused_with_starttls_too(ldap: Slapd, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_certificate_of_another_name_is_refused_with_starttls_too(ldap: Slapd,
             asked = Directory(settings(other, urls=(url,)))
             with pytest.raises(Unavailable):
                 asyncio.run(asked.prove("dtouada", SECRET))
-            asked.close()
+            asyncio.run(asked.close())
 
 
 def test_binding_by_template_needs_nobody_who_searches(ldap: Slapd) -> None:
@@ -289,13 +289,13 @@ def test_binding_by_template_needs_nobody_who_searches(ldap: Slapd) -> None:
         assert await asked.prove("dtouada", "") is None
 
     asyncio.run(tries())
-    asked.close()
+    asyncio.run(asked.close())
 
 
 def test_a_person_of_many_names_is_nobody(ldap: Slapd) -> None:
     asked = Directory(settings(ldap, user_filter="(|(uid={username})(objectClass=inetOrgPerson))"))
     assert asyncio.run(asked.prove("dtouada", SECRET)) is None
-    asked.close()
+    asyncio.run(asked.close())
 
 
 def test_the_event_loop_goes_on_while_a_directory_keeps_silent(ldap: Slapd) -> None:
@@ -315,7 +315,7 @@ def test_the_event_loop_goes_on_while_a_directory_keeps_silent(ldap: Slapd) -> N
         for writer in writers:
             writer.transport.abort()
         silent.close()
-        asked.close()
+        await asked.close()
         return longest
 
     assert asyncio.run(tries()) < 0.4
@@ -339,6 +339,6 @@ def test_names_that_are_there_and_not_there_take_as_long(ldap: Slapd) -> None:
         return {name: statistics.median(times) for name, times in taken.items()}
 
     found = asyncio.run(measure())
-    asked.close()
+    asyncio.run(asked.close())
     print(json.dumps({name: round(seconds * 1000, 2) for name, seconds in found.items()}))
     assert max(found.values()) < min(found.values()) + 0.01

@@ -165,7 +165,8 @@ def test_apache_refuses_an_answer_of_another_issuer(bed: Bed, apache: str) -> No
         good = answer.headers["location"]
         evil = good.replace(f"iss={bed.url.replace(':', '%3A').replace('/', '%2F')}", "iss=https%3A%2F%2Fevil.test")
         assert evil != good
-        assert ada.http.get(evil).status_code >= 400
+        assert "Error" in ada.http.get(evil).text, "the page of the module's own, with status 200"
+        assert ada.http.get(f"{apache}/who.shtml").status_code == 302, "not signed in"
 
 
 # -- a plain OAuth client with the endpoints that Portainer has settings for
@@ -328,7 +329,7 @@ def test_jupyterhub_signs_people_in(bed: Bed, hub: str) -> None:
         assert done.status_code == 200 and ADA in done.text, done.text[:2000]
         person = who(ada, hub).json()
         assert (person["name"], person["groups"], person["admin"]) == (ADA, ["dtocrew"], False)
-        assert ada.go(f"{bed.url}/account/apps").status_code in (200, 404)
+        assert "hub" in ada.go(f"{bed.url}/account/apps").text
 
 
 @pytest.mark.slow

@@ -337,8 +337,9 @@ def spoil(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "garbage", "empty", "a folder"])
 def test_broken_files_keep_out_neither_root_nor_the_hosts_own_people(pam: Bed, how: str) -> None:
-    name = person(pam, "--allowed-client-ip", HERE)
+    name = person(pam)
     secret, shown = with_codes(pam, name)
+    pam.stack.cli("user", "modify", name, "--allowed-client-ip", HERE)
     files = [pam.files / part for part in ("access", "coded", "uncoded", f"codes/{name}")]
     kept = {path: path.read_bytes() for path in files}
     pam.stack.stop_agent()
@@ -386,8 +387,9 @@ def test_a_platform_that_does_not_run_keeps_nobody_out(pam: Bed) -> None:
 
 
 def test_nothing_is_left_of_a_purged_user(pam: Bed) -> None:
-    name = person(pam, "--allowed-client-ip", HERE)
+    name = person(pam)
     with_codes(pam, name)
+    pam.stack.cli("user", "modify", name, "--allowed-client-ip", HERE)
     pam.stack.cli("user", "delete", name)
     pam.stack.cli("user", "purge", name, "--yes")
     left = [p for p in (pam.stack.prefix / "var/lib/diycloud").rglob("*") if p.is_file() and "server" not in p.parts]

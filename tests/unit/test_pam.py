@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ V1 = Tree("", {c: f"/sys/fs/cgroup/{c}" for c in ("cpu", "cpuacct", "memory", "p
 V2 = Tree("/sys/fs/cgroup", {})
 MOUNTS = "\n".join(f"3{i} 1 0:{i} / {point} rw - cgroup cgroup rw,{c}" for i, (c, point) in enumerate(V1.v1.items()))
 PRIMED = "session\trequired\t\t\tpam_permit.so\nsession\trequired\tpam_unix.so \n"
+FILES = "/var/lib/diycloud/sign-in"
 LINES = (
     "session\t[success=ignore default=1]\tpam_succeed_if.so quiet uid ge 20000 uid le 59999\n"
     "session\trequired\tpam_exec.so quiet stdout seteuid type=open_session /opt/diycloud/lib/pam-session\n"
@@ -153,24 +156,36 @@ class TestScript:
         assert self.call(hook, self.line(), PAM_USER="--help").returncode != 0
 
 
-class Debian(Fake):
-    """pam-auth-update as far as the stacks are concerned. edited: by hand, so that it leaves them alone."""
+STACKS = ("common-session", "common-session-noninteractive", "common-auth", "common-account")
 
-    def __init__(self, *, edited: bool = False) -> None:
-        stacks = {f"/etc/pam.d/{n}": PRIMED for n in ("common-session", "common-session-noninteractive")}
+
+class Debian(Fake):
+    """pam-auth-update as far as the stacks are concerned. edited: those edited by hand, so that it leaves them alone."""
+
+    def __init__(self, *, edited: Sequence[str] = ()) -> None:
+        stacks = {f"/etc/pam.d/{n}": PRIMED for n in STACKS}
+        profiles = "diycloud diycloud-sign-in"
         super().__init__(
             {"/proc/self/mountinfo": MOUNTS, "/opt/x": "", "/usr/share/pam-configs/unix": "", **stacks},
             {
-                "pam-auth-update --package --remove diycloud": lambda argv, given: self.update(PRIMED),
-                "pam-auth-update --package --enable diycloud": lambda argv, given: self.update(PRIMED + LINES),
+                f"pam-auth-update --package --remove {profiles}": lambda argv, given: self.update(enabled=False),
+                f"pam-auth-update --package --enable {profiles}": lambda argv, given: self.update(enabled=True),
             },
         )
         self.edited = edited
 
-    def update(self, text: str) -> Result:
-        for name in ("common-session", "common-session-noninteractive"):
-            if not self.edited:
-                self.write(f"/etc/pam.d/{name}", text)
+    def update(self, *, enabled: bool) -> Result:
+        """Put in what the profiles say, as the tool does: a part of a profile for each stack, with its marks replaced."""
+        for name in STACKS:
+            part = {"common-auth": "Auth:", "common-account": "Account:"}.get(name, "Session:")
+            lines = ""
+            for profile in ("diycloud", "diycloud-sign-in") if enabled else ():
+                text = self.read(f"/usr/share/pam-configs/{profile}") or ""
+                taken = text.partition(f"\n{part}\n")[2].splitlines() if f"\n{part}\n" in text else []
+                body = takewhile(lambda line: line.startswith("\t"), taken)
+                lines += "".join(f"{part[:-1].lower()}{line}\n" for line in body)
+            if name not in self.edited:
+                self.write(f"/etc/pam.d/{name}", PRIMED + lines)
         return Result(0, "", "")
 
 
@@ -185,12 +200,42 @@ def test_installed_once_and_removed_without_a_trace():
     assert len(debian.ran) == ran
     assert remove_pam(debian, "debian", HOOK) is True
     assert remove_pam(debian, "debian", HOOK) is False
-    assert {k: v for k, v in debian.files.items() if not k.startswith("/opt/diycloud")} == before
+    ours = ("/opt/diycloud", "/var")  # the folders above ours go with the platform's
+    assert {k: v for k, v in debian.files.items() if not k.startswith(ours)} == before
+    assert not [path for path in debian.files if path.startswith(FILES)]
 
 
-def test_stacks_edited_by_hand_are_an_error_not_a_pretence():
-    with pytest.raises(HostError, match="pam-auth-update did not add"):
-        ensure_pam(Debian(edited=True), "debian", HOOK)
+@pytest.mark.parametrize("stack", STACKS)
+def test_stacks_edited_by_hand_are_an_error_not_a_pretence(stack):
+    with pytest.raises(HostError, match=f"pam-auth-update did not add our lines to {stack}"):
+        ensure_pam(Debian(edited=[stack]), "debian", HOOK)
+
+
+def test_no_line_reaches_whoever_is_outside_the_range():
+    """The first line of each part jumps over all the others, whatever becomes of the modules and files behind them."""
+    debian = Debian()
+    ensure_pam(debian, "debian", HOOK)
+    for name in STACKS:
+        ours = [line for line in (debian.read(f"/etc/pam.d/{name}") or "").removeprefix(PRIMED).splitlines() if line]
+        assert "pam_succeed_if.so quiet uid ge 20000 uid le 59999" in ours[0]
+        assert f"default={len(ours) - 1}]" in ours[0], name
+
+
+def test_without_the_files_the_users_would_be_refused_so_they_are_there_first():
+    debian = Debian()
+    ensure_pam(debian, "debian", HOOK)
+    assert [debian.read(f"{FILES}/{name}") for name in ("access", "coded", "uncoded")] == ["", "", ""]
+    assert debian.files[FILES].mode == 0o700
+    assert "@include common-auth" in (debian.read("/etc/pam.d/diycloud") or "")
+
+
+def test_the_account_phase_tells_who_is_of_the_platform(tmp_path):
+    script = TestScript()
+    hook = script.hook.__wrapped__(script, tmp_path)
+    assert script.call(hook, script.line(), PAM_TYPE="account").returncode == 0
+    assert not (tmp_path / "pids/user").exists(), "and nothing else"
+    assert script.call(hook, "diycloud-managed 1 60000\n", PAM_TYPE="account").returncode == 1
+    assert script.call(hook, script.line(state="locked"), PAM_TYPE="account").returncode == 1
 
 
 def test_other_families_and_hosts_without_cgroups_are_unsupported():
@@ -205,6 +250,9 @@ def test_warnings_of_doctor():
     before = "session required pam_env.so user_readenv=1\n@include common-session\n"
     after = "# pam_env.so user_readenv=1\n@include common-session\nsession required pam_env.so user_readenv=1\n"
     fake = Fake({"/etc/pam.d/odd": before, "/etc/pam.d/sshd": after}, {sshd: "port 22\nusepam no\n"})
+    fake.write("/etc/pam.d/diycloud", "")
+    assert "pam_google_authenticator" in read_warnings(fake)[1]
+    fake.remove("/etc/pam.d/diycloud")
     found = read_warnings(fake)
     assert len(found) == 2
     assert "UsePAM" in found[0]

@@ -72,6 +72,15 @@ key.remove                1     1      d             o        o
 audit.list                1     1      d             1        -
 audit.export              1     1      d             1        -
 host.show                 1     1      -             1        -
+app.create                1     1      -             -        -
+app.list                  1     1      -             1        -
+app.show                  1     1      -             1        -
+app.modify                1     1      -             -        -
+app.rotate-secret         1     1      -             -        -
+app.remove                1     1      -             -        -
+app.rotate-keys           1     1      -             -        -
+app.list-own              1     1      1             1        1
+app.withdraw              1     1      1             1        1
 session.list              1     1      d             1        -
 session.show              1     1      d             1        o
 session.revoke            1     1      d             o        o
@@ -92,6 +101,9 @@ passkey.begin             1     1      1             1        1
 passkey.add               1     1      1             1        1
 passkey.rename            1     1      1             1        1
 passkey.remove            1     1      1             1        1
+identity.list             1     1      d             1        o
+identity.link             1     1      d             -        -
+identity.unlink           1     1      d             o        o
 password.change           1     1      1             1        1
 session.end               1     1      1             1        1
 """

@@ -37,7 +37,9 @@ class Waiting(Generic[T]):
     def put(self, owner: str, thing: T) -> str:
         """Keep a thing of an owner's; returns its token: 256 random bits."""
         now = self._clock()
-        while self._kept and next(iter(self._kept.values())).until <= now:  # all wait equally long: the first is the oldest
+        while (
+            self._kept and next(iter(self._kept.values())).until <= now
+        ):  # all wait equally long: the first is the oldest
             self._drop(next(iter(self._kept)))
         while len(self._owned.get(owner, ())) >= self._each:
             self._drop(next(iter(self._owned[owner])))

@@ -38,6 +38,7 @@ BrowsersAnswer = Annotated[
     Meta(
         min_length=2,
         max_length=16_000,
+        pattern=r"\A[^\x00-\x1f\x7f]*\Z",
         extra={
             "rule": "what navigator.credentials gave, as JSON text (PublicKeyCredential.toJSON)",
             "help": "the browser's answer, as JSON text",

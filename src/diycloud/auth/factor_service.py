@@ -58,7 +58,9 @@ async def _shown(services: Services, row: Row) -> Factors:
 async def _own(ctx: Context) -> Row:
     """Return the row of who acts, for a change of their own. Raises Conflict, ProofNeeded, PermissionDenied."""
     if ctx.actor.real:
-        raise Conflict("Nobody sets up a second factor on another's behalf.", "`diycloud factor reset NAME` removes them.")
+        raise Conflict(
+            "Nobody sets up a second factor on another's behalf.", "`diycloud factor reset NAME` removes them."
+        )
     if ctx.actor.user_id is None:
         raise Conflict(f"{ctx.actor.name} signs in without a password here, and without a second factor.")
     proof.require(ctx.actor)
@@ -96,7 +98,10 @@ async def activate_totp(ctx: Context, action: ActivateTotp) -> FactorsChanged:
         raise InvalidInput.of([FieldError("code", "is not what the app shows now; is the phone's clock right?")])
     ctx.changes = {"app": "(secret)"}
     codes = await _add(
-        ctx, row, factors.OTP, lambda connection: totp.store(connection, services.vault, row.id, begun.secret, step=step)
+        ctx,
+        row,
+        factors.OTP,
+        lambda connection: totp.store(connection, services.vault, row.id, begun.secret, step=step),
     )
     services.new_secrets.forget(_owner(row))
     changed = await _changed(ctx, row, codes)
@@ -136,7 +141,9 @@ async def _remove(ctx: Context, row: Row, take: Callable[[Connection], bool], wh
         left = factors.state(connection, row.id)
         reason = forced.reason(server, row.role, row.policy, asked=left.asked)
         if not left.any and reason:
-            raise Conflict(f"This is your only second factor, and {reason}.", "Set up another first, then remove this one.")
+            raise Conflict(
+                f"This is your only second factor, and {reason}.", "Set up another first, then remove this one."
+            )
         if not left.any:
             recovery.remove(connection, row.id)
         sessions.end_all(connection, row.id, keep=ctx.actor.session_id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import ipaddress
 import json
 from typing import Any, NamedTuple
@@ -110,15 +109,17 @@ def challenge_of(answer: str) -> str:
     try:
         data = json.loads(answer)["response"]["clientDataJSON"]
         found = json.loads(_bytes(data))["challenge"]
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Wrong(f"no answer of a browser: {type(error).__name__}") from None
     if not isinstance(found, str):
         raise Wrong("a challenge that is no text")
     return found
 
 
-def _bytes(text: str) -> bytes:
-    """Return what base64url without padding stands for."""
+def _bytes(text: object) -> bytes:
+    """Return what base64url without padding stands for. Raises ValueError, TypeError for what is none."""
+    if not isinstance(text, str):
+        raise TypeError("no text")
     return base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
 
 
@@ -197,7 +198,7 @@ def credential_of(answer: str) -> bytes:
     """Return the id of the credential that an answer names. Raises Wrong."""
     try:
         return _bytes(json.loads(answer)["id"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Wrong("an answer without a credential") from None
 
 
@@ -206,7 +207,7 @@ def handle_of(answer: str) -> str | None:
     try:
         told = json.loads(answer)["response"].get("userHandle")
         return _bytes(told).decode("ascii") if told else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Wrong("a user handle that is none") from None
 
 

@@ -201,7 +201,11 @@ class SignIn:
         try:
             stored = await factors.prove_passkey(self._services, answer, user_id=None, alone=True)
             row = await self._services.database.read(repository.by_id, stored.user_id)
-            if row is None or passkeys.handle_of(answer) not in (None, row.uuid) or not _may_come(row, visit.actor.address):
+            if (
+                row is None
+                or passkeys.handle_of(answer) not in (None, row.uuid)
+                or not _may_come(row, visit.actor.address)
+            ):
                 raise passkeys.Wrong("the user may not sign in, or is another")
         except passkeys.Wrong as error:
             if row is not None or self.throttle.is_news(visit.actor.address):
@@ -332,9 +336,7 @@ class SignIn:
             target, domain = (user.username, user.domain) if user else ("", "")
             begun = audit.begin(connection, actor, "session.begin", target, {}, domain=domain)
             seconds = time.monotonic() - started
-            audit.end(
-                connection, begun, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=None
-            )
+            audit.end(connection, begun, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=None)
 
         await self._services.database.write(store)
 

@@ -8,7 +8,7 @@ from typing import Any
 from diycloud.actions.action import Action
 from diycloud.auth import actions as auth
 from diycloud.auth.oidc import actions as apps
-from diycloud.cli import applications, factors, signing, tenancy
+from diycloud.cli import applications, factors, identities, signing, tenancy
 from diycloud.cli.output import as_json, colour, facts, printable, table
 from diycloud.domains import actions as domains
 from diycloud.groups import actions as groups
@@ -249,6 +249,7 @@ _VIEWS: dict[type[Action[Any]], Callable[[Any], str]] = {
     auth.ListAudit: entries,
     ShowHost: host,
     **factors.VIEWS,
+    **identities.VIEWS,
 }
 _DONE = {
     auth.EndSession: "The session of {} has ended.",

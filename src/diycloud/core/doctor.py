@@ -6,12 +6,13 @@ write to a DryRun and looking whether that would change anything.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -235,6 +236,58 @@ def _certificate(here: Installation) -> Iterator[Check]:
     yield Check("certificate", result, f"valid for {days} more days", "" if result == "ok" else _AGAIN)
 
 
+def _outside(here: Installation) -> Iterator[Check]:
+    """Ask the directory and the providers of the settings, and look whether the server can read their secrets."""
+    settings = here.settings.sign_in
+    if settings.ldap is not None:
+        from diycloud.auth.outside.ldap import Directory
+
+        yield from _secret(here, settings.ldap.bind_password_file)
+        yield _asked("directory", Directory(settings.ldap))
+    for provider in settings.providers:
+        from diycloud.auth.outside.openid import Provider
+
+        yield from _secret(here, provider.client_secret_file)
+        yield _asked(f"provider {provider.name}", Provider(provider))
+
+
+class _Outside(Protocol):
+    async def check(self) -> str: ...
+
+    async def close(self) -> None: ...
+
+
+def _asked(name: str, outside: _Outside) -> Check:
+    async def ask() -> str:
+        try:
+            return await outside.check()
+        finally:
+            await outside.close()
+
+    try:
+        return Check(name, "ok", asyncio.run(ask()))
+    except DiyCloudError as error:
+        return Check(name, "fail", error.message, error.hint)
+
+
+def _secret(here: Installation, path: str) -> Iterator[Check]:
+    """Tell if the server's account cannot read a file, or everybody can."""
+    if not path:
+        return
+    owner = here.server_owner
+    try:
+        info = Path(path).stat()
+    except OSError as error:
+        yield Check("secret", "fail", f"{path}: {error.strerror}", "See sign_in in the settings.")
+        return
+    readable = (info.st_uid == owner.uid and info.st_mode & 0o400) or (info.st_gid == owner.gid and info.st_mode & 0o040)
+    if info.st_mode & 0o004:
+        yield Check("secret", "warn", f"everybody can read {path}", f"chmod 640 {path}")
+    elif not readable:
+        account = here.settings.agent.server_user
+        yield Check("secret", "fail", f"{account} cannot read {path}", f"chown root:{account} {path} && chmod 640 {path}")
+
+
 def _as_installed(here: Installation) -> Iterator[Check]:
     """Tell what the installation would write again."""
     trial = Installation(DryRun(here.system, lambda line: None), here.options)
@@ -329,6 +382,7 @@ _CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
     ("agent", _agent),
     ("users", _world),
     ("certificate", _certificate),
+    ("sign-in", _outside),
     ("nginx", _nginx),
     ("files", _files),
     ("accounts", _accounts),

@@ -47,6 +47,7 @@ TABS = (
     Tab("keys", "/account/keys", "SSH keys", host=True),
     Tab("tokens", "/account/tokens", "API tokens"),
     Tab("sessions", "/account/sessions", "Sessions"),
+    Tab("apps", "/account/apps", "Applications"),
     Tab("identities", "/account/identities", "Other sign-ins", outside=True),
 )
 """In the order in which they are shown."""

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from diycloud.auth.oidc.actions import (
     CreateApp,
     ListApps,
+    ListOwnApps,
     ModifyApp,
     RemoveApp,
     RotateKeys,
@@ -18,6 +19,7 @@ from diycloud.auth.oidc.actions import (
 )
 from diycloud.auth.oidc.models import SCOPES, AppDetail, AppIssued
 from diycloud.errors import Conflict, InvalidInput
+from diycloud.web import account
 from diycloud.web.oidc_pages import WORDS
 from diycloud.web.portal import Entry, Page, field_errors
 
@@ -107,10 +109,16 @@ async def rotate_keys(page: Page) -> Response:
     return page.redirect("/applications", ("ok", "ID tokens are signed with a new key from now on."))
 
 
+async def show_own(page: Page) -> Response:
+    """Show which applications know the one who looks."""
+    found = await page.run(ListOwnApps, {})
+    return await account.render(page, "account_apps.html", "apps", apps=found.apps, words=WORDS)
+
+
 async def withdraw(page: Page) -> Response:
-    """Take back what one allowed an application: a form of one's own account page."""
+    """Take back what one allowed an application."""
     await page.run(WithdrawApp, {"name": page.path["name"]})
-    return page.redirect("/account", ("ok", "It knows you no more; your sign-ins there have ended."))
+    return page.redirect("/account/apps", ("ok", "It knows you no more; your sign-ins there have ended."))
 
 
 PAGES = (
@@ -122,5 +130,6 @@ PAGES = (
     Entry("POST", "/applications/{name}/secret", rotate_secret),
     Entry("POST", "/applications/{name}/remove", remove),
     Entry("POST", "/rotate-signing-keys", rotate_keys),
+    Entry("GET", "/account/apps", show_own),
     Entry("POST", "/account/apps/{name}/withdraw", withdraw),
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from sqlalchemy import Connection
@@ -307,11 +306,6 @@ def _place(uri: str) -> str:
     """Return what of an address people should see: its host, or its scheme where it is a program's own."""
     scheme, _, rest = uri.partition(":")
     return rest[2:].partition("/")[0].partition("?")[0] if scheme in ("http", "https") else f"a program ({scheme})"
-
-
-def own_apps_context(apps: object, words: Mapping[str, str] = WORDS) -> dict[str, object]:
-    """Return what account_apps.html takes beside the page's own. apps: of OwnApps."""
-    return {"apps": apps, "scope_words": words}
 
 
 PAGES = (

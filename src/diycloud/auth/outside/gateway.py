@@ -50,7 +50,7 @@ class Outside:
     async def close(self) -> None:
         """End what waits for answers."""
         if self.directory is not None:
-            await asyncio.to_thread(self.directory.close)
+            await self.directory.close()
         for provider in self.providers.values():
             await provider.close()
 

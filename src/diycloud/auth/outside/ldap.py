@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import secrets
 import socket
 import ssl
@@ -35,6 +36,7 @@ log = structlog.get_logger()
 THREADS, QUEUE = 8, 32
 MAX_GROUPS = 1000
 SUCCESS, SIZE_LIMIT, NO_SUCH_OBJECT, INVALID_CREDENTIALS = 0, 4, 32, 49
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
 REFUSED = frozenset({INVALID_CREDENTIALS, NO_SUCH_OBJECT, 19, 34, 48, 50, 53})
 """Results of a bind that say no: constraint, syntax, inappropriate, no rights and unwilling beside the plain ones (RFC 4511,
 A.1). All others say that the directory cannot answer."""
@@ -55,23 +57,24 @@ class Entry(NamedTuple):
 
 
 def escape_filter(value: str | bytes) -> str:
-    """Return a value as a search filter takes it: what has a meaning there, and every byte that is not ASCII, as hex.
+    """Return a value as a search filter takes it: every byte as hex that could have a meaning to any reader.
 
-    Source: RFC 4515, 3.
+    Source: RFC 4515, 3. Blanks too, as ldap3 leaves them out at the ends.
     """
     raw = value.encode("utf-8", "replace") if isinstance(value, str) else value
-    return "".join(chr(b) if 0x20 <= b < 0x7F and b not in b"*()\\" else f"\\{b:02x}" for b in raw)
+    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:02x}" for byte in raw)
 
 
 def escape_dn(value: str) -> str:
     """Return a value as a distinguished name takes it. Source: RFC 4514, 2.4."""
-    made = "".join(f"\\{c}" if c in '"+,;<>=\\' else c for c in value)
-    made = "".join(f"\\{ord(c):02x}" if c < " " or c == "\x7f" else c for c in made)
-    if made.startswith(("#", " ")):
-        made = f"\\{made}"
-    if made.endswith(" ") and not made.endswith("\\ "):
-        made = f"{made[:-1]}\\ "
-    return made
+    last = len(value) - 1
+
+    def escaped(at: int, char: str) -> str:
+        if char in '"+,;<>=\\' or (char == " " and at in (0, last)) or (char == "#" and at == 0):
+            return f"\\{char}"
+        return f"\\{ord(char):02x}" if char < " " or char == "\x7f" else char
+
+    return "".join(escaped(at, char) for at, char in enumerate(value))
 
 
 def bind_name(template: str, username: str) -> str:
@@ -102,9 +105,9 @@ class Directory:
         self._good = 0
         self._context: ssl.SSLContext | None = None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the threads, once what they do has ended."""
-        self._threads.shutdown()
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def prove(
         self, username: str, password: str, *, subject: str | None = None, may: bool = True
@@ -312,14 +315,20 @@ class Directory:
         return frozenset(part for name in names[:MAX_GROUPS] for part in (name, first_part(name)) if part)
 
 
-def first_part(dn: str) -> str:
-    """Return the value of a distinguished name's first part, empty if it cannot be read: `cn=Staff,ou=groups` is Staff."""
-    from ldap3.utils.dn import parse_dn
+_FIRST_PART = re.compile(rb"[^=,+]+=\s*((?:\\.|[^,+\\])*)", re.DOTALL)
+_ESCAPED = re.compile(rb"\\(?:([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 
-    try:
-        return str(parse_dn(dn)[0][1])
-    except (LDAPException, IndexError, ValueError):
+
+def first_part(dn: str) -> str:
+    """Return the value of a distinguished name's first part, empty if it has none: `cn=Staff,ou=groups` is Staff.
+
+    Source: RFC 4514, 3.
+    """
+    found = _FIRST_PART.match(dn.encode())
+    if found is None:
         return ""
+    value = _ESCAPED.sub(lambda m: bytes.fromhex(m[1].decode()) if m[1] else m[2], found[1])
+    return value.decode("utf-8", "replace")
 
 
 def _is_guid(settings: LdapSettings) -> bool:

@@ -1,0 +1,1 @@
+from tests.unit.test_oidc_grants import *  # noqa: F403
