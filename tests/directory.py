@@ -1,7 +1,7 @@
 """A real directory, OpenLDAP's slapd, on this machine: own folder, ports and certificate authority.
 
-    with Slapd(folder) as directory:
-        directory.add_person("ada", "a password", mail="ada@example.org")
+with Slapd(folder) as directory:
+    directory.add_person("ada", "a password", mail="ada@example.org")
 """
 
 from __future__ import annotations
@@ -132,7 +132,13 @@ class Slapd:
         assert done.returncode == 0, done.stderr
 
     def add_person(self, uid: str, password: str, *, mail: str = "", name: str = "") -> None:
-        lines = [f"dn: uid={uid},{PEOPLE}", "objectClass: inetOrgPerson", f"uid: {uid}", f"cn: {name or uid}", f"sn: {uid}"]
+        lines = [
+            f"dn: uid={uid},{PEOPLE}",
+            "objectClass: inetOrgPerson",
+            f"uid: {uid}",
+            f"cn: {name or uid}",
+            f"sn: {uid}",
+        ]
         lines += [f"userPassword: {password}", *([f"mail: {mail}"] if mail else [])]
         self.modify("\n".join(lines) + "\n")
 

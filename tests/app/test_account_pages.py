@@ -208,7 +208,8 @@ def test_no_other_site_is_led_back_to(world: World, ada: Browser, referer: str) 
 
 @pytest.mark.parametrize(
     "target",
-    ["https://evil.test/", "//evil.test", "/\\evil.test", "\\\\evil.test", "javascript:alert(1)", "/sign-out", "", "evil", "/%0d%0aX: y\r\nX: y",
+    ["https://evil.test/", "//evil.test", "/\\evil.test", "\\\\evil.test", "javascript:alert(1)", "/sign-out",
+     "", "evil", "/%0d%0aX: y\r\nX: y",
      "/\t/evil.test", "///evil.test", "http:evil.test"],
 )  # fmt: skip
 def test_a_proof_leads_to_no_other_site(ada: Browser, target: str) -> None:

@@ -117,7 +117,9 @@ class Provider:
         return 200, {"token_type": "Bearer", "access_token": access, "id_token": self.sign(claims), **self.tokens}
 
     def _sign(self, claims: dict[str, Any]) -> str:
-        return jwt.encode({"alg": self.algorithm, "kid": self.signs.kid}, claims, self.signs, algorithms=[self.algorithm])
+        return jwt.encode(
+            {"alg": self.algorithm, "kid": self.signs.kid}, claims, self.signs, algorithms=[self.algorithm]
+        )
 
     def sign_in(self, url: str) -> dict[str, str]:
         """Do what a person does there; returns the query they come back with."""
@@ -197,7 +199,9 @@ def make(database: Database, provider: Provider, tmp_path: Path) -> Iterator[Mak
             "client_secret_file": str(tmp_path / "secret"), "create": True, **more,
         }  # fmt: skip
         if not made:
-            world = World(database, sign_in=SignInSettings(providers=(ProviderSettings(**given),)), host_name="cloud.test")
+            world = World(
+                database, sign_in=SignInSettings(providers=(ProviderSettings(**given),)), host_name="cloud.test"
+            )
             world.first_admin()
             made.append(world)
         return Browser(made[0], runner)
@@ -338,7 +342,9 @@ def test_several_audiences_hold_with_the_right_party(make: Make, provider: Provi
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "PS256", "RS512"])
-def test_new_keys_are_fetched_once_they_are_used(make: Make, provider: Provider, algorithm: str, monkeypatch: Any) -> None:
+def test_new_keys_are_fetched_once_they_are_used(
+    make: Make, provider: Provider, algorithm: str, monkeypatch: Any
+) -> None:
     browser = make()
     assert browser.back(provider.sign_in(browser.start())).headers["location"] == "/groups"
     asked = provider.asked.count("/realm/keys")
@@ -438,7 +444,9 @@ def test_the_start_takes_no_other_sites_form(make: Make) -> None:
     assert browser.ask("POST", "/sign-in/with/none", data={"csrf": ""}).status_code == 404
 
 
-@pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "/sign-out", "javascript:1"])
+@pytest.mark.parametrize(
+    "target", ["https://evil.example", "//evil.example", "/\\evil.example", "/sign-out", "javascript:1"]
+)
 def test_the_way_on_stays_here(make: Make, provider: Provider, target: str) -> None:
     browser = make()
     assert browser.back(provider.sign_in(browser.start(next=target))).headers["location"] == "/"
@@ -514,7 +522,9 @@ def test_who_is_disabled_or_comes_from_elsewhere_stays_out(make: Make, provider:
     assert "does not let you in" in other.refusal()
     world.ask("POST", "/api/v1/users/dtouada/enable")
     world.ask("PATCH", "/api/v1/users/dtouada", json={"allowed_client_ip": ["10.0.0.0/8"]})
-    assert other.back(provider.sign_in(other.start())).headers["location"] == "/sign-in" and SESSION not in other.cookies
+    assert (
+        other.back(provider.sign_in(other.start())).headers["location"] == "/sign-in" and SESSION not in other.cookies
+    )
 
 
 def test_groups_of_the_token_and_of_userinfo(make: Make, provider: Provider) -> None:
@@ -576,7 +586,9 @@ def test_what_is_somebodys_is_nobody_elses(make: Make, provider: Provider) -> No
     assert admin.world.ask("GET", f"/api/v1/users/{ADMIN}/identities").json()["identities"] == []
     form = {"provider": "uni", "csrf": first.csrf()}
     first.ask("POST", "/account/identities/unlink", data=form)
-    assert len(first.world.ask("GET", "/api/v1/users/dtouada/identities").json()["identities"]) == 1, "their only way in"
+    assert len(first.world.ask("GET", "/api/v1/users/dtouada/identities").json()["identities"]) == 1, (
+        "their only way in"
+    )
 
 
 def test_a_link_begun_by_one_is_not_ended_by_another(make: Make, provider: Provider) -> None:
@@ -613,5 +625,3 @@ def test_proving_anew_must_be_the_same_person_and_now(make: Make, provider: Prov
     url = browser.start(csrf=browser.csrf())
     assert browser.back(provider.sign_in(url)).headers["location"] == "/account/identities"
     assert "dtouada" in browser.ask("GET", "/").text
-
-

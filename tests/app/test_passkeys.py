@@ -35,7 +35,7 @@ def add(world: World, token: str, device: Authenticator | None = None, **changed
     assert begun.status_code == 200, begun.text
     made = device.register(begun.json()["options"], **changed)
     return device, world.ask(
-        "POST", "/api/v1/account/passkeys", token=token, json={"credential": made, "name": "blue key"}
+        "POST", "/api/v1/account/passkeys", token=token, json={"credential": made, "label": "blue key"}
     )
 
 
@@ -212,10 +212,10 @@ def test_renaming_and_removing(world: World, token: str) -> None:
     device, added = add(world, token)
     number = added.json()["factors"]["passkeys"][0]["id"]
     hers = ada(world, token)
-    for method, sent in (("PATCH", {"name": "mine now"}), ("DELETE", None)):
+    for method, sent in (("PATCH", {"label": "mine now"}), ("DELETE", None)):
         path = f"/api/v1/account/passkeys/{number}"
         assert world.ask(method, path, token=hers, json=sent).status_code == 404, "another's"
-    renamed = world.ask("PATCH", f"/api/v1/account/passkeys/{number}", token=token, json={"name": "red key"})
+    renamed = world.ask("PATCH", f"/api/v1/account/passkeys/{number}", token=token, json={"label": "red key"})
     assert renamed.json()["factors"]["passkeys"][0]["name"] == "red key"
     assert world.ask("DELETE", f"/api/v1/account/passkeys/{number}", token=token).status_code == 200
     assert alone(world, device).answer.status_code == 401

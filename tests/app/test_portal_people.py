@@ -220,12 +220,12 @@ def test_people_look_after_their_own_keys(visit: Callable[[str], Visitor]) -> No
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGLo0uJDu3ewRPzSZJVyHtB5p5dz3aRWUJ1vKwbRRWOi laptop"
     assert ada.post("/account/keys", key="-----BEGIN OPENSSH PRIVATE KEY-----").status_code == 422
     assert ada.post("/account/keys", key=key).status_code == 303
-    shown = ada.get("/account").text
+    shown = ada.get("/account/keys").text
     assert "laptop" in shown
     fingerprint = re.search(r'name="fingerprint" value="([^"]+)"', shown)
     assert fingerprint
     assert ada.post("/account/keys/remove", fingerprint=fingerprint[1]).status_code == 303
-    assert "laptop" not in ada.get("/account").text
+    assert "laptop" not in ada.get("/account/keys").text
     assert ada.post("/users/carol/keys", key=key).status_code == NO
 
 

@@ -274,10 +274,10 @@ def test_a_wrong_password_takes_the_same_time_with_and_without_a_second_factor(w
     asyncio.run(world.database.write(lambda c: c.execute(text("UPDATE users SET password_hash = :h"), {"h": hashed})))
     took: dict[str, list[float]] = {ADMIN: [], "ada": []}
     for number in range(40):
-        for name in took:
+        for name, times in took.items():
             started = time.perf_counter()
             assert login(world, name, "wrong wrong", address=f"198.51.{number}.{len(name)}").status_code in (401, 429)
-            took[name].append(time.perf_counter() - started)
+            times.append(time.perf_counter() - started)
             world.services.throttle.clear(name)
     world.services.hasher.close()
     one, other = (statistics.median(times) for times in took.values())
@@ -329,7 +329,7 @@ def test_what_changes_how_one_signs_in_asks_for_a_fresh_proof(world: World, toke
     for method, path, body in (
         ("POST", "/totp", None), ("PUT", "/totp", {"code": "123456"}), ("DELETE", "/totp", None),
         ("POST", "/recovery-codes", None), ("POST", "/passkeys/begin", None), ("POST", "/passkeys", {"credential": "{}"}),
-        ("DELETE", "/passkeys/1", None), ("PATCH", "/passkeys/1", {"name": "x"}),
+        ("DELETE", "/passkeys/1", None), ("PATCH", "/passkeys/1", {"label": "x"}),
     ):  # fmt: skip
         answer = world.ask(method, f"/api/v1/account{path}", token=token, **({"json": body} if body else {}))
         assert (answer.status_code, answer.json()["code"]) == (403, "proof-needed"), path

@@ -27,7 +27,7 @@ from diycloud.users.models import ImportReport, ImportRow, Page, Status
 from diycloud.web import templating
 from diycloud.web.auditing import AUDIT_FILTERS
 
-from . import preview_tenancy
+from . import preview_account, preview_tenancy
 from .frame import HEADERS, form_of, page
 from .samples import (
     ADA,
@@ -66,21 +66,6 @@ async def sign_in(request: Request) -> Response:
     return page(
         request, "sign_in.html", 401, actor=None, username=form["username"], error="User name or password is not right."
     )
-
-
-async def account(request: Request) -> Response:
-    errors = {}
-    if request.method == "POST":
-        form = await form_of(request)
-        if len(form["password"]) < 12:
-            errors["password"] = "at least 12 characters"
-        if form["password"] != form["again"]:
-            errors["again"] = "the two are not the same"
-    forced = "forced" in request.query_params
-    return page(
-        request, "change_password.html", 422 if errors else 200, actor=ADA, forced=forced, min_length=12, errors=errors,
-        user=None if forced else ADA, keys=None if forced else KEYS,
-    )  # fmt: skip
 
 
 def home(request: Request) -> Response:
@@ -359,7 +344,7 @@ def application() -> Starlette:
         routes=[
             Route("/", home),
             Route("/sign-in", sign_in, methods=both),
-            Route("/account", account, methods=both),
+            *preview_account.ROUTES,
             Route("/users", users),
             Route("/new-user", new_user, methods=both),
             Route("/import", import_, methods=both),

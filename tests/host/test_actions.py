@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from diycloud.actions.action import Permission
+from diycloud.auth import totp
 from diycloud.core.routes import ROUTES
+from tests.authenticator import Authenticator
 from tests.cluster import Cluster
 from tests.conftest import cannot_run
 from tests.host.people import Recorded, account_is_open, end, run_as, signs_in
@@ -29,6 +31,7 @@ from tests.stack import SERVER_USER, Stack
 pytestmark = pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-")
 PASSWORD, OTHER = "correct horse battery", "another good phrase"
 ADA = "dtaada"
+FROM_AFAR = {"X-Forwarded-For": "192.0.2.7"}
 
 
 ON_ROOTS_WORD = {r.action for r in ROUTES if r.action.permission is Permission.ROOT}
@@ -412,7 +415,8 @@ def test_applications_both_ways(stack: Recorded) -> None:
     assert "no secret" in stack.cli("app", "rotate-secret", "dtaphone", ok=6).stderr
     first = stack.json("app", "rotate-keys")
     assert stack.http("POST", "/api/v1/signing-keys", {})[2]["kept"][0] == first["kid"]
-    me = {"Authorization": f"Bearer {stack.token(ADA, PASSWORD)}", "X-Forwarded-For": "192.0.2.7"}
+    create(stack, "dtaweb", "--memory", "64")
+    me = {"Authorization": f"Bearer {stack.token('dtaweb', PASSWORD)}", "X-Forwarded-For": "192.0.2.7"}
     assert stack.http("GET", "/api/v1/account/apps", headers=me)[2] == {"apps": []} == stack.json("account", "apps")
     assert stack.http("DELETE", "/api/v1/account/apps/dtawiki", headers=me)[0] == 204
     assert stack.cli("account", "withdraw-app", "dtawiki", ok=6).stderr
@@ -420,6 +424,44 @@ def test_applications_both_ways(stack: Recorded) -> None:
     assert stack.http("DELETE", "/api/v1/apps/dtaphone")[0] == 204
     stack.cli("app", "show", "dtawiki", ok=5)
     assert made["secret"] not in json.dumps(stack.json("audit", "list", "--limit", "200"))
+
+
+def test_second_factors_both_ways(stack: Recorded) -> None:
+    """Everybody's own, so by the session of a user; on the server itself root has none to set up."""
+    create(stack, "dtatwo")
+    mine = {"Authorization": f"Bearer {stack.token('dtatwo', PASSWORD)}"}
+
+    def own(method: str, path: str, body: dict | None = None) -> dict:
+        status, _, answer = stack.http(method, f"/api/v1/account{path}", body, headers=mine)
+        assert status == 200, answer
+        return answer
+
+    secret, now = own("POST", "/totp")["secret"], int(time.time()) // totp.STEP_S
+    codes = own("PUT", "/totp", {"code": totp.code_at(secret, now - 1)})["codes"]
+    assert stack.json("factor", "show", "dtatwo") == stack.http("GET", "/api/v1/users/dtatwo/second-factor")[2]
+    sent = {"username": "dtatwo", "password": PASSWORD}
+    status, _, asked = stack.http("POST", "/api/v1/auth/login", sent, headers=FROM_AFAR)
+    assert (status, asked["code"], asked["ways"]) == (401, "second-factor-needed", ["totp", "recovery"])
+    for code, wanted in ((codes[0], 200), (codes[0], 401)):
+        assert stack.http("POST", "/api/v1/auth/login", {**sent, "code": code}, headers=FROM_AFAR)[0] == wanted
+    assert len(own("POST", "/recovery-codes")["codes"]) == 10
+    begun = own("POST", "/passkeys/begin")
+    made = Authenticator(begun["origin"]).register(begun["options"])
+    (key,) = own("POST", "/passkeys", {"credential": made, "label": "blue"})["factors"]["passkeys"]
+    assert own("PATCH", f"/passkeys/{key['id']}", {"label": "red"})["factors"]["passkeys"][0]["name"] == "red"
+    assert own("DELETE", f"/passkeys/{key['id']}")["factors"]["passkeys"] == []
+    assert own("DELETE", "/totp")["factors"]["totp_since"] is None
+    for words in (("begin-totp",), ("renew-codes",), ("remove-totp",)):
+        assert "second factor" in stack.cli("factor", *words, ok=6).stderr
+    stack.cli("factor", "activate-totp", "--code", "-", input="123456\n", ok=6)
+    stack.cli("passkey", "rename", "--passkey", "1", "--label", "x", ok=6)
+    stack.cli("passkey", "remove", "--passkey", "1", ok=6)
+    own("PUT", "/totp", {"code": totp.code_at(own("POST", "/totp")["secret"], now)})
+    assert stack.json("factor", "reset", "dtatwo")["factors"]["totp_since"] is None
+    assert stack.http("DELETE", "/api/v1/users/dtatwo/second-factor")[0] == 409
+    assert stack.token("dtatwo", PASSWORD)
+    told = stack.log("server") + stack.log("agent") + json.dumps(stack.json("audit", "list", "--limit", "200"))
+    assert secret not in told and codes[0] not in told
 
 
 def test_a_user_moves_and_the_empty_goes(stack: Recorded) -> None:

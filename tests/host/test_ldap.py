@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pwd
 import re
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from diycloud.auth.outside.gateway import Outside
 from diycloud.auth.outside.ldap import Directory
 from diycloud.config_sign_in import LdapSettings, SignInSettings
+from diycloud.core import doctor
+from diycloud.core.installation import Installation
+from diycloud.core.options import InstallOptions
 from diycloud.db.engine import Database
 from diycloud.errors import Unavailable
+from diycloud.system import Local
 from tests import directory as slapd
 from tests.app.restful import ADMIN, PASSWORD, World
+from tests.conftest import cannot_run
 from tests.directory import GROUPS, PEOPLE, READER_DN, Slapd
+from tests.host.people import signs_in
+from tests.stack import Stack
 
 pytestmark = pytest.mark.skipif(bool(slapd.cannot_run()), reason=slapd.cannot_run() or "-")
 SECRET = "the directory's good phrase"
@@ -241,7 +251,30 @@ def test_local_users_do_without_a_directory_that_is_down(make: Make, ldap: Slapd
         assert len({re.sub(r'"(instance|request_id)":"[^"]*"', "", a.text) for a in answers}) == 1
     finally:
         ldap.start()
-    assert login(world, "dtouada").status_code == 200, "what was not tried was not counted"
+    assert login(world, "dtouada").status_code == 200
+
+
+def test_a_directory_that_is_down_lets_nobody_guess(make: Make, ldap: Slapd) -> None:
+    """A password that is kept here was compared with it, so it counts; for all names alike."""
+    world = make(timeout_s=1.0)
+    create(world, "dtoulocal")
+    ldap.stop()
+    try:
+        for name in ("dtoulocal", "nobody"):
+            answers = [login(world, name, f"guess {n}", address="198.51.100.9").status_code for n in range(7)]
+            assert answers == [503] * 5 + [429] * 2 or 429 in answers[5:], answers
+    finally:
+        ldap.start()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["dtouada", "DTOUADA", "DtouAda", "dtouada ", " dtouada", "ｄｔｏｕａｄａ", "dtou\u00adada", "dtouAda\u0301"]],
+)
+def test_one_name_written_in_many_ways_is_slowed_down_as_one(make: Make, names: list[str]) -> None:
+    world = make(create=True)
+    answers = [login(world, name, f"guess {n}").status_code for n, name in enumerate(names)]
+    assert answers[:5] == [401] * 5 and answers[5] == 429, answers
 
 
 def test_the_second_server_is_asked_when_the_first_is_away(make: Make, ldap: Slapd) -> None:
@@ -277,9 +310,7 @@ def test_a_certificate_of_another_name_is_refused_with_starttls_too(ldap: Slapd,
 
 
 def test_binding_by_template_needs_nobody_who_searches(ldap: Slapd) -> None:
-    asked = Directory(
-        settings(ldap, bind_dn="", bind_password_file="", bind_template=f"uid={{username}},{PEOPLE}")
-    )
+    asked = Directory(settings(ldap, bind_dn="", bind_password_file="", bind_template=f"uid={{username}},{PEOPLE}"))
 
     async def tries() -> None:
         person = await asked.prove("dtouada", SECRET)
@@ -342,3 +373,59 @@ def test_names_that_are_there_and_not_there_take_as_long(ldap: Slapd) -> None:
     asyncio.run(asked.close())
     print(json.dumps({name: round(seconds * 1000, 2) for name, seconds in found.items()}))
     assert max(found.values()) < min(found.values()) + 0.01
+
+
+# -- the whole platform
+
+
+@pytest.fixture(scope="module")
+def stack(ldap: Slapd) -> Iterator[Stack]:
+    if reason := cannot_run():
+        pytest.skip(reason)
+    running = Stack(uid_min=58_250, uid_max=58_499, cgroup="dtout")
+    for name, source in (("ca.crt", ldap.ca_file), ("reader", ldap.password_file)):
+        shutil.copyfile(source, running.prefix / name)  # pytest's own folder is root's alone
+    known = settings(
+        ldap, ca_file=f"{running.prefix}/ca.crt", bind_password_file=f"{running.prefix}/reader", create=True,
+        host_password=True,
+    )  # fmt: skip
+    running._settings = f"sign_in: {json.dumps({'ldap': msgspec.to_builtins(known)})}\n"
+    with running:
+        yield running
+
+
+def test_ssh_takes_the_password_that_was_proved(stack: Stack, ldap: Slapd) -> None:
+    """By `su`, which asks PAM as sshd does; a new password there is the host's after the next sign-in."""
+    ldap.add_person("dtoussh", SECRET)
+    assert stack.token("dtoussh", SECRET)
+    assert 58_250 <= pwd.getpwnam("dtoussh").pw_uid <= 58_499
+    assert signs_in("dtoussh", SECRET)
+    assert not signs_in("dtoussh", "wrong")
+    ldap.set_password("dtoussh", "another of the directory's")
+    assert (
+        stack.http(
+            "POST", LOGIN, {"username": "dtoussh", "password": SECRET}, headers={"X-Forwarded-For": "192.0.2.7"}
+        )[0]
+        == 401
+    )
+    assert stack.token("dtoussh", "another of the directory's")
+    assert signs_in("dtoussh", "another of the directory's") and not signs_in("dtoussh", SECRET)
+
+
+def test_doctor_asks_the_directory(stack: Stack, ldap: Slapd) -> None:
+    here = Installation(Local(), InstallOptions(prefix=str(stack.prefix)))
+    assert [(check.name, check.result) for check in doctor._outside(here) if check.name == "directory"] == [
+        ("directory", "ok")
+    ]
+    ldap.stop()
+    try:
+        (found,) = [check for check in doctor._outside(here) if check.name == "directory"]
+        assert found.result == "fail" and "does not answer" in found.detail
+    finally:
+        ldap.start()
+
+
+def test_the_password_is_in_no_log_and_no_audit(stack: Stack) -> None:
+    everything = stack.log("server") + stack.log("agent") + stack.cli("audit", "export", "--format", "json").stdout
+    assert SECRET not in everything and "another of the directory's" not in everything
+    assert slapd.READER_PASSWORD not in everything and "dtoussh" in everything

@@ -230,7 +230,7 @@ def test_consents_add_up_and_are_taken_back(connection: Connection) -> None:
     consents.give(connection, 1, row, ("email", "openid"))
     assert consents.read(connection, 1, row) == {"openid", "email"} and not consents.read(connection, 2, row)
     (app,) = consents.of_user(connection, 1)
-    assert (app.name, app.scopes, app.sign_ins) == ("app", ("email", "openid"), 0) and app.allowed_at
+    assert (app.name, app.scopes, app.sign_ins) == ("app", ("openid", "email"), 0) and app.allowed_at
     issued(connection)
     assert consents.of_user(connection, 1)[0].sign_ins == 1
     consents.withdraw(connection, 1, row)

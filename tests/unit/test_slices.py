@@ -14,7 +14,7 @@ from diycloud.host.cgroup_v1 import CgroupV1Slices
 from diycloud.host.cgroup_v2 import CgroupV2Slices
 from diycloud.host.slices import Counters, Limits, detect_slices
 from diycloud.host.systemd_slices import SystemdSlices, parse_slice, render_manager, render_slice
-from diycloud.system import ROOT, Owner
+from diycloud.system import ROOT, Owner, Result
 from diycloud.system.fake import Fake
 from diycloud.units import Bytes, Cores
 
@@ -381,6 +381,43 @@ class TestSystemd:
         }
         assert slices.stop("alice", 20001) == 1
         assert kernel.ran == list(kernel.commands)
+
+    def test_strays_are_taken_in_by_systemd_but_not_what_units_and_containers_count_on(
+        self, kernel, slices, monkeypatch
+    ):
+        """One ended between the look and the call, which systemd then refuses for all."""
+        at = f"{C}/user.slice/user-20001.slice"
+        slices.ensure("alice", 20001, HALF)
+        kernel.make_dir(at)
+        where = {
+            11: "user.slice/user-0.slice/session-5.scope",
+            12: "system.slice/cron.service",
+            13: "system.slice/alices.service",
+            14: "system.slice/docker-1a.scope",
+            15: "system.slice/cron.service",
+        }
+        for parent in ("/proc/sys", "/proc/sys/kernel", "/proc/sys/kernel/random", *(f"/proc/{pid}" for pid in where)):
+            kernel.make_dir(parent)
+        kernel.write("/proc/sys/kernel/random/uuid", "1-2\n")
+        for pid, group in where.items():
+            kernel.write(f"/proc/{pid}/cgroup", f"0::/{group}\n")
+        show = "systemctl show --property=User --value -- "
+        kernel.commands = {show + "cron.service": "", show + "alices.service": "alice\n"}
+        calls = []
+
+        def run(argv, **options):
+            calls.append(argv[argv.index("PIDs") :])
+            if len(calls) == 1:
+                kernel.remove_tree("/proc/15")
+                return Result(1, "", "No such process")
+            kernel.set_value(f"{at}/cgroup.procs", "11\n12\n")
+            return Result(0, "", "")
+
+        monkeypatch.setattr(kernel, "run", run)
+        assert slices.take_in("alice", 20001, where) == 2
+        assert calls[0][:6] == ["PIDs", "au", "3", "11", "12", "15"]
+        rest = "Slice s user-20001.slice TasksMax t 64 CollectMode s inactive-or-failed OOMPolicy s continue 0"
+        assert calls[1:] == [["PIDs", "au", "2", "11", "12", *rest.split()]]
 
     def test_removal_leaves_others_drop_ins(self, kernel, slices):
         slices.ensure("alice", 20001, HALF)

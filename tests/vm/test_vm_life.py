@@ -42,7 +42,8 @@ def test_what_an_adopted_account_runs_comes_under_its_limits_and_goes_on(bed: Be
     machine.run("runuser -u carol -- nice sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &")
     machine.run("systemd-run --quiet --unit=jobs sh -c 'runuser -u carol -- sleep 803; true'")
     machine.run("systemd-run --quiet --unit=carols --uid=carol sleep 804")
-    wait_until("100 MiB are held", lambda: int(bed.value(CAROL, "memory.current")) > 100 * MIB)
+    wait_until("all is read", lambda: machine.run("pgrep -u carol head", ok=(0, 1)).returncode == 1)
+    assert int(bed.value(CAROL, "memory.current")) > 100 * MIB
     before = _cgroups(bed, CAROL)
     outside = {pid for pid, group in before.items() if "/user-1000.slice/" not in group}
     assert len(outside) == 3
@@ -85,10 +86,10 @@ print("cores", (slices.read("alice", uid).cpu_us - before) / 1e6 / (time.monoton
 within = slices.within("alice", uid)
 print("hog", subprocess.run([*within, *become, "tail", "/dev/zero"]).returncode)
 print("alive", loop.poll() is None and sleep.poll() is None)
-forks = "import os, time\\nfor i in range(40):\\n    if not os.fork(): time.sleep(9); os._exit(0)"
+forks = "import os, time\\nfor i in range(40):\\n    if not os.fork(): time.sleep(5); os._exit(0)"
 bomb = subprocess.run([*within, *become, "python3", "-c", forks], capture_output=True, text=True)
 print("refused", "Resource temporarily unavailable" in bomb.stderr)
-print("stopped", slices.stop("alice", uid) > 2)
+print("stopped", slices.stop("alice", uid) >= 2)
 loop.wait(), sleep.wait()
 print("removed", slices.remove("alice", uid), slices.read("alice", uid))
 """
@@ -114,7 +115,7 @@ mkdir -p notes/deep; echo text > notes/deep/a; ln notes/deep/a twin; ln -s /etc/
 cp /bin/true tool; chmod 6755 tool; chmod 2777 notes
 truncate -s 1T huge; printf end >> huge
 fallocate -l 1200M full
-head -c 8M /dev/urandom > random; sha256sum random"""
+head -c 4M /dev/urandom > random; sha256sum random"""
 LOOK = """until pid=$(pgrep -u alice -f packing.py); do sleep 0.2; done
 cat /proc/$pid/cgroup; grep -E '^(Uid|Gid|Groups|CapEff)' /proc/$pid/status"""
 
@@ -150,7 +151,7 @@ def test_a_home_is_packed_as_its_owner_within_the_limits_before_it_goes(bed: Bed
     assert machine.run("cd /root/out/alice && sha256sum random").stdout == checksum
     assert machine.run("cd /root/out/alice && cat twin && tail -c 3 huge && du -sm .").stdout.split()[:2] == [
         "text",
-        "end9",
+        "end5",
     ]
 
     assert machine.run("getent passwd alice", ok=(2,)).stdout == ""

@@ -1,4 +1,4 @@
-"""Common passwords, words and names: the lists of the package zxcvbn (30,000 passwords that were found most often, 94,000 in all).
+"""Common passwords, words and names: the lists of the package zxcvbn, 30,000 passwords found most often among 94,000 texts.
 
 Only its file is used, searched as it lies on the disk: a look takes a fraction of a millisecond and keeps nothing in memory,
 where the lists as Python objects would be 10 MB of a server that asks them once a day.

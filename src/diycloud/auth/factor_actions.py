@@ -138,7 +138,7 @@ class AddPasskey(Action[FactorsChanged], frozen=True):
     """Add the passkey that the browser made."""
 
     credential: BrowsersAnswer
-    name: PasskeyName = "Passkey"
+    label: PasskeyName = "Passkey"
 
 
 @action("passkey.rename", needs=Permission.ACCOUNT, target="")
@@ -146,7 +146,7 @@ class RenamePasskey(Action[FactorsChanged], frozen=True):
     """Give one of your passkeys another name."""
 
     passkey: PasskeyId
-    name: PasskeyName
+    label: PasskeyName
 
 
 @action("passkey.remove", needs=Permission.ACCOUNT, target="")

@@ -193,16 +193,16 @@ async def add_passkey(ctx: Context, action: AddPasskey) -> FactorsChanged:
     except passkeys.Wrong as error:
         log.warning("passkey refused", username=row.username, reason=error.message)
         raise InvalidInput.of([FieldError("credential", "is no passkey for this portal")]) from None
-    ctx.changes = {"passkey": ["", action.name]}
+    ctx.changes = {"passkey": ["", action.label]}
     codes = await _add(
-        ctx, row, factors.HARDWARE, lambda connection: passkeys.add(connection, row.id, made, action.name)
+        ctx, row, factors.HARDWARE, lambda connection: passkeys.add(connection, row.id, made, action.label)
     )
     return FactorsChanged(await _shown(services, row), codes)
 
 
 async def rename_passkey(ctx: Context, action: RenamePasskey) -> FactorsChanged:
     row = await _own(ctx)
-    if not await ctx.write(passkeys.rename, row.id, int(action.passkey), action.name):
+    if not await ctx.write(passkeys.rename, row.id, int(action.passkey), action.label):
         raise NotFound("You have no such passkey.")
     return FactorsChanged(await _shown(ctx.services, row))
 

@@ -274,10 +274,11 @@ class SignIn:
                 if match.fingerprint and _may_come(row, actor.address):
                     row = await host_password.take_over(self._services, row, password[:1024], match, actor)
                 return OURS, row
-            theirs = await outside.by_password(username, password[:1024], row, subject, actor) if outside else None
         except Unavailable:
             self.throttle.uncount(username, actor.address)  # nothing was tried
             raise
+        # Counted even if the directory does not answer: what is kept here was tried.
+        theirs = await outside.by_password(username, password[:1024], row, subject, actor) if outside else None
         return (THEIRS, theirs) if theirs is not None else ((), row)
 
     async def begin(self, row: Row, methods: Sequence[str], visit: Visit, *, better: Sequence[str] = ()) -> SignedIn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -94,7 +95,7 @@ class Throttle:
     def succeeded(self, username: str, address: str) -> None:
         """Take the failure back that was counted ahead, and forget what this account failed from this address."""
         self.uncount(username, address)
-        self._counts.pop(("pair", f"{username} {_network(address)}"), None)
+        self._counts.pop(("pair", f"{alike(username)} {_network(address)}"), None)
 
     def waiting(self) -> list[Waiting]:
         """Return everybody who must wait now, the longest first."""
@@ -109,13 +110,14 @@ class Throttle:
 
     def clear(self, username: str) -> None:
         """Forget everything about an account."""
-        for key in [k for k in self._counts if k == ("account", username) or k[1].startswith(f"{username} ")]:
+        name = alike(username)
+        for key in [k for k in self._counts if k == ("account", name) or k[1].startswith(f"{name} ")]:
             del self._counts[key]
         if self.codes is not self:
             self.codes.clear(username)
 
     def _keys(self, username: str, address: str, known: str | None) -> list[tuple[tuple[str, str], _Rule]]:
-        network = _network(address)
+        network, username = _network(address), alike(username)
         keys = [(("pair", f"{username} {network}"), _PAIR), (("address", network), _ADDRESS)]
         if known is None or _network(known) != network:
             keys.append((("account", username), self._rules["account"]))
@@ -127,6 +129,17 @@ class Throttle:
             return 0
         delay = min(rule.longest_s, 2.0 ** min(count.failures - rule.free, 20))
         return count.last + delay - self._clock()
+
+
+def alike(username: str) -> str:
+    """Return what is counted of a typed name: what a directory takes for one name must not be tried as many.
+
+    Directories tell neither capitals nor blanks apart, some no accents either (RFC 4518, 2). A user's name stays as it is.
+    """
+    if username.isascii() and username.islower() and username.replace("_", "").replace("-", "").isalnum():
+        return username
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", username).casefold())
+    return "".join(char for char in plain if char.isalnum() or char in "_-.@")
 
 
 def _network(address: str) -> str:

@@ -25,7 +25,6 @@ from diycloud.web import account
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
 
 HERE = "/account/second-factor"
-LABELS = {"code": "Code", "credential": "Passkey", "name": "Name"}
 
 
 async def show(page: Page) -> Response:
@@ -94,17 +93,17 @@ async def begin_passkey(page: Page) -> Response:
 
 
 async def add_passkey(page: Page) -> Response:
-    sent = {name: value for name, value in page.sent("credential", "name").items() if value.strip()}
+    sent = {name: value for name, value in page.sent("credential", "label").items() if value.strip()}
     try:
         done = await page.run(AddPasskey, sent)
     except (InvalidInput, Conflict) as error:
-        return await _show(page, 422, *field_errors(error, {"credential", "name"}))
+        return await _show(page, 422, *field_errors(error, {"credential", "label"}))
     return _done(page, done, "The passkey is yours: you can sign in with it alone.")
 
 
 async def rename_passkey(page: Page) -> Response:
     try:
-        await page.run(RenamePasskey, page.sent("passkey", "name"))
+        await page.run(RenamePasskey, page.sent("passkey", "label"))
     except (InvalidInput, NotFound) as error:
         return page.redirect(HERE, ("error", str(error)))
     return page.redirect(HERE, ("ok", "The passkey has its new name."))

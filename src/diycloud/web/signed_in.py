@@ -54,11 +54,11 @@ async def show_attempts(page: Page) -> Response:
     waiting = await page.run(ListWaiting, {})
     return page.render(
         "attempts.html", entries=found.entries, next=found.next, query=shown, waiting=waiting.waiting,
-        more_waiting=waiting.more, not_first="before" in raw, words=_WORDS, section="sessions",
+        more_waiting=waiting.more, not_first="before" in raw, words=WORDS, section="sessions",
     )  # fmt: skip
 
 
-_WORDS: dict[str, Any] = {
+WORDS: dict[str, Any] = {
     "": "signed in",
     "unauthenticated": "wrong name, password or network, or an account that may not sign in",
     "too-many-requests": "had to wait after failures",

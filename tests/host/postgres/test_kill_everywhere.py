@@ -1,4 +1,4 @@
-"""The same kills with PostgreSQL behind the server: a quarter of an hour, so only when it is asked for."""
+"""The same kills with PostgreSQL behind the server: ten minutes and more, so only when it is asked for."""
 
 import pytest
 

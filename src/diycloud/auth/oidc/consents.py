@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from diycloud.auth.oidc.models import OwnApp
+from diycloud.auth.oidc.models import SCOPES, OwnApp
 from diycloud.db.sign_in_tables import oidc_clients, oidc_consents, oidc_grants
 
 _C, _A, _G = oidc_consents.c, oidc_clients.c, oidc_grants.c
@@ -47,6 +47,10 @@ def of_user(connection: Connection, user_id: int) -> list[OwnApp]:
         .order_by(func.lower(_A.name), _A.client_id)
     )
     return [
-        OwnApp(name, title, trusted == 1, tuple((asks if gave is None else gave).split()), given_at, many or 0)
+        OwnApp(name, title, trusted == 1, _ordered(asks if gave is None else gave), given_at, many or 0)
         for name, title, trusted, asks, gave, given_at, many in connection.execute(query)
     ]
+
+
+def _ordered(text: str) -> tuple[str, ...]:
+    return tuple(scope for scope in SCOPES if scope in text.split())

@@ -5,6 +5,7 @@ const text = (buffer) => btoa(String.fromCharCode(...new Uint8Array(buffer))).re
 
 export function start(forms) {
   if (!window.PublicKeyCredential || !navigator.credentials) return;
+  for (const words of document.querySelectorAll("[data-passkey-else]")) words.hidden = true;
   for (const form of forms) prepare(form);
 }
 
