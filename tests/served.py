@@ -27,9 +27,14 @@ ADMIN, PASSWORD = "admin", "correct horse battery"
 
 
 class Served:
-    """database: a migrated one, copied below the prefix. url: where it answers. one_time: the password must be changed."""
+    """database: a migrated one, copied below the prefix. url: where it answers. one_time: the password must be changed.
 
-    def __init__(self, database: Path, prefix: Path, *, tls: bool = False, one_time: bool = False) -> None:
+    name: what it is called, in its certificate too.
+    """
+
+    def __init__(
+        self, database: Path, prefix: Path, *, tls: bool = False, one_time: bool = False, name: str = "127.0.0.1"
+    ) -> None:
         self._paths = Paths(str(prefix))
         self._paths.state.mkdir(parents=True)
         shutil.copyfile(database, self._paths.database)
@@ -38,9 +43,9 @@ class Served:
         self.certificates = prefix / "tls" if tls else None
         if self.certificates is not None:
             self.certificates.mkdir()
-            ensure_certificates(Local(), self.certificates, ["127.0.0.1"], datetime.now(UTC))
+            ensure_certificates(Local(), self.certificates, [name], datetime.now(UTC))
         self.port = int(self._listener.getsockname()[1])
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{name}:{self.port}"
         self._server: uvicorn.Server | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
@@ -63,6 +68,8 @@ class Served:
             self._server = uvicorn.Server(options)
             await self._server.serve(sockets=[self._listener])
         finally:
+            if services.outside is not None:
+                await services.outside.close()
             services.hasher.close()
             services.database.close()
             await services.agent.close()

@@ -45,13 +45,22 @@ class OpenId(World):
 
         return asyncio.run(self.database.write(store))
 
-    def signed_in(self, user_id: int, *, ago: int = 0, methods: tuple[str, ...] = ("pwd",), kind: str = "browser") -> str:
+    def signed_in(
+        self, user_id: int, *, ago: int = 0, methods: tuple[str, ...] = ("pwd",), kind: str = "browser"
+    ) -> str:
         """Begin a session, so many seconds ago; returns what its cookie holds."""
         now = int(time.time()) - ago
 
         def store(connection: Connection) -> str:
             return sessions.begin(
-                connection, user_id, now=now, max_s=86_400, kind=kind, address="192.0.2.7", user_agent="t", methods=methods
+                connection,
+                user_id,
+                now=now,
+                max_s=86_400,
+                kind=kind,
+                address="192.0.2.7",
+                user_agent="t",
+                methods=methods,
             )
 
         return asyncio.run(self.database.write(store))

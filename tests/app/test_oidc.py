@@ -76,7 +76,9 @@ def test_a_sign_in_from_beginning_to_end(site: OpenId, cookie: str) -> None:
     assert (body["token_type"], body["expires_in"], body["scope"]) == ("Bearer", 600, "openid profile email")
     assert "refresh_token" not in body
     claims = site.claims(body["id_token"])
-    assert claims["aud"] == "wiki" and claims["nonce"] == "a nonce" and claims["acr"] == "1" and claims["amr"] == ["pwd"]
+    assert (
+        claims["aud"] == "wiki" and claims["nonce"] == "a nonce" and claims["acr"] == "1" and claims["amr"] == ["pwd"]
+    )
     assert claims["exp"] - claims["iat"] == 600 and abs(claims["auth_time"] - time.time()) < 10
     person = site.userinfo(body["access_token"]).json()
     assert person == {
@@ -175,9 +177,7 @@ ELSEWHERE = (
 
 
 @pytest.mark.parametrize("more", [{}, {"response_type": "token"}, {"prompt": "none"}, {"scope": "nothing"}])
-def test_nobody_is_sent_to_an_address_that_is_not_registered(
-    site: OpenId, cookie: str, more: dict[str, str]
-) -> None:
+def test_nobody_is_sent_to_an_address_that_is_not_registered(site: OpenId, cookie: str, more: dict[str, str]) -> None:
     for uri in ELSEWHERE:
         for who in ("", cookie):
             answer = site.authorize(who, redirect_uri=uri, **more)
@@ -197,7 +197,9 @@ def test_an_unknown_application_sends_nobody_anywhere(site: OpenId, cookie: str)
 @pytest.mark.parametrize("known", ["http://127.0.0.1/back", "http://127.0.0.1:8000/back", "http://[::1]:9/back"])
 def test_a_port_is_free_on_the_users_own_device_alone(site: OpenId, cookie: str, known: str) -> None:
     site.app_of("tool", redirect_uris=[known])
-    host = known.partition("//")[2].partition("/")[0].rpartition(":8000")[0] or known.partition("//")[2].partition("/")[0]
+    host = (
+        known.partition("//")[2].partition("/")[0].rpartition(":8000")[0] or known.partition("//")[2].partition("/")[0]
+    )
     host = "[::1]" if host.startswith("[") else "127.0.0.1"
     for uri, fine in (
         (f"http://{host}:51000/back", True),
@@ -259,9 +261,7 @@ def test_what_may_never_be_registered(site: OpenId) -> None:
         ({"nonce": "n" * 2100}, "invalid_request"),
     ],
 )
-def test_errors_go_back_to_the_application(
-    site: OpenId, cookie: str, changes: dict[str, Any], error: str
-) -> None:
+def test_errors_go_back_to_the_application(site: OpenId, cookie: str, changes: dict[str, Any], error: str) -> None:
     for who in ("", cookie):
         found = told(site.authorize(who, **changes))
         assert (found["error"], found["state"], found["iss"]) == (error, "a state", ISSUER) and "code" not in found
@@ -302,7 +302,19 @@ def test_silent_requests_show_nothing(site: OpenId, ada: int) -> None:
     assert site.authorize(cookie).headers["location"] == "/account"
 
 
-@pytest.mark.parametrize("changes", [{"prompt": "login"}, {"max_age": "0"}, {"max_age": "50"}, {"prompt": "login consent"}])
+def test_who_must_set_up_a_second_factor_does_that_first(database: Database) -> None:
+    site = OpenId(database, second_factor_roles=("user",))
+    site.app_of()
+    cookie = site.signed_in(site.user("ada"))
+    assert site.authorize(cookie).headers["location"] == "/account/second-factor"
+    assert told(site.authorize(cookie, prompt="none"))["error"] == "interaction_required"
+    query = {"query": urlencode(asked(prompt="consent")), "do": "allow"}
+    assert site.post("/oidc/consent", cookie, query).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompt": "login"}, {"max_age": "0"}, {"max_age": "50"}, {"prompt": "login consent"}]
+)
 def test_a_proof_that_is_too_old_is_asked_for_anew(site: OpenId, ada: int, changes: dict[str, str]) -> None:
     cookie = site.signed_in(ada, ago=100)
     answer = site.authorize(cookie, **changes)
@@ -317,14 +329,25 @@ def test_a_proof_that_is_too_old_is_asked_for_anew(site: OpenId, ada: int, chang
         return
     claims = site.claims(site.redeem(told(after)["code"]).json()["id_token"])
     assert abs(claims["auth_time"] - time.time()) < 10
-    forged = site.authorize(cookie, **changes, again=base64.urlsafe_b64encode(b"0").decode())
-    other = Vault.of_this_process().seal(b"0", purpose="oidc again")
-    sealed = site.authorize(cookie, **changes, again=base64.urlsafe_b64encode(other).decode())
-    if changes != {"max_age": "50"}:
-        time.sleep(1.1 if changes == {"max_age": "0"} else 0)
-        for attempt in (forged, sealed, site.authorize(cookie, **changes)):
-            assert attempt.status_code == 303
-    assert urlsplit(site.authorize(cookie, prompt="login").headers["location"]).path == "/confirm"
+    assert urlsplit(site.authorize(cookie, prompt="login").headers["location"]).path == "/confirm", "each time"
+
+
+def test_nobody_says_for_themselves_that_they_proved_it(site: OpenId, ada: int) -> None:
+    cookie = site.signed_in(ada, ago=1000)
+    vault = site.services.vault
+    old = vault.seal(str(int(time.time()) - 900).encode(), purpose="oidc again")
+    for marker in (
+        b"0",
+        Vault.of_this_process().seal(b"0", purpose="oidc again"),
+        vault.seal(b"0", purpose="else"),
+        old,
+    ):
+        sent = base64.urlsafe_b64encode(marker).decode()
+        for changes in ({"prompt": "login"}, {"max_age": "0"}):
+            answer = site.authorize(cookie, **changes, again=sent)
+            assert urlsplit(answer.headers["location"]).path == "/confirm", marker
+    for broken in ("é", "=", "x" * 999):
+        assert urlsplit(site.authorize(cookie, prompt="login", again=broken).headers["location"]).path == "/confirm"
 
 
 def allow(site: OpenId, cookie: str, page: Any) -> Any:
@@ -369,7 +392,9 @@ def test_nobody_else_allows_for_one(site: OpenId, cookie: str) -> None:
         data = {"query": query, "do": "allow", **given}
         answer = site.ask("POST", "/oidc/consent", token="", data=data, headers={**headers, **origin})
         assert answer.status_code == 403
-    evil = site.post("/oidc/consent", cookie, {"query": urlencode(asked(redirect_uri="https://evil.test/")), "do": "allow"})
+    evil = site.post(
+        "/oidc/consent", cookie, {"query": urlencode(asked(redirect_uri="https://evil.test/")), "do": "allow"}
+    )
     assert evil.status_code == 422
     assert site.authorize(cookie, client_id="news").status_code == 200, "still to be asked"
 
@@ -439,7 +464,13 @@ def test_nothing_of_codes_and_tokens_is_kept(site: OpenId, cookie: str) -> None:
     site.app_of("nightly", scopes=["openid", "offline_access"])
     code = site.code(cookie, client_id="nightly", scope="openid offline_access")
     given = site.redeem(code, as_="nightly").json()
-    secret_texts = [code, given["access_token"], given["refresh_token"], given["refresh_token"].partition(".")[2], site.secrets["wiki"]]
+    secret_texts = [
+        code,
+        given["access_token"],
+        given["refresh_token"],
+        given["refresh_token"].partition(".")[2],
+        site.secrets["wiki"],
+    ]
     for table in ("oidc_clients", "oidc_grants", "oidc_tokens", "oidc_keys", "audit", "idempotency_keys"):
         text = "".join(
             value.decode("latin-1") if isinstance(value, bytes) else str(value)
@@ -582,6 +613,18 @@ def test_a_refresh_token_ends_when_it_is_not_used(site: OpenId, cookie: str, nig
     assert abs(until - time.time() - 30 * 86_400) < 10
     site.by_hand("UPDATE oidc_tokens SET expires_at = expires_at - 2592000 WHERE kind = 'refresh'")
     assert site.refresh(given["refresh_token"], nightly).json() == {"error": "invalid_grant"}
+
+
+def test_what_an_application_may_no_more_ask_for_ends_with_the_next_refresh(
+    site: OpenId, cookie: str, nightly: str
+) -> None:
+    given = site.tokens(cookie, **OFFLINE)
+    site.ask("PATCH", f"/api/v1/apps/{nightly}", json={"scopes": ["openid", "offline_access"]})
+    less = site.refresh(given["refresh_token"], nightly).json()
+    assert less["scope"] == "openid offline_access"
+    assert "name" not in site.userinfo(less["access_token"]).json()
+    site.ask("PATCH", f"/api/v1/apps/{nightly}", json={"scopes": ["openid"]})
+    assert site.refresh(less["refresh_token"], nightly).json() == {"error": "invalid_grant"}
 
 
 def test_kinds_of_tokens_are_not_mixed_up(site: OpenId, cookie: str, nightly: str) -> None:
@@ -732,7 +775,9 @@ def log_out(site: OpenId, cookie: str, **query: str) -> Any:
 def test_an_application_signs_its_user_out(site: OpenId, cookie: str) -> None:
     site.ask("PATCH", "/api/v1/apps/wiki", json={"logout_uris": ["https://app.test/bye"]})
     given = site.tokens(cookie)
-    out = log_out(site, cookie, id_token_hint=given["id_token"], post_logout_redirect_uri="https://app.test/bye", state="s")
+    out = log_out(
+        site, cookie, id_token_hint=given["id_token"], post_logout_redirect_uri="https://app.test/bye", state="s"
+    )
     assert (out.status_code, out.headers["location"]) == (303, "https://app.test/bye?state=s")
     assert '__Host-diycloud=""' in out.headers["set-cookie"]
     assert site.authorize(cookie).headers["location"].startswith("/sign-in")
@@ -743,7 +788,12 @@ def test_signing_out_is_asked_for_without_a_hint_of_ones_own(site: OpenId, ada: 
     site.ask("PATCH", "/api/v1/apps/wiki", json={"logout_uris": ["https://app.test/bye"]})
     bobs = site.tokens(site.signed_in(site.user("bob")))["id_token"]
     there = {"post_logout_redirect_uri": "https://app.test/bye"}
-    for query in ({}, {"client_id": "wiki", **there}, {"id_token_hint": "x.y.z", **there}, {"id_token_hint": bobs, **there}):
+    for query in (
+        {},
+        {"client_id": "wiki", **there},
+        {"id_token_hint": "x.y.z", **there},
+        {"id_token_hint": bobs, **there},
+    ):
         page = log_out(site, cookie, **query)
         assert page.status_code == 200 and "Sign out here too?" in page.text, query
     assert site.authorize(cookie).headers["location"].startswith(BACK), "still signed in"
@@ -752,7 +802,9 @@ def test_signing_out_is_asked_for_without_a_hint_of_ones_own(site: OpenId, ada: 
     assert site.authorize(cookie).headers["location"].startswith("/sign-in")
 
 
-@pytest.mark.parametrize("uri", ["https://app.test/bye/", "https://app.test/bye?x", "https://evil.test/", "//evil.test", BACK])
+@pytest.mark.parametrize(
+    "uri", ["https://app.test/bye/", "https://app.test/bye?x", "https://evil.test/", "//evil.test", BACK]
+)
 def test_after_signing_out_nobody_is_sent_elsewhere(site: OpenId, cookie: str, uri: str) -> None:
     site.ask("PATCH", "/api/v1/apps/wiki", json={"logout_uris": ["https://app.test/bye"]})
     hint = site.tokens(cookie)["id_token"]
@@ -784,7 +836,9 @@ def forged(kind: str, claims: dict[str, Any], public: jwk.RSAKey) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["none", "no signature", "public key as secret", "another key", "its own key in the header"])
+@pytest.mark.parametrize(
+    "kind", ["none", "no signature", "public key as secret", "another key", "its own key in the header"]
+)
 def test_a_forged_hint_signs_nobody_out(site: OpenId, cookie: str, kind: str) -> None:
     claims = site.claims(site.tokens(cookie)["id_token"])
     public = jwk.RSAKey.import_key(site.get("/oidc/jwks").json()["keys"][0])
@@ -814,7 +868,9 @@ def test_keys_follow_each_other(site: OpenId, cookie: str, monkeypatch: pytest.M
     done = site.ask("POST", "/api/v1/signing-keys", json={}).json()
     assert done == {"kid": "second", "kept": [MADE[0]]}
     shown = site.get("/oidc/jwks").json()["keys"]
-    assert [key["kid"] for key in shown] == ["second", MADE[0]] and all("d" not in key and "p" not in key for key in shown)
+    assert [key["kid"] for key in shown] == ["second", MADE[0]] and all(
+        "d" not in key and "p" not in key for key in shown
+    )
     assert site.claims(old)["aud"] == "wiki", "still checked"
     new = site.tokens(cookie)["id_token"]
     assert json.loads(base64.urlsafe_b64decode(new.partition(".")[0] + "=="))["kid"] == "second" and site.claims(new)
@@ -851,7 +907,13 @@ def test_only_administrators_manage_and_monitors_look(site: OpenId, ada: int) ->
 
 def test_the_portals_pages(site: OpenId, cookie: str) -> None:
     boss = site.signed_in(1)
-    sent = {"name": "grafana", "title": "Grafana", "redirect_uris": "https://g.test/a\nhttps://g.test/b", "scopes": "openid", "pkce": "true"}
+    sent = {
+        "name": "grafana",
+        "title": "Grafana",
+        "redirect_uris": "https://g.test/a\nhttps://g.test/b",
+        "scopes": "openid",
+        "pkce": "true",
+    }
     made = site.post("/new-application", boss, sent)
     assert made.status_code == 200 and "Client secret" in made.text and f"{ISSUER}/oidc/token" in made.text
     listed = site.get("/applications", boss)

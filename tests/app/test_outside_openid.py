@@ -625,3 +625,27 @@ def test_proving_anew_must_be_the_same_person_and_now(make: Make, provider: Prov
     url = browser.start(csrf=browser.csrf())
     assert browser.back(provider.sign_in(url)).headers["location"] == "/account/identities"
     assert "dtouada" in browser.ask("GET", "/").text
+
+
+def test_who_has_no_password_proves_it_there_and_chooses_a_first_one(make: Make, provider: Provider) -> None:
+    browser = make()
+    browser.back(provider.sign_in(browser.start()))
+    page = browser.ask("GET", "/account").text
+    assert "Choose a password" in page and 'name="current" value="none"' in page
+    browser.by_hand("UPDATE sessions SET proved_at = proved_at - 3600")
+    phrase = "a first one of their own"
+    form = {"csrf": browser.csrf(), "current": "none", "password": phrase, "again": phrase}
+    done = browser.ask("POST", "/account", data=form)
+    assert done.headers["location"].startswith("/confirm")
+    confirm = browser.ask("GET", "/confirm?next=/account").text
+    assert "Sign in with The University" in confirm and 'name="password"' not in confirm
+    assert (
+        browser.back(provider.sign_in(browser.start(csrf=browser.csrf(), next="/account"))).headers["location"]
+        == "/account"
+    )
+    form["csrf"] = browser.csrf()
+    assert browser.ask("POST", "/account", data=form).headers["location"] == "/"
+    sent = {"username": "dtouada", "password": phrase}
+    assert browser.world.ask("POST", "/api/v1/auth/login", json=sent, token="").status_code == 200
+    form |= {"csrf": browser.csrf(), "password": "another of their own", "again": "another of their own"}
+    assert "is not your present password" in browser.ask("POST", "/account", data=form).text

@@ -144,6 +144,10 @@ def test_five_wrong_codes_end_the_ticket(world: World, token: str) -> None:
     said = [second(world, ticket, code="000000", address=f"198.51.100.{n}").json()["code"] for n in range(6)]
     assert said == ["second-factor-needed"] * 4 + ["unauthenticated"] * 2
     assert second(world, ticket, code=phone.code()).json()["code"] == "unauthenticated"
+    browser = Browser(world)
+    browser.post("/sign-in", username=ADMIN, password=PASSWORD)
+    browser.post("/sign-in/second", code=phone.code())
+    assert "198.51.100.4 knew your password and sent wrong codes" in browser.get("/").text, "the person is told"
 
 
 def test_wrong_codes_sent_all_at_once_are_five_too(world: World, token: str) -> None:
@@ -363,7 +367,10 @@ def test_a_policy_forces_it_at_the_next_request(world: World, token: str) -> Non
     assert login(world, "ada", ADA).json()["must_enrol"] is True
     shown = world.ask("GET", "/api/v1/users/ada/second-factor", token=hers).json()
     assert shown["required"] == "the policy strict asks for one"
-    phone, _ = enrol(world, hers)
+    phone = Phone(world.ask("POST", "/api/v1/account/totp", token=hers).json()["secret"])
+    done = world.ask("PUT", "/api/v1/account/totp", token=hers, json={"code": phone.code()}).json()
+    assert world.ask("GET", "/api/v1/users/ada", token=hers).status_code == 401, "a gain of rights is another token"
+    hers = done["session_token"]
     assert world.ask("GET", "/api/v1/users/ada", token=hers).status_code == 200
     assert login(world, "ada", ADA, code=phone.code()).json()["must_enrol"] is False
     last = world.ask("DELETE", "/api/v1/account/totp", token=hers)
@@ -381,8 +388,9 @@ def test_a_role_forces_it(database: Database) -> None:
             world.ask(method, f"/api/v1{path}", token=token, json={} if method == "POST" else None).status_code == 403
         )
     assert world.ask("GET", "/api/v1/users").status_code == 200, "the host's own root is not asked"
-    enrol(world, token)
-    assert world.ask("GET", "/api/v1/users", token=token).status_code == 200
+    phone, _ = enrol(world, token)
+    again = login(world, code=phone.code()).json()["token"]
+    assert world.ask("GET", "/api/v1/users", token=again).status_code == 200
 
 
 def test_who_must_enrol_acts_for_nobody_and_their_api_tokens_stop(world: World, token: str) -> None:

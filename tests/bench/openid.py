@@ -30,7 +30,9 @@ def bench_open_id(setting: Setting) -> None:
     trips = [client.trip() for _ in range(TRIPS)]
     client.connection.close()
     whole = Figure(tuple(sum(trip) for trip in trips), "ms")
-    steps = ", ".join(f"{name} {Figure(each, 'ms')}" for name, each in zip(_STEPS, zip(*trips, strict=True), strict=True))
+    steps = ", ".join(
+        f"{name} {Figure(each, 'ms')}" for name, each in zip(_STEPS, zip(*trips, strict=True), strict=True)
+    )
     setting.report.add(Row("OpenID Connect round trip", whole, None, "", steps))
 
 

@@ -15,6 +15,7 @@ from diycloud.web import templating
 from .samples import ADA, ADMIN, HEAD, HOST, MONITOR
 
 JINJA = templating.environment()
+JINJA.globals["providers"] = []
 HEADERS = {
     "Content-Security-Policy": templating.CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",

@@ -18,7 +18,7 @@ from diycloud.web.account import TABS, TOKEN_DAYS
 from diycloud.web.signed_in import WORDS
 
 from .frame import form_of, page
-from .samples import ADA, ADMIN, KEYS, LONG
+from .samples import ADA, KEYS, LONG
 
 NOW = int(time.time())
 HOUR, DAY = 3600, 86_400
@@ -54,12 +54,12 @@ MINE = [
     session(40, ADA.username, "Safari on iPhone", address="2001:db8:1234:5678:9abc:def0:1234:5678", methods=("hwk", "user")),
     session(38, ADA.username, "diycloud", kind="api", methods=("pwd",), last_seen=moment(NOW - 90)),
 ]
-EVERYBODYS = [*MINE, session(37, LONG, "an unknown program", methods=("fed",)), session(36, "alan", "Chrome on Windows")]
+EVERYBODYS = [*MINE, session(37, LONG.username, "an unknown program", methods=("fed",)), session(36, "alan", "Chrome on Windows")]
 WAITING = [
     Wait("pair", "ada", "203.0.113.9", 12, 118),
     Wait("pair", "", "203.0.113.9", 9, 16),
     Wait("address", "", "2001:db8::/64", 44, 812),
-    Wait("account", LONG, "", 31, 15),
+    Wait("account", LONG.username, "", 31, 15),
 ]
 
 
@@ -75,7 +75,7 @@ ATTEMPTS = [
     attempt(1, "ada", "done", ""),
     attempt(2, "ada", "refused", "unauthenticated"),
     attempt(3, "", "refused", "unauthenticated"),
-    attempt(4, LONG, "refused", "too-many-requests"),
+    attempt(4, LONG.username, "refused", "too-many-requests"),
 ]
 
 
@@ -91,7 +91,7 @@ async def password(request: Request) -> Response:
             errors["password"] = "at least 12 characters"
         if form["password"] != form["again"]:
             errors["again"] = "the two are not the same"
-    about = {"forced": "forced" in request.query_params, "min_length": 12, "errors": errors, "tokens": TOKENS}
+    about = {"forced": "forced" in request.query_params, "min_length": 12, "errors": errors, "tokens": TOKENS, "kept_by": ""}
     return mine(request, "account_password.html", "password", 422 if errors else 200, **about)
 
 
@@ -144,7 +144,7 @@ def confirm(request: Request) -> Response:
     wrong = "The password or the code is wrong." if "wrong" in request.query_params else ""
     return page(
         request, "confirm.html", actor=ADA, next="/account/tokens/new", again="", error=wrong, retry_after=wait, factors=has,
-        minutes=15,
+        minutes=15, has_password=True,
     )  # fmt: skip
 
 

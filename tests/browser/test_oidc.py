@@ -1,4 +1,4 @@
-"""Signing in at an application in Chromium: the sign-in form, consent, signing out, the administrator's pages; no scripts needed."""
+"""Signing in at an application in Chromium: the sign-in form, consent, signing out, the administrator's pages."""
 
 from __future__ import annotations
 

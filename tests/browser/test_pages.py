@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from . import preview_account
 from .conftest import CHECKS, Watched
 
 PAGES = (

@@ -21,7 +21,8 @@ from pathlib import Path
 import pyotp
 
 from diycloud.host.keys import CODES_GROUP, render_sshd
-from diycloud.host.pam import SERVICE, Hook, ensure_pam, remove_pam
+from diycloud.host.pam import Hook, ensure_pam, remove_pam
+from diycloud.host.pam_files import SERVICE
 from diycloud.host.slices import Limits
 from diycloud.system import Local
 from diycloud.units import Bytes, Cores

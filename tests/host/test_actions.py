@@ -271,12 +271,12 @@ def test_ones_own_password_and_sign_out(stack: Recorded) -> None:
     ):
         status, _, answer = stack.http("PUT", "/api/v1/account/password", body, headers=bearer)
         assert (status, [e["field"] for e in answer["errors"]]) == (422, [field])
-    assert (
-        stack.http("PUT", "/api/v1/account/password", {"current": PASSWORD, "password": OTHER}, headers=bearer)[0]
-        == 200
-    )
-    assert verifies(ADA, OTHER)
-    assert [stack.http("GET", f"/api/v1/users/{ADA}", headers=h)[0] for h in (bearer, other)] == [200, 401]
+    body = {"current": PASSWORD, "password": OTHER}
+    status, _, changed = stack.http("PUT", "/api/v1/account/password", body, headers=bearer)
+    assert status == 200 and verifies(ADA, OTHER)
+    anew = {**bearer, "Authorization": f"Bearer {changed['session_token']}"}
+    assert [stack.http("GET", f"/api/v1/users/{ADA}", headers=h)[0] for h in (bearer, other, anew)] == [401, 401, 200]
+    bearer = anew
     assert stack.http("POST", "/api/v1/auth/logout", headers=bearer)[0] == 204
     assert stack.http("GET", f"/api/v1/users/{ADA}", headers=bearer)[0] == 401
     stack.json("user", "set-password", ADA, "--password", "-", input=f"{PASSWORD}\n")
@@ -379,6 +379,45 @@ def test_keys_sessions_and_throttle_both_ways(stack: Recorded) -> None:
     assert stack.http("DELETE", "/api/v1/users/dtaann/sessions")[0] == 204
     stack.cli("user", "clear-throttle", "dtaann")
     assert stack.http("DELETE", "/api/v1/users/dtaann/throttle")[0] == 204
+
+
+def test_sessions_proofs_and_tokens_both_ways(stack: Recorded) -> None:
+    bearer = {"Authorization": f"Bearer {stack.token('dtaann', PASSWORD)}", "X-Forwarded-For": "192.0.2.7"}
+    other = {**bearer, "Authorization": f"Bearer {stack.token('dtaann', PASSWORD)}"}
+    found = stack.json("session", "show", "dtaann")["sessions"]
+    assert stack.http("GET", "/api/v1/users/dtaann/sessions")[2]["sessions"] == found and len(found) == 2
+    assert stack.json("session", "list", "--user", "dtaann")["sessions"] == found
+    assert stack.http("GET", "/api/v1/sessions?user=dtaann")[2]["total"] == 2
+    assert "192.0.2.7" in stack.cli("session", "show", "dtaann").stdout
+    stack.cli("session", "end", "dtaann", "--session", max(s["id"] for s in found))
+    assert [stack.http("GET", "/api/v1/users/dtaann", headers=h)[0] for h in (bearer, other)] == [200, 401]
+    status, _, proved = stack.http("POST", "/api/v1/account/proof", {"password": PASSWORD}, headers=bearer)
+    bearer["Authorization"] = f"Bearer {proved['session_token']}"
+    assert status == 200 and stack.http("GET", "/api/v1/users/dtaann", headers=bearer)[0] == 200
+    assert stack.cli("token", "create", "dtaann", "--label", "x", ok=4).stderr, "everybody makes their own"
+    body = {"label": "a script", "scopes": ["users:read"]}
+    status, _, made = stack.http("POST", "/api/v1/users/dtaann/tokens", body, headers=bearer)
+    assert status == 201
+    script = {**bearer, "Authorization": f"Bearer {made['secret']}"}
+    assert stack.http("GET", "/api/v1/users/dtaann", headers=script)[0] == 200
+    assert stack.http("GET", "/api/v1/users/dtaann/keys", headers=script)[0] == 403
+    assert stack.json("token", "list", "dtaann")["tokens"][0]["key_id"] == made["token"]["key_id"]
+    assert stack.http("GET", "/api/v1/users/dtaann/tokens")[2]["tokens"][0]["label"] == "a script"
+    assert made["secret"][17:] not in stack.log("server") + stack.log("agent")
+    stack.cli("token", "revoke", "dtaann", "--key-id", made["token"]["key_id"])
+    assert stack.http("GET", "/api/v1/users/dtaann", headers=script)[0] == 401
+    again = stack.http("POST", "/api/v1/users/dtaann/tokens", body, headers=bearer)[2]["token"]["key_id"]
+    assert stack.http("DELETE", f"/api/v1/users/dtaann/tokens/{again}")[0] == 204
+    stack.http("POST", "/api/v1/users/dtaann/tokens", body, headers=bearer)
+    (left,) = stack.json("session", "show", "dtaann")["sessions"]
+    assert stack.http("DELETE", f"/api/v1/users/dtaann/sessions/{left['id']}")[0] == 204
+    for _ in range(6):
+        stack.http("POST", "/api/v1/auth/login", {"username": "dtaann", "password": "x"}, headers={"X-Forwarded-For": "192.0.2.9"})
+    assert [w["username"] for w in stack.json("session", "waiting")["waiting"]] == ["dtaann"]
+    assert stack.http("GET", "/api/v1/throttle")[2]["waiting"][0]["address"] == "192.0.2.9"
+    stack.cli("user", "clear-throttle", "dtaann")
+    assert stack.cli("user", "disable", "dtaann") and stack.cli("user", "enable", "dtaann")
+    assert stack.json("token", "list", "dtaann")["tokens"] == [], "whoever was disabled makes new ones"
 
 
 def test_links_to_people_elsewhere_both_ways(stack: Recorded) -> None:

@@ -319,7 +319,7 @@ def test_sync_makes_the_host_equal_and_the_second_time_does_nothing() -> None:
         report = sync(agent, wishes)
         assert set(report.mended) >= {names[0], names[2], names[3]}
         assert pwd.getpwnam(names[2]).pw_uid == os.stat(f"/home/{names[2]}").st_uid, "the home was kept, with its UID"
-        assert sync(agent, wishes) == SyncReport()
+        assert sync(agent, wishes) == SyncReport(foreign=[names[1]]), "passwd -d is somebody else's word on a password"
 
 
 def test_orphans_are_locked_never_removed_and_many_at_once_not_at_all() -> None:

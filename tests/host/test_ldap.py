@@ -277,6 +277,17 @@ def test_one_name_written_in_many_ways_is_slowed_down_as_one(make: Make, names: 
     assert answers[:5] == [401] * 5 and answers[5] == 429, answers
 
 
+def test_their_password_is_changed_there_and_proved_there(make: Make) -> None:
+    world = make(create=True)
+    token = login(world, "dtoucarol").json()["token"]
+    sent = {"current": SECRET, "password": "something quite new here"}
+    told = world.ask("PUT", "/api/v1/account/password", json=sent, token=token)
+    assert told.status_code == 409 and "directory" in told.text
+    for password, status in (("wrong", 422), (SECRET, 200)):
+        proved = world.ask("POST", "/api/v1/account/proof", json={"password": password}, token=token)
+        assert proved.status_code == status, proved.text
+
+
 def test_the_second_server_is_asked_when_the_first_is_away(make: Make, ldap: Slapd) -> None:
     down = f"ldaps://127.0.0.1:{slapd.free_port()}"
     world = make(create=True, urls=(down, f"ldap://localhost:{ldap.port}"))

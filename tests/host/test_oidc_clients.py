@@ -285,7 +285,9 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     wanted = ["jupyterhub==6.1.1", "oauthenticator==17.4.0"]
-    done = subprocess.run([str(folder / "bin/pip"), "install", "-q", *wanted], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(folder / "bin/pip"), "install", "-q", *wanted], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"pip cannot install JupyterHub here: {done.stderr[-200:]}")
     return folder

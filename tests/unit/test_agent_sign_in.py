@@ -46,6 +46,8 @@ def bed(tmp_path: Path) -> tuple[Fake, Agent]:
     os.chown(tmp_path / "alice", 20_000, 20_000)  # the home is real
     fake.write("/etc/gshadow", f"alice:!::\n{CODES_GROUP}:!::\n")
     fake.write("/etc/group", (fake.read("/etc/group") or "") + f"{CODES_GROUP}:x:990:\n")
+    fake.make_dir("/etc/pam.d")
+    fake.write("/etc/pam.d/diycloud", "")
     fake.write("/etc/login.defs", "PASS_MAX_DAYS\t99999\n")
     return fake, agent
 
@@ -165,6 +167,16 @@ def test_a_password_for_one_time_is_expired_once(bed: tuple[Fake, Agent]) -> Non
     assert fields(fake)[2] == str(TODAY), "their own holds, whatever the server has not heard yet"
     ensure(agent, shadow=OURS)
     assert fields(fake)[1:3] == [OURS, str(TODAY)]
+
+
+def test_without_our_lines_in_pam_no_password_expires(bed: tuple[Fake, Agent]) -> None:
+    """It would hold up keys and cron jobs, too."""
+    fake, agent = bed
+    fake.remove("/etc/pam.d/diycloud")
+    ensure(agent, shadow=OURS, must_change_password=True)
+    assert fields(fake)[1:3] == [OURS, str(TODAY)]
+    fake.write("/etc/pam.d/diycloud", "")
+    assert sync(agent, must_change_password=True).mended == ["alice"], "once they are there it does"
 
 
 def test_a_wish_to_change_it_reaches_a_password_that_is_there(bed: tuple[Fake, Agent]) -> None:

@@ -274,6 +274,19 @@ def test_what_is_left_out_is_said(empty_database: Path) -> None:
         assert (found["status"], found["uid"], found["sudo"]) == ("deleted", None, False)
 
 
+def test_what_no_row_changes_of_a_user_who_exists_is_said(empty_database: Path) -> None:
+    with empty(empty_database) as database:
+        bring_in(database, b'[{"username": "xa", "disk": "2G"}]')
+        rows = [
+            {"username": "xa", "status": "inactive", "disk_hard": "9G", "cpu": 0.5},
+            {"username": "xb", "disk_hard": "20G"},
+        ]
+        report = bring_in(database, json.dumps(rows).encode(), update=True)
+        assert report.warnings == ("Left as they are for users who exist: status, disk_hard.",)
+        found = {one["username"]: one for one in json.loads(export(database))}
+        assert (found["xa"]["status"], found["xa"]["cpu"], found["xb"]["disk_hard"]) == ("pending", 0.5, "20G")
+
+
 def test_rows_of_users_that_exist_change_them_if_asked(empty_database: Path) -> None:
     with empty(empty_database) as database:
         bring_in(database, b'[{"username": "xa", "email": "a@b.org", "groups": ["red"], "cpu": 0.5}]')

@@ -24,7 +24,9 @@ def test_many_at_once_make_one_key(database: Database) -> None:
 
     tokens = asyncio.run(sign_all())
     (public,) = asyncio.run(keys.public())
-    assert (public["alg"], public["use"], public["kty"]) == (ALGORITHM, "sig", "RSA") and not {"d", "p", "q"} & set(public)
+    assert (public["alg"], public["use"], public["kty"]) == (ALGORITHM, "sig", "RSA") and not {"d", "p", "q"} & set(
+        public
+    )
     for token in tokens:
         found = jwt.decode(token, jwk.RSAKey.import_key(public), algorithms=[ALGORITHM])
         assert found.claims == CLAIMS and found.header["kid"] == public["kid"]
@@ -55,5 +57,15 @@ def test_rotating_keeps_the_old_one_for_checking(database: Database) -> None:
     for token in (old, new):
         assert asyncio.run(keys.read(token, ISSUER)) == CLAIMS, "expired ones too"
     assert asyncio.run(keys.read(new, "https://evil.test")) is None
-    for broken in ("", "x", "a.b", "a.b.c", "a.b.c.d.e", new[:-4] + "AAAA", new.rpartition(".")[0] + ".", "é.é.é", new + "é"):
+    for broken in (
+        "",
+        "x",
+        "a.b",
+        "a.b.c",
+        "a.b.c.d.e",
+        new[:-4] + "AAAA",
+        new.rpartition(".")[0] + ".",
+        "é.é.é",
+        new + "é",
+    ):
         assert asyncio.run(keys.read(broken, ISSUER)) is None, broken

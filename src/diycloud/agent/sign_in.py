@@ -12,7 +12,7 @@ from diycloud.errors import DiyCloudError, PermissionDenied
 from diycloud.host import password_fields, shadow
 from diycloud.host.accounts import HostAccounts, PosixAccount
 from diycloud.host.groups import read_memberships, set_memberships
-from diycloud.host.pam_files import NOTHING, Demands
+from diycloud.host.pam_files import NOTHING, SERVICE, Demands
 from diycloud.host.password_fields import Change
 
 MAX_FOREIGN = 100
@@ -81,7 +81,7 @@ def password_changes(
         account, field = host[name], fields.get(name)
         field = field if field != account.password else None
         max_days = _max_days(agent, account)
-        expired = wish.must_change_password and (field is not None or _is_to_expire(agent, account, fields.get(name)))
+        expired = _expires(agent, wish) and (field is not None or _is_to_expire(agent, account, fields.get(name)))
         if max_days is not None:
             days = agent.password_days
             known[name] = known.get(name, agent.passwords.get(name))._replace(days=days)
@@ -89,6 +89,11 @@ def password_changes(
             changes[name] = Change(field, expired, max_days)
     agent.passwords.confirm(known)
     return changes
+
+
+def _expires(agent: Agent, wish: Wish) -> bool:
+    """Tell whether a password is for one time. Without our lines in PAM an expired one would hold up keys and cron jobs too."""
+    return wish.must_change_password and agent.system.exists(SERVICE)
 
 
 def _is_to_expire(agent: Agent, account: PosixAccount, set_again: str | None) -> bool:
@@ -110,8 +115,7 @@ def is_password_as_wished(agent: Agent, account: PosixAccount | None, wish: Wish
     """Tell whether an account's password is good for as long as the wish and the settings say."""
     if account is None:
         return True
-    expires = wish.must_change_password and _is_to_expire(agent, account, None)
-    return not expires and _max_days(agent, account) is None
+    return not (_expires(agent, wish) and _is_to_expire(agent, account, None)) and _max_days(agent, account) is None
 
 
 def foreign_names(agent: Agent, host: HostAccounts) -> list[str]:

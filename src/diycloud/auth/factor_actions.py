@@ -70,11 +70,15 @@ class Factors(msgspec.Struct, frozen=True):
 
 
 class FactorsChanged(msgspec.Struct, frozen=True):
-    """The second factors after a change. codes: new recovery codes, shown this once."""
+    """The second factors after a change. codes: new recovery codes, shown this once.
+
+    session_token: takes the place of the one that was asked with, where that could do nothing else before.
+    """
 
     factors: Factors
     codes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    session_token: str | None = None
 
 
 class TotpBegun(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy import Connection
@@ -34,6 +35,16 @@ from diycloud.users.models import Row
 log = structlog.get_logger()
 TRIES = 10
 """Wrong first codes until a new secret must be asked for."""
+
+
+class _Added(NamedTuple):
+    """codes: new recovery codes; token: of the session from now on, None where it stays."""
+
+    codes: tuple[str, ...]
+    token: str | None
+
+
+NOTHING_ADDED = _Added((), None)
 
 
 class NewSecret:
@@ -97,38 +108,43 @@ async def activate_totp(ctx: Context, action: ActivateTotp) -> FactorsChanged:
     if step is None:
         raise InvalidInput.of([FieldError("code", "is not what the app shows now; is the phone's clock right?")])
     ctx.changes = {"app": "(secret)"}
-    codes = await _add(
+    added = await _add(
         ctx,
         row,
         factors.OTP,
         lambda connection: totp.store(connection, services.vault, row.id, begun.secret, step=step),
     )
     services.new_secrets.forget(_owner(row))
-    changed = await _changed(ctx, row, codes)
+    changed = await _changed(ctx, row, added)
     await factors.spend_on_host(services, row, step)  # after the secret itself, or the host knows nothing of its steps
     return changed
 
 
-async def _add(ctx: Context, row: Row, method: str, store: Callable[[Connection], None]) -> tuple[str, ...]:
-    """Store a second factor. With the first one come recovery codes, which are returned, and other sessions end."""
+async def _add(ctx: Context, row: Row, method: str, store: Callable[[Connection], None]) -> _Added:
+    """Store a second factor. With the first one come recovery codes, and other sessions end.
 
-    def change(connection: Connection) -> tuple[str, ...]:
+    A session that could do nothing before goes on under another token, as after any gain of rights.
+    """
+    session = ctx.actor.session_id
+
+    def change(connection: Connection) -> _Added:
         first = not factors.state(connection, row.id).any
         store(connection)
-        if ctx.actor.session_id is not None:
-            sessions.add_method(connection, ctx.actor.session_id, method)
+        if session is not None:
+            sessions.add_method(connection, session, method)
+        token = sessions.rotate(connection, session) if session is not None and ctx.actor.must_enrol else None
         if not first:
-            return ()
-        sessions.end_all(connection, row.id, keep=ctx.actor.session_id)
-        return tuple(recovery.renew(connection, row.id))
+            return _Added((), token)
+        sessions.end_all(connection, row.id, keep=session)
+        return _Added(tuple(recovery.renew(connection, row.id)), token)
 
     return await ctx.write(change)
 
 
-async def _changed(ctx: Context, row: Row, codes: tuple[str, ...] = ()) -> FactorsChanged:
+async def _changed(ctx: Context, row: Row, added: _Added = NOTHING_ADDED) -> FactorsChanged:
     """Return the second factors after a change that the host must know of: sshd asks for the same codes."""
     warnings = (await service.apply(ctx, row.id)).warnings
-    return FactorsChanged(await _shown(ctx.services, row), codes, warnings)
+    return FactorsChanged(await _shown(ctx.services, row), added.codes, warnings, added.token)
 
 
 async def _remove(ctx: Context, row: Row, take: Callable[[Connection], bool], what: str) -> FactorsChanged:
@@ -194,10 +210,10 @@ async def add_passkey(ctx: Context, action: AddPasskey) -> FactorsChanged:
         log.warning("passkey refused", username=row.username, reason=error.message)
         raise InvalidInput.of([FieldError("credential", "is no passkey for this portal")]) from None
     ctx.changes = {"passkey": ["", action.label]}
-    codes = await _add(
+    added = await _add(
         ctx, row, factors.HARDWARE, lambda connection: passkeys.add(connection, row.id, made, action.label)
     )
-    return FactorsChanged(await _shown(services, row), codes)
+    return FactorsChanged(await _shown(services, row), added.codes, (), added.token)
 
 
 async def rename_passkey(ctx: Context, action: RenamePasskey) -> FactorsChanged:

@@ -1,4 +1,4 @@
-"""What people are told at their next visit: that somebody who looks after them changed how they sign in."""
+"""What people are told at their next visit: what was done to the way they sign in, by somebody else."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from sqlalchemy import Connection, delete, insert, select
 
 from diycloud.db.sign_in_tables import notices
 
-FACTORS_RESET = "factor.reset"
+FACTORS_RESET, WRONG_CODES = "factor.reset", "codes.wrong"
 TEXTS = {
+    WRONG_CODES: "Somebody at {by} knew your password and sent wrong codes. If it was not you, change your password.",
     FACTORS_RESET: "{by} removed your second factor and your recovery codes. If you did not ask for it, ask them why; "
     "set up a new one in any case.",
 }
@@ -26,7 +27,9 @@ class Notice(NamedTuple):
 
 
 def tell(connection: Connection, user_id: int, kind: str, *, by: str) -> None:
-    """Leave a word for a user. kind: of TEXTS; by: whose doing it was."""
+    """Leave a word for a user, the same one only once. kind: of TEXTS; by: whose doing it was, or from where."""
+    same = (notices.c.user_id == user_id) & (notices.c.kind == kind) & (notices.c.by_whom == by)
+    connection.execute(delete(notices).where(same))
     connection.execute(insert(notices).values(user_id=user_id, kind=kind, by_whom=by))
     newest = select(notices.c.id).where(notices.c.user_id == user_id).order_by(notices.c.id.desc()).limit(MOST)
     kept = connection.execute(newest).scalars().all()

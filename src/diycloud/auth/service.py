@@ -37,7 +37,11 @@ async def change_password(ctx: Context, action: ChangePassword) -> PasswordChang
     if ctx.actor.user_id is None:
         raise Conflict(f"{ctx.actor.name} has no password here.", "`diycloud user set-password NAME` sets a user's.")
     row = await service.get(services, ctx.actor.name)
-    if not await proof.password_holds(services, row, action.current, ctx.actor.address):
+    if services.outside and await services.outside.subject(row) is not None:
+        raise Conflict("Your password is the directory's.", "Change it there; it holds here at once.")
+    if row.password_hash == adopting.NO_PASSWORD and not row.sudo:
+        proof.require(ctx.actor)  # the first one: there is none to show
+    elif not await proof.password_holds(services, row, action.current, ctx.actor.address):
         raise InvalidInput.of([FieldError("current", "is not your present password")])
     await _check_new(ctx, row, action)
     if row.sudo:

@@ -23,7 +23,7 @@ from diycloud.actions import audit
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import ages, factors, forced, host_password, passkeys, passwords, sessions
+from diycloud.auth import ages, factors, forced, host_password, notices, passkeys, passwords, sessions
 from diycloud.auth.addresses import allows
 from diycloud.errors import SecondFactorNeeded, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
@@ -158,7 +158,7 @@ class SignIn:
             await self.audit(visit.actor, row, "refused", error.code, visit.started)
             raise
         except passkeys.Wrong as error:
-            refusal = await self._wrong(token, ticket)
+            refusal = await self._wrong(token, ticket, address)
             await self.audit(visit.actor, row, "refused", refusal.code, visit.started, message=error.message)
             raise refusal from error
         codes.succeeded(row.username, address)
@@ -183,10 +183,10 @@ class SignIn:
             raise passkeys.Wrong("the code is wrong, or was used before")
         return factors.OTP
 
-    async def _wrong(self, token: str, ticket: Ticket) -> Unauthenticated:
-        """Return what is said about a wrong code: another try, as long as the ticket holds."""
-        if ticket.tries >= TRIES:
-            self._services.tickets.take(token)
+    async def _wrong(self, token: str, ticket: Ticket, address: str) -> Unauthenticated:
+        """Return what is said about a wrong code: another try, as long as the ticket holds. Then its user is told, too."""
+        if ticket.tries >= TRIES and self._services.tickets.take(token) is not None:
+            await self._services.database.write(notices.tell, ticket.row.id, notices.WRONG_CODES, by=address)
         if self._services.tickets.get(token) is None:
             return Unauthenticated(GONE, "Sign in again.")
         known = await self._services.database.read(factors.state, ticket.row.id)
@@ -222,11 +222,9 @@ class SignIn:
         outside = self._services.outside
         row: Row | None = None
         try:
-            row = await outside.arrive(person, visit.actor) if outside else None
+            row = await outside.arrive(person, visit.actor, must_be=must_be) if outside else None
             if row is None or not _may_come(row, visit.actor.address):
                 raise Unauthenticated("Your account here does not let you in from here.", "Ask an administrator.")
-            if must_be not in (None, row.id):
-                raise Unauthenticated("That is somebody else than who is signed in.", "Sign out first.")
         except Unauthenticated as error:
             if row is not None or self.throttle.is_news(visit.actor.address):
                 await self.audit(visit.actor, row, "refused", error.code, visit.started, message=error.message)

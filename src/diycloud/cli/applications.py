@@ -39,7 +39,9 @@ def _endpoints(found: dict[str, Any]) -> str:
 
 def detail(result: dict[str, Any]) -> str:
     head = app(result["app"])
-    return f"{head}\n\nSet it up with:\n{facts([('client id', result['app']['name'])])}\n{_endpoints(result['endpoints'])}"
+    return (
+        f"{head}\n\nSet it up with:\n{facts([('client id', result['app']['name'])])}\n{_endpoints(result['endpoints'])}"
+    )
 
 
 def issued(result: dict[str, Any]) -> str:

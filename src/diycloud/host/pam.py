@@ -22,15 +22,13 @@ import jinja2
 
 from diycloud.errors import HostError, InvalidInput, Unsupported
 from diycloud.host.cgroup import Tree, read_tree
-from diycloud.host.pam_files import PamFiles
+from diycloud.host.pam_files import SERVICE, PamFiles
 from diycloud.host.slices import RESERVED_TASKS, Limits
 from diycloud.system import System
 from diycloud.units import cpu_quota_us
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "pam"
 STACKS = ("common-session", "common-session-noninteractive")
-SERVICE = "/etc/pam.d/diycloud"
-"""Of programs that let the platform's users in (docs/how-to/pam.md)."""
 SIGN_IN = Path("/var/lib/diycloud/sign-in")
 INSIDE = ("cron", "crond", "atd", "systemd-user", "sudo", "sudo-i", "doas", "chsh", "chfn", "polkit-1")
 """Services whose user is inside already, or not there at all: where they come from was asked at the sign-in."""

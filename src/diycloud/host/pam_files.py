@@ -22,6 +22,8 @@ from typing import NamedTuple
 from diycloud.errors import InvalidInput
 from diycloud.system.contract import System
 
+SERVICE = "/etc/pam.d/diycloud"
+"""Of programs that let the platform's users in (docs/how-to/pam.md). It is there where our lines are in PAM."""
 WINDOW = 3
 """Codes that are taken: the one of now and one either side, as auth/totp.py has it."""
 TRIES, TRIES_S = 5, 30

@@ -38,12 +38,12 @@ class Policy(msgspec.Struct, frozen=True):
     description: str
     defaults: Defaults
     maxima: Maxima
-    max_sessions: int | None
-    second_factor: bool
     users: int
     domains: tuple[str, ...]
     created_at: str
     updated_at: str
+    max_sessions: int | None = None
+    second_factor: bool = False
 
 
 class PolicyList(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """A user as a file has it. disk_hard: None for twice the disk limit; password_hash: only on root's word."""
+    """A user as a file has it. disk_hard: None for twice the disk limit; password_*: only on root's word."""
 
     username: str
     status: Status
@@ -65,6 +65,7 @@ class Exported(msgspec.Struct, frozen=True):
     sudo: bool
     last_login: str | None
     password_hash: str | msgspec.UnsetType = msgspec.UNSET
+    password_changed_at: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _COLUMNS = (
@@ -76,6 +77,7 @@ _COLUMNS = (
     repository.GROUPS.label("groups"),
     *repository.LIMITS,
 )  # fmt: skip
+SECRET = ("password_hash", "password_changed_at")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -88,7 +90,7 @@ def _limits(*values: object) -> tuple[float, str, str, str | None, int, bool]:
 
 
 def exported(values: Sequence[Any]) -> Exported:
-    """Return a user as a file has it, of a row of `_page`; with the hash of the password if that stands last."""
+    """Return a user as a file has it, of a row of `_page`; with SECRET if that stands last."""
     (
         _, username, status, email, full_name, description, role, domain, policy, shell, external_id, networks,
         container_uid, container_gid, container_gids, must_change, ssh_keys, portal_only, uuid, created_at, uid, sudo,
@@ -100,7 +102,7 @@ def exported(values: Sequence[Any]) -> Exported:
         username, shown.STATUSES[status], email, full_name or None, description or None, shown.ROLES[role], domain,
         shown.names(groups), policy, cpu, memory, disk, disk_hard, tasks, gpu, shell, external_id, shown.names(networks),
         container_uid, container_gid, shown.numbers(container_gids), bool(must_change), tuple(ssh_keys.splitlines()),
-        bool(portal_only), uuid, created_at, uid, bool(sudo), last_login, hashes[0] if hashes else msgspec.UNSET,
+        bool(portal_only), uuid, created_at, uid, bool(sudo), last_login, *hashes,
     )  # fmt: skip
 
 
@@ -128,7 +130,7 @@ async def export_users(ctx: Context, action: ExportUsers) -> Download:
 
 @lru_cache(maxsize=64)
 def _page(shape: listing.Shape, *, hashes: bool) -> Prepared:
-    query = select(*_COLUMNS, *(shown.columns("password_hash") if hashes else ())).select_from(repository.JOIN)
+    query = select(*_COLUMNS, *(shown.columns(*SECRET) if hashes else ())).select_from(repository.JOIN)
     query = query.where(users.c.id > bindparam("after"), *listing.conditions(shape))
     return Prepared(query.order_by(users.c.id).limit(bindparam("rows")))
 
@@ -141,7 +143,7 @@ def _json(people: list[Exported], *, first: bool, last: bool, hashes: bool) -> b
 
 
 def _csv(people: list[Exported], *, first: bool, last: bool, hashes: bool) -> bytes:
-    columns = Exported.__struct_fields__ if hashes else Exported.__struct_fields__[:-1]
+    columns = Exported.__struct_fields__ if hashes else Exported.__struct_fields__[: -len(SECRET)]
     out = io.StringIO()
     writer = csv.writer(out)
     if first:

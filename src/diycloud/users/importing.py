@@ -159,6 +159,8 @@ def _columns(c: Candidate, hashed: str, shadow: str | None) -> dict[str, Any]:
     assert c.where is not None
     kept = {name: value for name in ("uuid", "created_at") if (value := getattr(c.kept, name)) is not UNSET}
     columns = service.new_columns(c.wanted, c.where, hashed, shadow) | kept
+    if c.password == "" and c.kept.password_changed_at is not UNSET:
+        columns["password_changed_at"] = c.kept.password_changed_at
     if c.password == "" and c.wanted.must_change_password is UNSET:
         columns["must_change_password"] = 0  # nobody was given a password that others know
     if c.kept.ssh_keys:

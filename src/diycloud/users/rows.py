@@ -33,11 +33,20 @@ _HASH = (
 """What auth/passwords.py verifies: argon2id as it makes it, an old database's sum, and what matches nothing."""
 
 
+Time = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9]\Z",
+        extra={"rule": "a time such as 2026-11-21 08:00:00, in UTC"},
+    ),
+]
+
+
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What an export tells of a user beside CreateUser's fields, and import restores.
 
     disk_hard: None for twice the disk limit. ssh_keys: lines as in authorized_keys, without options. uuid, created_at: for
-    administrators of everything; portal_only, password_hash: for root.
+    administrators of everything; portal_only, password_hash and when that was set: for root.
     """
 
     status: Annotated[Status, msgspec.Meta(extra={"rule": f"one of: {', '.join(Status)}"})] | msgspec.UnsetType = UNSET
@@ -51,20 +60,16 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z", extra={"rule": "32 digits 0–9 and a–f"})]
         | msgspec.UnsetType
     ) = UNSET
-    created_at: (
-        Annotated[
-            str,
-            msgspec.Meta(
-                pattern=r"\A[0-9]{4}-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9]\Z",
-                extra={"rule": "a time such as 2026-11-21 08:00:00, in UTC"},
-            ),
-        ]
-        | msgspec.UnsetType
-    ) = UNSET
+    created_at: Time | msgspec.UnsetType = UNSET
     password_hash: (
         Annotated[str, msgspec.Meta(pattern=_HASH, extra={"rule": "a hash as an export has it", "secret": True})]
         | msgspec.UnsetType
     ) = UNSET
+    password_changed_at: Time | msgspec.UnsetType = UNSET
+
+
+_ONLY_NEW = ("status", "disk_hard", "ssh_keys")
+"""What a row gives a new user, and has actions of its own for one who exists."""
 
 
 class Candidate(NamedTuple):
@@ -153,9 +158,16 @@ def parse_objects(users: Sequence[Mapping[str, Any]]) -> list[Candidate]:
 
 
 def ignored_columns(found: Iterable[Candidate]) -> tuple[str, ...]:
-    """Return a warning that names what rows say and import leaves out."""
-    said = [name for name in IGNORED if any(c.given.get(name) not in (None, "", False, "false") for c in found)]
-    return (f"Left out, as it is this machine's to say: {', '.join(said)}.",) if said else ()
+    """Return warnings that name what rows say and import leaves out: always, or of users who exist."""
+    found = list(found)
+    told = []
+    for names, rows, words in (
+        (IGNORED, found, "Left out, as it is this machine's to say"),
+        (_ONLY_NEW, [c for c in found if c.exists], "Left as they are for users who exist"),
+    ):
+        said = [name for name in names if any(c.given.get(name) not in (None, "", False, "false", []) for c in rows)]
+        told += [f"{words}: {', '.join(said)}."] if said else []
+    return tuple(told)
 
 
 def _check_heading(heading: list[str]) -> None:

@@ -22,6 +22,8 @@ from diycloud.auth.actions import (
     ShowSessions,
 )
 from diycloud.auth.factors import state
+from diycloud.auth.outside.actions import ListIdentities
+from diycloud.config_sign_in import LDAP
 from diycloud.errors import Conflict, InvalidInput, NotFound, TooManyRequests, Unavailable
 from diycloud.users.actions import ShowUser
 from diycloud.web import pages
@@ -76,7 +78,16 @@ async def _password(page: Page, status: int, errors: dict[str, str], message: st
     if page.visitor.actor.must_change_password:
         return page.render("account_password.html", status, forced=True, section="account", **about)
     mine = await page.run(ListTokens, {"username": page.visitor.actor.name})
-    return await render(page, "account_password.html", "password", status, forced=False, tokens=mine.tokens, **about)
+    about |= {"kept_by": await _kept_by(page), "tokens": mine.tokens}
+    return await render(page, "account_password.html", "password", status, forced=False, **about)
+
+
+async def _kept_by(page: Page) -> str:
+    """Return who keeps the password: `here`, `directory`, or `nobody` if there is none yet."""
+    found = await page.run(ListIdentities, {"username": page.visitor.actor.name})
+    if any(one.provider == LDAP for one in found.identities):
+        return "directory"
+    return "here" if found.password else "nobody"
 
 
 async def change_password(page: Page) -> Response:
@@ -201,8 +212,12 @@ async def show_confirm(page: Page) -> Response:
 async def _confirm(page: Page, status: int, target: str, again: str, error: str, wait: int = 0) -> Response:
     services = page.portal.dispatcher.services
     found = await services.database.read(state, page.visitor.actor.user_id or 0)
+    mine = await page.run(ListIdentities, {"username": page.visitor.actor.name})
+    known = {one.name: one.label or one.name for one in services.settings.sign_in.providers}
+    linked = [(one.provider, known[one.provider]) for one in mine.identities if one.provider in known]
     return page.render(
-        "confirm.html", status, next=target, again=again, error=error, retry_after=wait, factors=found,
+        "confirm.html", status, next=target, again=again, error=error, retry_after=wait, factors=found, providers=linked,
+        has_password=mine.password or any(one.provider == LDAP for one in mine.identities),
         minutes=proof.FRESH_S // 60,
     )  # fmt: skip
 

@@ -173,7 +173,12 @@ class Provider:
             first = kind == "authorization_code"
             told["id_token"] = await self.keys.sign(
                 claims.id_token(
-                    self.endpoints.issuer, issued.grant, issued.access, now=rules.now, seconds=rules.access_s, first=first
+                    self.endpoints.issuer,
+                    issued.grant,
+                    issued.access,
+                    now=rules.now,
+                    seconds=rules.access_s,
+                    first=first,
                 )
             )
         return told

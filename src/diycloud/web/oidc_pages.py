@@ -78,7 +78,7 @@ async def _admit(page: Page, asked: Asked, pairs: Pairs) -> Response:
     except PermissionDenied:  # the password must be changed first, and the like
         if silent:
             raise AuthorizationError("interaction_required") from None
-        return page.redirect("/account")
+        return page.redirect("/account/second-factor" if actor.must_enrol else "/account")
     if not _is_fresh(asked, actor.proved_at, again, now):
         if silent:
             raise AuthorizationError("login_required")

@@ -279,8 +279,8 @@ class Portal:
 
 
 def _enrols(entry: Entry) -> bool:
-    """Tell whether a page is for people who must set up a second factor first."""
-    return entry.path.startswith(("/account/second-factor", "/sign-", "/confirm"))
+    """Tell whether a page is for people who must set up a second factor first. Those of /oidc/ answer the application."""
+    return entry.path.startswith(("/account/second-factor", "/sign-", "/confirm", "/oidc/"))
 
 
 def download(found: Download) -> Response:

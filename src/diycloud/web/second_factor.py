@@ -65,9 +65,16 @@ async def activate_app(page: Page) -> Response:
 def _done(page: Page, done: FactorsChanged, text: str) -> Response:
     """Go back to the page; new recovery codes are shown first, this once."""
     warnings = [("warn", warning) for warning in done.warnings]
-    if not done.codes:
-        return page.redirect(HERE, ("ok", text), *warnings)
-    return page.render("recovery_codes.html", text=text, codes=done.codes, notes=done.warnings, section="account")
+    if done.codes:
+        response = page.render(
+            "recovery_codes.html", text=text, codes=done.codes, notes=done.warnings, section="account"
+        )
+    else:
+        response = page.redirect(HERE, ("ok", text), *warnings)
+    if done.session_token is None:
+        return response
+    max_age = page.portal.dispatcher.services.settings.server.session_max_hours * 3600
+    return page.set_session(response, done.session_token, max_age)
 
 
 async def remove_app(page: Page) -> Response:

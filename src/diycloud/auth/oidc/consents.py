@@ -21,7 +21,9 @@ def give(connection: Connection, user_id: int, client_row: int, scopes: tuple[st
     """Remember what a user allows an application, with what they allowed before."""
     known = read(connection, user_id, client_row)
     withdraw(connection, user_id, client_row)
-    row = insert(oidc_consents).values(user_id=user_id, client_id=client_row, scopes=" ".join(sorted({*known, *scopes})))
+    row = insert(oidc_consents).values(
+        user_id=user_id, client_id=client_row, scopes=" ".join(sorted({*known, *scopes}))
+    )
     connection.execute(row)
 
 

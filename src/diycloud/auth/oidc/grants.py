@@ -226,7 +226,7 @@ def refresh(
     fresh = f"{token.partition('.')[0]}.{secret}"
     values = {"current": digest(fresh), "created_at": rules.now, "expires_at": rules.now + rules.refresh_s}
     connection.execute(update(oidc_tokens).where(_T.id == found.id).values(values))
-    wanted = grant.scopes if scopes is None else scopes
+    wanted = tuple(scope for scope in scopes or grant.scopes if scope in client.app.scopes)
     return Issued(grant, _add_access(connection, grant.id, wanted, rules), fresh, wanted)
 
 
@@ -237,7 +237,8 @@ def _refresh_problem(found: Token, token: str, client: Client, rules: Rules) -> 
         return Refused.FOREIGN
     if rules.now >= found.expires_at:
         return Refused.EXPIRED
-    return None if found.grant.stands(rules) else Refused.ENDED
+    may = OFFLINE in client.app.scopes if OFFLINE in found.grant.scopes else client.app.refresh
+    return None if may and found.grant.stands(rules) else Refused.ENDED
 
 
 def find(connection: Connection, token: str, kind: str) -> Token | None:

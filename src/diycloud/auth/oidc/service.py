@@ -70,8 +70,7 @@ async def create_app(ctx: Context, action: CreateApp) -> AppIssued:
     proof.require(ctx.actor)
     services = ctx.services
     values: dict[str, Any] = {
-        name: getattr(action, name)
-        for name in ("redirect_uris", "logout_uris", "scopes", "trusted", "pkce", "refresh")
+        name: getattr(action, name) for name in ("redirect_uris", "logout_uris", "scopes", "trusted", "pkce", "refresh")
     }
     values["title"] = action.title or action.name
     _check(values, public=action.public)

@@ -125,9 +125,9 @@ class Outside:
             raise NotFound("There is no such provider.", "See sign_in.providers in the settings.")
         return self.providers[name]
 
-    async def arrive(self, person: Person, visitor: Actor) -> Row:
+    async def arrive(self, person: Person, visitor: Actor, *, must_be: int | None = None) -> Row:
         """Return the user that somebody is here (linking.Linker.arrive)."""
-        return await self._linker.arrive(person, self._rules(person.provider), visitor)
+        return await self._linker.arrive(person, self._rules(person.provider), visitor, must_be=must_be)
 
     def _rules(self, provider: str) -> Linking:
         rules = self._settings.rules_of(provider)

@@ -44,13 +44,17 @@ class Linker:
         self._database = database
         self._dispatcher = dispatcher
 
-    async def arrive(self, person: Person, rules: Linking, visitor: Actor) -> Row:
+    async def arrive(self, person: Person, rules: Linking, visitor: Actor, *, must_be: int | None = None) -> Row:
         """Return the user that somebody is, with the groups and role that the rules give them by now.
+
+        must_be: who is signed in, and proves it anew; then nobody is linked or made.
 
         One who may not sign in is returned unchanged: who asks refuses them, in the words for everybody. Raises
         Unauthenticated for who is nobody here.
         """
         row = await self._known(person)
+        if must_be is not None and (row is None or row.id != must_be):
+            raise Unauthenticated("That is somebody else than who is signed in.", "Sign out first.")
         if row is None:
             if not may_come(person, rules):
                 raise Unauthenticated(NOBODY, ASK)
