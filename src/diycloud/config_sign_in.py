@@ -140,7 +140,7 @@ class ProviderSettings(Linking, frozen=True, forbid_unknown_fields=True, kw_only
     """An OpenID Connect provider (OpenID Connect Core 1.0)."""
 
     name: Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{0,31}\Z")]
-    """Its name in addresses and links; never to be changed, as links name it. Not `ldap`."""
+    """Its name in addresses and links; never to be changed, nor given to another issuer, as links name it. Not `ldap`."""
     issuer: Annotated[str, Meta(pattern=r"\Ahttps?://[^\s@?#]+\Z")]
     """Its issuer, exactly as it writes it itself; /.well-known/openid-configuration must be below."""
     client_id: Annotated[str, Meta(pattern=r"\A[\x21-\x7e]{1,255}\Z")]

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from diycloud.agent import protocol as wire
-from diycloud.auth import demands, host_password
+from diycloud.auth import demands, factors, host_password
 from diycloud.db.engine import Database
-from diycloud.users import reconcile
+from diycloud.users import reconcile, repository
 
-from .restful import FAR, World
+from .restful import World
 
 LOGIN = "/api/v1/auth/login"
 OLD, NEW = "another good phrase", "changed by passwd now"
@@ -134,8 +134,8 @@ def test_changing_it_here_asks_for_the_hosts(world: World) -> None:
     token = world.token("ada", OLD)
     Changed(world)
     sent = {"current": OLD, "password": "quite another phrase"}
-    assert world.ask("POST", "/api/v1/account/password", json=sent, token=token).status_code == 422
-    answer = world.ask("POST", "/api/v1/account/password", json={**sent, "current": NEW}, token=token)
+    assert world.ask("PUT", "/api/v1/account/password", json=sent, token=token).status_code == 422
+    answer = world.ask("PUT", "/api/v1/account/password", json={**sent, "current": NEW}, token=token)
     assert answer.status_code == 200, answer.text
 
 
@@ -178,9 +178,6 @@ def test_what_the_host_asks_beside_the_password(world: World) -> None:
 
 
 def test_a_code_that_ssh_has_taken_is_not_taken_here(world: World) -> None:
-    from diycloud.auth import factors
-    from diycloud.users import repository
-
     ada = asyncio.run(world.database.read(repository.by_name, "ada"))
     assert ada is not None
     host: Any = world.host
@@ -197,4 +194,3 @@ def test_networks_that_nobody_can_read_are_nowhere(world: World) -> None:
     change(world, "UPDATE users SET allowed_client_ip = 'the office' WHERE username = 'ada'")
     asyncio.run(reconcile.reconcile(world.services))
     assert world.host.wishes["ada"].networks == [wire.NOWHERE]
-    assert FAR

@@ -187,6 +187,46 @@ def test_the_same_command_line_from_a_laptop(
     assert "Nobody is signed in" in capsys.readouterr().out
 
 
+def test_a_script_needs_no_password(
+    secure: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, laptop: None
+) -> None:
+    assert sign_in(secure, monkeypatch, "--fingerprint", known(secure)) == 0
+    capsys.readouterr()
+    assert run("token", "create", ADMIN, "--label", "CI", "--scopes", "users:read", "--days", "7", "--json") == 0
+    secret = json.loads(capsys.readouterr().out)["secret"]
+    assert run("token", "list", ADMIN) == 0
+    listed = capsys.readouterr().out
+    assert "users:read" in listed and secret not in listed and secret[4:16] in listed
+    kept = session.read()
+    assert kept is not None
+    assert run("logout") == 0
+    # by the environment
+    file, authority = tmp_path / "token", tmp_path / "ca.crt"
+    file.write_text(f"{secret}\n")
+    authority.write_text(kept.authority)
+    for name, value in {"URL": kept.url, "TOKEN_FILE": str(file), "CA": str(authority)}.items():
+        monkeypatch.setenv(f"DIYCLOUD_{name}", value)
+    assert run("user", "show", ADMIN) == 0
+    assert run("user", "create", "eve") == cli.EXIT["permission-denied"]
+    with Cloud.connect() as cloud:
+        assert [user.username for user in cloud.users()] == [ADMIN]
+    monkeypatch.setenv("DIYCLOUD_TOKEN_FILE", str(tmp_path / "none"))
+    assert run("user", "list") == cli.EXIT["invalid-input"]
+    for name in ("URL", "TOKEN_FILE", "CA"):
+        monkeypatch.delenv(f"DIYCLOUD_{name}")
+    # or kept
+    assert run("login", "--token-stdin", stdin="not a token\n", monkeypatch=monkeypatch) == cli.EXIT["invalid-input"]
+    spoilt = f"{secret[:-1]}{'A' if secret[-1] != 'A' else 'B'}\n"
+    assert run("login", "--token-stdin", stdin=spoilt, monkeypatch=monkeypatch) == cli.EXIT["unauthenticated"]
+    assert run("login", "--token-stdin", stdin=f"{secret}\n", monkeypatch=monkeypatch) == 0
+    capsys.readouterr()
+    assert run("whoami") == 0
+    told = capsys.readouterr().out
+    assert ADMIN in told and "users:read" in told
+    assert run("token", "revoke", ADMIN, "--key-id", secret[4:16]) == cli.EXIT["permission-denied"], "not its own end"
+    assert run("logout") == 0 and "diycloud token revoke" in capsys.readouterr().out
+
+
 def test_a_wrong_password_keeps_nothing(secure: Served, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = sign_in(secure, monkeypatch, "--fingerprint", known(secure), password="wrong wrong wrong")
     assert status == cli.EXIT["unauthenticated"]

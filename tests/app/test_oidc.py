@@ -259,6 +259,7 @@ def test_what_may_never_be_registered(site: OpenId) -> None:
         ({"scope": ["openid", "openid email"]}, "invalid_request"),
         ({"code_challenge": [CHALLENGE, CHALLENGE]}, "invalid_request"),
         ({"nonce": "n" * 2100}, "invalid_request"),
+        ({"nonce": "\0"}, "invalid_request"),
     ],
 )
 def test_errors_go_back_to_the_application(site: OpenId, cookie: str, changes: dict[str, Any], error: str) -> None:

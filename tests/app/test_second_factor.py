@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from diycloud.auth import totp
 from diycloud.auth.passwords import Hasher
 from diycloud.db.engine import Database
+from diycloud.db.sign_in_tables import totps
 from diycloud.users import repository
 
 from .restful import ADMIN, FAR, PASSWORD, World
@@ -193,6 +194,17 @@ def test_the_right_password_forgives_nothing_before_the_second_step(world: World
     assert statuses[0] == 401 and statuses[-1] == 429
 
 
+def test_signing_in_as_oneself_forgives_no_guesses_at_others(world: World, token: str) -> None:
+    """From one address: thirty guesses slow it down, however often somebody there signs in with two steps of their own."""
+    _, codes = enrol(world, ada(world, token))
+    statuses = []
+    for number in range(40):
+        if number % 5 == 0:
+            login(world, "ada", ADA, code=codes.pop())
+        statuses.append(login(world, f"somebody{number}", "wrong wrong").status_code)
+    assert statuses[0] == 401 and statuses[-1] == 429
+
+
 @pytest.mark.parametrize("ticket", ["", "x", "x" * 43, "ü" * 10, "\x00"])
 def test_tickets_that_are_none(world: World, token: str, ticket: str) -> None:
     enrol(world, token)
@@ -256,6 +268,14 @@ def test_codes_and_tickets_are_in_no_audit(world: World, token: str) -> None:
     login(world, code=codes[1])
     told = world.ask("GET", "/api/v1/audit?limit=1000").text
     assert not any(secret in told for secret in (phone.secret, codes[0], codes[1], ticket, f'"{code}"'))
+
+
+def test_no_answer_with_a_secret_is_kept_for_a_repetition(world: World, token: str) -> None:
+    key = {"Idempotency-Key": "7f0c9a52e1d44b0b9d5a6c1f8e3b2a90"}
+    first, again = (world.ask("POST", "/api/v1/account/totp", token=token, headers=key) for _ in range(2))
+    assert first.json() == again.json() and "idempotency-replayed" not in again.headers
+    read = text("SELECT count(*) FROM idempotency_keys")
+    assert asyncio.run(world.database.read(lambda c: c.execute(read).scalar_one())) == 0
 
 
 def test_a_stranger_cannot_tell_who_has_a_second_factor(world: World, token: str) -> None:
@@ -354,6 +374,25 @@ def test_a_host_is_told_the_secret_changed(world: World, token: str) -> None:
     assert world.host.wishes["ada"].generation > generation
 
 
+def test_a_code_that_ssh_has_taken_is_taken_no_more(world: World, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hers = ada(world, token)
+    phone, _ = enrol(world, hers)
+    asked = []
+    monkeypatch.setattr(world.host, "_SpendStep", lambda message: asked.append(message) or len(asked) > 1)
+    assert login(world, "ada", ADA, code=phone.code()).status_code == 401
+    assert asked[0].name == "ada" and abs(asked[0].step - now()) <= 1
+    assert login(world, "ada", ADA, code=phone.code()).status_code == 200
+
+
+def test_without_the_agent_people_sign_in_all_the_same(world: World, token: str) -> None:
+    hers = ada(world, token)
+    phone, _ = enrol(world, hers)
+    world.host.away = True
+    code = phone.code()
+    assert login(world, "ada", ADA, code=code).status_code == 200
+    assert login(world, "ada", ADA, code=code).status_code == 401
+
+
 # -- forced
 
 
@@ -435,6 +474,23 @@ def test_an_administrator_takes_it_away_and_the_person_is_told(world: World, tok
     assert "removed your second factor" not in browser.get("/").text
 
 
+def test_people_are_told_what_others_did_to_their_sign_in(world: World, token: str) -> None:
+    ada(world, token)
+    for method, path, body in (
+        ("DELETE", "sessions", None), ("DELETE", "throttle", None), ("PUT", "password", {"password": PASSWORD}),
+    ):  # fmt: skip
+        assert world.ask(method, f"/api/v1/users/ada/{path}", token=token, json=body).status_code in (200, 204)
+    assert world.ask("DELETE", f"/api/v1/users/{ADMIN}/sessions", token=token).status_code == 204
+    for name, password, told in (("ada", PASSWORD, True), (ADMIN, PASSWORD, False)):
+        browser = Browser(world)
+        browser.post("/sign-in", username=name, password=password)
+        if name == "ada":
+            browser.get("/account")
+        page = browser.get("/").text
+        for words in ("signed you out everywhere", "let you try again at once", "set a new password for you"):
+            assert (f"{ADMIN} {words}" in page) is told, (name, words)
+
+
 def test_who_looks_after_a_domain_reaches_its_people_only(world: World, token: str) -> None:
     for name in ("physics", "maths"):
         world.ask("POST", "/api/v1/domains", json={"name": name})
@@ -468,7 +524,7 @@ def test_an_administrator_of_the_host_is_helped_by_its_root_alone(world: World, 
 
 def test_a_damaged_secret_is_no_way_in_and_recovery_codes_still_are(world: World, token: str) -> None:
     phone, codes = enrol(world, token)
-    asyncio.run(world.database.write(lambda c: c.execute(text("UPDATE totps SET secret = x'00'"))))
+    asyncio.run(world.database.write(lambda c: c.execute(update(totps).values(secret=b"no secret"))))
     broken = login(world, code=phone.code())
     assert broken.status_code == 500 and "does not open" in broken.json()["detail"]
     assert login(world, code=codes[0]).status_code == 200
@@ -540,6 +596,15 @@ def test_without_a_ticket_one_begins_again(browser: Browser, world: World, token
     for answer in (browser.get("/sign-in/second"), browser.post("/sign-in/second", code="123456")):
         assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
     assert browser.post("/sign-in/passkey", second="yes").status_code == 401
+
+
+def test_who_has_no_second_factor_any_more_begins_again(browser: Browser, world: World, token: str) -> None:
+    enrol(world, ada(world, token))
+    browser.post("/sign-in", username="ada", password=ADA)
+    assert browser.get("/sign-in/second").status_code == 200
+    assert world.ask("DELETE", "/api/v1/users/ada/second-factor").status_code == 200
+    assert browser.get("/sign-in/second").headers["location"] == "/sign-in"
+    assert browser.post("/sign-in", username="ada", password=ADA).headers["location"] == "/"
 
 
 def test_forms_of_signing_in_from_elsewhere_are_refused(browser: Browser, world: World, token: str) -> None:

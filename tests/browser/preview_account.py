@@ -51,10 +51,16 @@ def session(number: int, name: str, device: str, **more: Any) -> SignedInSession
 
 MINE = [
     session(41, ADA.username, "Firefox on Linux", current=True),
-    session(40, ADA.username, "Safari on iPhone", address="2001:db8:1234:5678:9abc:def0:1234:5678", methods=("hwk", "user")),
+    session(
+        40, ADA.username, "Safari on iPhone", address="2001:db8:1234:5678:9abc:def0:1234:5678", methods=("hwk", "user")
+    ),
     session(38, ADA.username, "diycloud", kind="api", methods=("pwd",), last_seen=moment(NOW - 90)),
 ]
-EVERYBODYS = [*MINE, session(37, LONG.username, "an unknown program", methods=("fed",)), session(36, "alan", "Chrome on Windows")]
+EVERYBODYS = [
+    *MINE,
+    session(37, LONG.username, "an unknown program", methods=("fed",)),
+    session(36, "alan", "Chrome on Windows"),
+]
 WAITING = [
     Wait("pair", "ada", "203.0.113.9", 12, 118),
     Wait("pair", "", "203.0.113.9", 9, 16),
@@ -91,7 +97,13 @@ async def password(request: Request) -> Response:
             errors["password"] = "at least 12 characters"
         if form["password"] != form["again"]:
             errors["again"] = "the two are not the same"
-    about = {"forced": "forced" in request.query_params, "min_length": 12, "errors": errors, "tokens": TOKENS, "kept_by": ""}
+    about = {
+        "forced": "forced" in request.query_params,
+        "min_length": 12,
+        "errors": errors,
+        "tokens": TOKENS,
+        "kept_by": "",
+    }
     return mine(request, "account_password.html", "password", 422 if errors else 200, **about)
 
 
@@ -100,7 +112,9 @@ def keys(request: Request) -> Response:
 
 
 def tokens(request: Request) -> Response:
-    return mine(request, "account_tokens.html", "tokens", tokens=[] if "empty" in request.query_params else TOKENS, most=50)
+    return mine(
+        request, "account_tokens.html", "tokens", tokens=[] if "empty" in request.query_params else TOKENS, most=50
+    )
 
 
 async def new_token(request: Request) -> Response:

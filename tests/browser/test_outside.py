@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from tests.served import ADMIN, PASSWORD, Served
 from .conftest import CHECKS
 
 FAR_PASSWORD = "their own good phrase"
-SHOTS = os.environ.get("SHOTS", "")
-"""A folder for pictures of the pages, if wanted."""
 
 
 def served(database: Path, prefix: Path, name: str, settings: dict[str, object] | None = None) -> Served:
@@ -83,8 +80,6 @@ def look(page: Page, name: str) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         told = [told for told in page.evaluate(CHECKS) if name != "sign-in" or "has no csrf" not in told]
         assert told == [], f"{name} {theme}"
-        if SHOTS:
-            page.screenshot(path=f"{SHOTS}/{name}-{theme}.png".replace(" ", "-"), full_page=True)
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1280, "height": 900})
 

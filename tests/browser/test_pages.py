@@ -158,7 +158,7 @@ def test_forms_work_without_scripts(plain: Page) -> None:
     plain.goto("/sign-in")
     plain.get_by_label("User name").fill("ada")
     plain.get_by_label("Password").fill("wrong")
-    plain.get_by_role("button", name="Sign in").click()
+    plain.get_by_role("button", name="Sign in", exact=True).click()
     expect(plain.get_by_role("alert")).to_contain_text("not right")
     assert plain.get_by_label("User name").input_value() == "ada"
 
@@ -363,7 +363,7 @@ def test_waiting_after_too_many_tries_is_counted_down(watched: Watched) -> None:
     page = watched.open("/sign-in")
     page.get_by_label("User name").fill("slow")
     page.get_by_label("Password", exact=True).fill("x")
-    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("Too many tries")
     expect(page.get_by_role("alert")).to_have_text("You can try again now.", timeout=6000)
 

@@ -48,7 +48,7 @@ def sign_in(page: Page, username: str, password: str) -> None:
     page.goto("/sign-in")
     page.get_by_label("User name").fill(username)
     page.get_by_label("Password", exact=True).fill(password)
-    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign in", exact=True).click()
 
 
 def choose_password(page: Page, current: str, new: str) -> None:
@@ -103,7 +103,7 @@ def test_signing_in_tells_nothing_and_leads_nowhere_else(browser: Browser, front
         page.goto("/sign-in?next=//elsewhere.example/")
         page.get_by_label("User name").fill("dtpknown")
         page.get_by_label("Password", exact=True).fill(PASSWORD)
-        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("button", name="Sign in", exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("Hello")
         assert page.url == f"{front.url}/"
         cookie = next(c for c in page.context.cookies() if c["name"] == "__Host-diycloud")
@@ -358,3 +358,31 @@ def test_a_form_from_elsewhere_is_refused(browser: Browser, front: Front, admin:
     )
     assert answers == [403, 403]
     expect(admin.locator(".title-row")).to_contain_text("active")
+
+
+def test_a_token_is_made_after_a_proof_without_scripts(browser: Browser, front: Front, admin: Page) -> None:
+    """A proof that has grown old on the way leads through one page and back to the form that asked for it."""
+    make_user(front, "dtptoken")
+    with visiting(browser, front, java_script_enabled=False) as visit:
+        page = visit.page
+        sign_in(page, "dtptoken", PASSWORD)
+        page.goto("/account/tokens")
+        page.get_by_role("link", name="New token").click()
+        front.stack.by_hand("UPDATE sessions SET proved_at = 0")
+        page.get_by_label("What it is for").fill("backup")
+        page.get_by_role("button", name="Make the token").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Confirm it is you")
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        page.get_by_role("button", name="Go on").click()
+        assert page.url == f"{front.url}/account/tokens/new"
+        expect(page.get_by_text("please do it once more")).to_be_visible()
+        page.get_by_label("What it is for").fill("backup")
+        page.get_by_role("button", name="Make the token").click()
+        secret = page.get_by_label("the token", exact=True).inner_text()
+        bearer = {"Authorization": f"Bearer {secret}", "X-Forwarded-For": "192.0.2.7"}
+        assert front.stack.http("GET", "/api/v1/users/dtptoken", headers=bearer)[0] == 200
+        page.get_by_role("link", name="Done, I have it").click()
+        page.get_by_role("button", name="End the token for backup").click()
+        assert front.stack.http("GET", "/api/v1/users/dtptoken", headers=bearer)[0] == 401
+        page.goto("/account/sessions")
+        expect(page.get_by_text("this one")).to_be_visible()

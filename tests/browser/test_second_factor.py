@@ -39,7 +39,11 @@ def served(empty_database: Path, tmp_path: Path) -> Iterator[Served]:
 def visiting(browser: Browser, served: Served, *, name: str = "localhost", **options: Any) -> Iterator[Watched]:
     home = f"https://{name}:{served.port}"
     context = browser.new_context(
-        ignore_https_errors=True, reduced_motion="reduce", base_url=home, viewport={"width": 1280, "height": 900}, **options
+        ignore_https_errors=True,
+        reduced_motion="reduce",
+        base_url=home,
+        viewport={"width": 1280, "height": 900},
+        **options,
     )
     found = Watched(context.new_page(), home)
     yield found
@@ -76,7 +80,9 @@ def holds_the_law(page: Page) -> None:
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         page.set_viewport_size({"width": width, "height": 800})
         found = page.evaluate(CHECKS)
-        if "/sign-in" in page.url:  # strangers have no session, so no token of one: the browser's word guards these forms
+        if (
+            "/sign-in" in page.url
+        ):  # strangers have no session, so no token of one: the browser's word guards these forms
             found = [one for one in found if not one.endswith("has no csrf")]
         assert found == [], f"{page.url} {theme}"
     page.emulate_media(color_scheme="light")

@@ -412,7 +412,8 @@ def test_sessions_proofs_and_tokens_both_ways(stack: Recorded) -> None:
     (left,) = stack.json("session", "show", "dtaann")["sessions"]
     assert stack.http("DELETE", f"/api/v1/users/dtaann/sessions/{left['id']}")[0] == 204
     for _ in range(6):
-        stack.http("POST", "/api/v1/auth/login", {"username": "dtaann", "password": "x"}, headers={"X-Forwarded-For": "192.0.2.9"})
+        wrong = {"username": "dtaann", "password": "x"}
+        stack.http("POST", "/api/v1/auth/login", wrong, headers={"X-Forwarded-For": "192.0.2.9"})
     assert [w["username"] for w in stack.json("session", "waiting")["waiting"]] == ["dtaann"]
     assert stack.http("GET", "/api/v1/throttle")[2]["waiting"][0]["address"] == "192.0.2.9"
     stack.cli("user", "clear-throttle", "dtaann")
@@ -425,9 +426,12 @@ def test_links_to_people_elsewhere_both_ways(stack: Recorded) -> None:
     empty = stack.json("user", "identities", "dtaann")
     assert empty == stack.http("GET", "/api/v1/users/dtaann/identities")[2]
     assert (empty["identities"], empty["password"]) == ([], True)
-    assert "none of the settings" in stack.cli("user", "link", "dtaann", "--provider", "ldap", "--subject", "x", ok=2).stderr
-    assert stack.http("POST", "/api/v1/users/dtaann/identities", {"provider": "ldap", "subject": "x"})[0] == 422
-    stack.by_hand("INSERT INTO identities (user_id, provider, subject) SELECT id, 'ldap', 'x' FROM users WHERE username = ?", "dtaann")
+    assert stack.http("POST", "/api/v1/users/dtaann/identities", {"provider": "uni"})[0] == 422
+    linked = stack.cli("user", "link", "dtaann", "--provider", "uni", "--subject", "x")
+    assert "no provider uni in the settings yet" in linked.stderr and "x" in linked.stdout
+    again = stack.http("POST", "/api/v1/users/dtaann/identities", {"provider": "ldap", "subject": "y"})[2]
+    assert [one["provider"] for one in again["identities"]] == ["ldap", "uni"] and again["password"]
+    stack.cli("user", "unlink", "dtaann", "--provider", "uni")
     assert "ldap" in stack.cli("user", "identities", "dtaann").stdout
     assert stack.http("DELETE", "/api/v1/users/dtaann/identities", {"provider": "ldap"})[2]["identities"] == []
     assert "not linked" in stack.cli("user", "unlink", "dtaann", "--provider", "ldap", ok=5).stderr
@@ -436,16 +440,25 @@ def test_links_to_people_elsewhere_both_ways(stack: Recorded) -> None:
 def test_applications_both_ways(stack: Recorded) -> None:
     """What they are for: test_oidc_clients.py."""
     back = "https://app.example.org/back"
-    made = stack.json("app", "create", "dtawiki", "--title", "Wiki", "--redirect-uris", back, "--scopes", "openid,groups")
+    made = stack.json(
+        "app", "create", "dtawiki", "--title", "Wiki", "--redirect-uris", back, "--scopes", "openid,groups"
+    )
     assert len(made["secret"]) == 43 and made["app"]["scopes"] == ["openid", "groups"] and made["app"]["pkce"]
-    status, headers, phone = stack.http("POST", "/api/v1/apps", {"name": "dtaphone", "redirect_uris": [back], "public": True})
+    status, headers, phone = stack.http(
+        "POST", "/api/v1/apps", {"name": "dtaphone", "redirect_uris": [back], "public": True}
+    )
     assert (status, headers["location"], phone["secret"]) == (201, "/api/v1/apps/dtaphone", None)
     assert stack.json("app", "list") == stack.http("GET", "/api/v1/apps")[2]
     assert stack.json("app", "show", "dtawiki") == stack.http("GET", "/api/v1/apps/dtawiki")[2]
     assert made["secret"] not in stack.cli("app", "show", "dtawiki").stdout + stack.cli("app", "list").stdout
     assert "already" in stack.cli("app", "create", "dtawiki", "--redirect-uris", back, ok=6).stderr
-    assert "must begin with https" in stack.cli("app", "modify", "dtawiki", "--redirect-uris", "http://a.test/", ok=2).stderr
-    changed = stack.json("app", "modify", "dtawiki", "--trusted", "--logout-uris", "https://app.example.org/bye,https://b.test/")
+    assert (
+        "must begin with https"
+        in stack.cli("app", "modify", "dtawiki", "--redirect-uris", "http://a.test/", ok=2).stderr
+    )
+    changed = stack.json(
+        "app", "modify", "dtawiki", "--trusted", "--logout-uris", "https://app.example.org/bye,https://b.test/"
+    )
     assert changed["app"]["trusted"] and len(changed["app"]["logout_uris"]) == 2 and changed["app"]["title"] == "Wiki"
     changed = stack.http("PATCH", "/api/v1/apps/dtawiki", {"logout_uris": [], "enabled": False})[2]
     assert (changed["app"]["logout_uris"], changed["app"]["enabled"]) == ([], False)

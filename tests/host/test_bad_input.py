@@ -60,6 +60,8 @@ VALID: dict[str, Any] = {
     "label": "blue key",
     "passkey": "1",
     "members": [ADA],
+    "session": "1",
+    "key_id": "a" * 12,
     "changes": [{"action": "enable", "username": ADA}],
     "provider": "ldap",
     "redirect_uris": ["https://app.example.org/back"],

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pyotp
 import pytest
 
 from diycloud.auth.outside.gateway import Outside
@@ -236,6 +237,58 @@ def test_who_is_disabled_here_stays_out_and_who_is_gone_there_too(make: Make, ld
     assert world.ask("GET", "/api/v1/users/dtouleaves", token=token).status_code == 200
     assert asyncio.run(world.services.outside.sign_out_gone()) == ["dtouleaves"]
     assert world.ask("GET", "/api/v1/users/dtouleaves", token=token).status_code == 401
+
+
+def test_a_token_alone_does_not_outlive_its_owner_there(make: Make, ldap: Slapd) -> None:
+    world = make(create=True)
+    ldap.add_person("dtoutoken", SECRET)
+    session = login(world, "dtoutoken").json()["token"]
+    sent = {"label": "script", "scopes": ["read"], "days": 30}
+    made = world.ask("POST", "/api/v1/users/dtoutoken/tokens", json=sent, token=session)
+    assert made.status_code == 201, made.text
+    secret = made.json()["secret"]
+    assert world.ask("POST", "/api/v1/auth/logout", token=session).status_code == 204
+    ldap.remove_person("dtoutoken")
+    assert world.ask("GET", "/api/v1/users/dtoutoken", token=secret).status_code == 200
+    assert isinstance(world.services.outside, Outside)
+    assert asyncio.run(world.services.outside.sign_out_gone()) == ["dtoutoken"]
+    assert world.ask("GET", "/api/v1/users/dtoutoken", token=secret).status_code == 401
+
+
+def test_a_directory_that_knows_nobody_any_more_signs_nobody_out(make: Make, ldap: Slapd) -> None:
+    world = make(create=True)
+    for n in range(4):
+        ldap.add_person(f"dtoumany{n}", SECRET)
+        assert login(world, f"dtoumany{n}").status_code == 200
+        ldap.remove_person(f"dtoumany{n}")
+    assert isinstance(world.services.outside, Outside)
+    assert asyncio.run(world.services.outside.sign_out_gone()) == []
+
+
+def test_a_second_factor_is_asked_here_after_the_directorys_password(make: Make) -> None:
+    world = make(create=True)
+    session = login(world, "dtoucarol").json()["token"]
+    begun = world.ask("POST", "/api/v1/account/totp", token=session)
+    assert begun.status_code in (200, 201), begun.text
+    code = pyotp.TOTP(begun.json()["secret"]).now()
+    activated = world.ask("PUT", "/api/v1/account/totp", json={"code": code}, token=session)
+    assert activated.status_code in (200, 201), activated.text
+    asked = login(world, "dtoucarol")
+    assert asked.status_code == 401 and asked.json()["code"] == "second-factor-needed", asked.text
+    assert login(world, "dtoucarol", "wrong", address="192.0.2.8").json()["code"] == "unauthenticated"
+
+
+def test_rights_that_cannot_be_taken_are_no_way_in(make: Make) -> None:
+    """A role that cannot be given or taken refuses the sign-in; it does not stay because something is in the way."""
+    world = make(create=True, domains={"staff": "dtouphysics"})
+    refused = login(world, "dtouada")
+    assert refused.status_code == 401 and "none can be made" in refused.text, "there is no such domain"
+    assert world.ask("POST", "/api/v1/domains", json={"name": "dtouphysics"}).status_code == 201
+    assert login(world, "dtouada").status_code == 200
+    assert user(world, "dtouada")["domain"] == "dtouphysics"
+    world.ask("PATCH", "/api/v1/users/dtouada", json={"domain": "default"})
+    world.ask("DELETE", "/api/v1/domains/dtouphysics")
+    assert login(world, "dtouada").status_code == 503
 
 
 def test_local_users_do_without_a_directory_that_is_down(make: Make, ldap: Slapd) -> None:

@@ -276,6 +276,16 @@ def test_a_password_of_passwd_is_the_portals_too(pam: Bed) -> None:
     assert login(pam, name, OTHER)[0] == 401
 
 
+def test_an_account_that_was_adopted_brings_its_password(pam: Bed) -> None:
+    name = next(_names)
+    subprocess.run(["useradd", "-m", "-u", "57588", "-s", "/bin/bash", name], check=True)
+    subprocess.run(["chpasswd"], input=f"{name}:{OTHER}\n", text=True, check=True)
+    pam.stack.cli("user", "adopt", name)
+    assert login(pam, name, PASSWORD)[0] == 401
+    assert login(pam, name, OTHER)[0] == 200 and login(pam, name, OTHER)[0] == 200
+    assert pam.gets_in(name, OTHER)
+
+
 @pytest.mark.parametrize("tool", ["chpasswd", "usermod"])
 def test_sessions_end_when_the_password_changes_on_the_host(pam: Bed, tool: str) -> None:
     name = person(pam)

@@ -190,8 +190,9 @@ def test_signing_out_ends_one_session(stack: Stack) -> None:
 def test_ones_own_new_password_ends_the_others(stack: Stack) -> None:
     first, second = (login(stack, ADA, PASSWORD)[2]["token"] for _ in range(2))
     body = {"current": PASSWORD, "password": OTHER}
-    assert stack.http("PUT", "/api/v1/account/password", body, headers=bearer(first))[0] == 200
-    assert (holds(stack, first), holds(stack, second)) == (True, False)
+    status, _, changed = stack.http("PUT", "/api/v1/account/password", body, headers=bearer(first))
+    assert status == 200 and holds(stack, changed["session_token"])
+    assert (holds(stack, first), holds(stack, second)) == (False, False), "whoever took the first has nothing either"
     assert [login(stack, ADA, p)[0] for p in (PASSWORD, OTHER)] == [401, 200]
     stack.cli("user", "set-password", ADA, "--password", "-", input=PASSWORD)
 
@@ -217,9 +218,11 @@ def test_a_one_time_password_opens_nothing_but_its_change(stack: Stack) -> None:
         status, _, answer = stack.http(route.method, path, body, headers=bearer(done["token"]))
         assert (status, answer["code"]) == (403, "permission-denied"), route.path
     body = {"current": made["password"], "password": OTHER}
-    assert stack.http("PUT", "/api/v1/account/password", body, headers=bearer(done["token"]))[0] == 200
-    assert stack.http("GET", "/api/v1/users/dtinew", headers=bearer(done["token"]))[2]["must_change_password"] is False
-    assert stack.http("GET", "/api/v1/users", headers=bearer(done["token"]))[0] == 403, "and is a plain user then"
+    status, _, changed = stack.http("PUT", "/api/v1/account/password", body, headers=bearer(done["token"]))
+    anew = bearer(changed["session_token"])
+    assert status == 200 and not holds(stack, done["token"])
+    assert stack.http("GET", "/api/v1/users/dtinew", headers=anew)[2]["must_change_password"] is False
+    assert stack.http("GET", "/api/v1/users", headers=anew)[0] == 403, "and is a plain user then"
 
 
 # -- the portal's cookie

@@ -89,6 +89,17 @@ def test_sshd_reads_our_folder_beside_what_it_reads_already() -> None:
     assert fake.read(keys.DROP_IN) is None
 
 
+def test_only_members_of_the_group_are_asked_for_codes_and_only_where_passwords_open_anything() -> None:
+    """Whoever turns passwords off later has turned them off: keyboard-interactive is open to nobody without a code."""
+    open_to = f"Match Group {keys.CODES_GROUP}\n    KbdInteractiveAuthentication yes\n"
+    fake = host(in_force="passwordauthentication yes\nkbdinteractiveauthentication no\n")
+    assert keys.ensure_sshd(fake, FOLDER, keys.SSHD)
+    assert (fake.read(keys.DROP_IN) or "").endswith(open_to)
+    fake.commands[f"{keys.SSHD} -T"] = "passwordauthentication no\n"
+    assert keys.ensure_sshd(fake, FOLDER, keys.SSHD), "the next installation takes it back"
+    assert "KbdInteractive" not in (fake.read(keys.DROP_IN) or "")
+
+
 def test_settings_that_sshd_refuses_are_taken_back() -> None:
     fake = host(refuses=True)
     with pytest.raises(HostError, match="bad line"):

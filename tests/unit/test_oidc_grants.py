@@ -98,6 +98,11 @@ def test_only_the_verifier_itself_verifies(verifier: str, other: str) -> None:
 # -- codes
 
 
+@pytest.mark.parametrize("name", ["", "\0", "app\0", "App", "app ", "é", "x" * 9000, "app'--", "\ud800"])
+def test_no_application_of_such_a_name(connection: Connection, name: str) -> None:
+    assert clients.by_name(connection, name) is None
+
+
 def test_a_code_once(connection: Connection) -> None:
     code = begin(connection)
     assert len(code) >= 43 and code not in str(connection.exec_driver_sql("SELECT * FROM oidc_grants").all())

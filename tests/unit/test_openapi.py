@@ -69,7 +69,14 @@ def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
 
 def test_every_route_is_there_and_no_other(described: dict[str, Any]) -> None:
     there = {(method.upper(), path) for path, method, _ in operations(described)}
-    open_to_all = {("GET", "health"), ("GET", "openapi.json"), ("GET", "problems/{code}"), ("POST", "auth/login"), ("POST", "auth/login/second"), ("GET", "auth/whoami")}
+    open_to_all = {
+        ("GET", "health"),
+        ("GET", "openapi.json"),
+        ("GET", "problems/{code}"),
+        ("POST", "auth/login"),
+        ("POST", "auth/login/second"),
+        ("GET", "auth/whoami"),
+    }
     routes = {(r.method, PREFIX + r.path) for r in ROUTES} | {(m, f"{PREFIX}/{p}") for m, p in open_to_all}
     assert there == routes | short_forms()
 

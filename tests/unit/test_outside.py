@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,19 @@ def test_the_server_has_the_network_only_with_somebody_to_ask() -> None:
         assert "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n" in unit and "PrivateNetwork" not in unit
         assert "CapabilityBoundingSet=\n" in unit and "SystemCallFilter=~@privileged @resources" in unit
     assert "PrivateNetwork=yes" in render_unit(server_service(Paths(), Settings(), "www-data"))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="without systemd-analyze")
+def test_with_the_network_the_server_is_still_confined(tmp_path: Path) -> None:
+    """rules.md 15: at most 1.5."""
+    directory = LdapSettings(urls=("ldaps://x",), user_base="dc=x")
+    unit = tmp_path / "diycloud-server.service"
+    unit.write_text(render_unit(server_service(Paths(), Settings(sign_in=SignInSettings(ldap=directory)), "www-data")))
+    words = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(unit)]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    if "Overall exposure" not in told.stdout:
+        pytest.skip(f"systemd-analyze does not tell: {told.stderr[:200]}")
+    assert float(told.stdout.rsplit("diycloud-server.service:", 1)[1].split()[0]) <= 1.5
 
 
 # -- who may be linked

@@ -42,8 +42,8 @@ def test_what_an_adopted_account_runs_comes_under_its_limits_and_goes_on(bed: Be
     machine.run("runuser -u carol -- nice sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &")
     machine.run("systemd-run --quiet --unit=jobs sh -c 'runuser -u carol -- sleep 803; true'")
     machine.run("systemd-run --quiet --unit=carols --uid=carol sleep 804")
+    wait_until("100 MiB are held", lambda: int(bed.value(CAROL, "memory.current")) > 100 * MIB)
     wait_until("all is read", lambda: machine.run("pgrep -u carol head", ok=(0, 1)).returncode == 1)
-    assert int(bed.value(CAROL, "memory.current")) > 100 * MIB
     before = _cgroups(bed, CAROL)
     outside = {pid for pid, group in before.items() if "/user-1000.slice/" not in group}
     assert len(outside) == 3

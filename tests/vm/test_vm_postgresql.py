@@ -77,6 +77,8 @@ def test_while_postgresql_is_away_all_say_so_and_it_is_taken_up_by_itself(bed: B
     # Who is signed in, and who signs in over ssh, does not depend on it.
     assert bed.login(bed.alice, f"cat {bed.alice.slice}/cpu.max").stdout == "40000 100000\n"
 
+    assert _logged(bed, "waiting for the database") == 1  # said once, not at every try
+
     machine.run("systemctl start postgresql")
     began = time.monotonic()
     wait_until("the portal is back", lambda: bed.portal_login("alice") == 200)
@@ -84,7 +86,6 @@ def test_while_postgresql_is_away_all_say_so_and_it_is_taken_up_by_itself(bed: B
     shown = json.loads(machine.run("diycloud user show alice --json").stdout)
     assert shown["limits"]["cpu"] == 0.4
     assert machine.run("systemctl show -P NRestarts diycloud-server").stdout == "0\n"
-    assert _logged(bed, "waiting for the database") == 1  # said once, not at every try
 
 
 def _logged(bed: Bed, what: str) -> int:

@@ -13,9 +13,9 @@ class Actor(NamedTuple):
     name: a user's name, `root` for the host's own administrator on the server's socket, `system` for the platform itself.
     via: cli, rest, portal or system. must_change_password: nothing but that is allowed until it is done. domain: the
     user's. on_behalf_of: as whom it is to be done; the dispatcher makes that user the actor and then keeps in `real` who
-    asked. methods, proved_at: how the session was begun (RFC 8176), and when, or proved anew (Unix seconds). scopes: of an API
-    token, the only permissions it lends; None for all of the role's. token_id: the API token's. must_enrol: nothing but setting up
-    a second factor is allowed until it is done.
+    asked. methods, proved_at: how the session was begun (RFC 8176), and when, or proved anew (Unix seconds). token_id: of an
+    API token; scopes: the only permissions that it lends, None for all of the role's. must_enrol: nothing but setting up a
+    second factor is allowed until it is done.
     """
 
     name: str

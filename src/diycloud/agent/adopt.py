@@ -127,7 +127,8 @@ def _beyond_hook(agent: Agent, uid: int) -> str:
     assert agent.slices is not None
     which = "sessions of su and cron" if agent.slices.kind == "systemd" else "new sessions"
     return (
-        f"Its number is below agent.uid_min, so {which} are outside the limits: set agent.uid_min to {uid} or lower, "
+        f"Its number is below agent.uid_min, so {which} are outside the limits, and PAM asks it for neither networks nor "
+        f"codes: set agent.uid_min to {uid} or lower, "
         "then diycloud install."
     )
 

@@ -40,8 +40,8 @@ def fingerprint(field: str) -> str:
 
 
 def is_password(field: str) -> bool:
-    """Tell whether a field has a password, be it an empty one that lets everybody in."""
-    return field.lstrip("!") not in ("", "*") or field == ""
+    """Tell whether a field has a password, be it an empty one that lets everybody in. `x`: it is kept elsewhere (tcb(5))."""
+    return field.lstrip("!") not in ("", "*", "x") or field == ""
 
 
 class Passwords:

@@ -10,7 +10,7 @@ from diycloud.agent.protocol import ConfirmPassword, SpendStep, Verified, Verify
 from diycloud.agent.state import Agent, Caller, log
 from diycloud.errors import DiyCloudError, PermissionDenied
 from diycloud.host import password_fields, shadow
-from diycloud.host.accounts import HostAccounts, PosixAccount
+from diycloud.host.accounts import HostAccounts, PosixAccount, read_password_field
 from diycloud.host.groups import read_memberships, set_memberships
 from diycloud.host.pam_files import NOTHING, SERVICE, Demands
 from diycloud.host.password_fields import Change
@@ -137,16 +137,18 @@ def foreign_names(agent: Agent, host: HostAccounts) -> list[str]:
 
 
 def is_password_foreign(agent: Agent, name: str) -> bool:
-    if agent.registry.get(name) is None:
-        return False
-    return agent.passwords.is_foreign(name, password_fields.read_field(agent.system, name))
+    """Tell whether the server does not know a managed account's password. Strangers ask too, by signing in as anybody:
+    so every name takes the same way.
+    """
+    foreign = agent.passwords.is_foreign(name, read_password_field(agent.system, name))
+    return agent.registry.get(name) is not None and foreign
 
 
 def verify_password(agent: Agent, caller: Caller, message: VerifyPassword) -> Verified:
     """Compare a password with /etc/shadow. Raises TooManyRequests for too many of one account."""
     entry = agent.entry(message.name)
     agent.tries.take(entry.name)
-    field = password_fields.read_field(agent.system, entry.name)
+    field = read_password_field(agent.system, entry.name)
     if shadow.verify_password(message.password, field):
         return Verified(passwords.fingerprint(field))
     log.info("wrong password", caller=caller.uid, name=entry.name)

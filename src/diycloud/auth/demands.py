@@ -76,7 +76,7 @@ def _asked(services: Services, row: Row) -> Asked:  # type: ignore[type-arg]
         try:
             plain = services.vault.open(bytes(row.secret), purpose=totp.purpose(row.id))
             return Asked(plain.decode("ascii"), row.last_step)
-        except (HostError, ValueError) as error:
+        except (HostError, TypeError, ValueError) as error:  # people write text there, too
             log.error("codes cannot be read", user=row.id, reason=str(error))
             return Asked(uncoded=True)
     must = forced.must_enrol(services.settings.server, row.role, asked=row.second_factor, has_one=False)

@@ -6,10 +6,15 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select
 
+from diycloud.actions.dispatcher import Context
 from diycloud.db.sign_in_tables import notices
 
 FACTORS_RESET, WRONG_CODES = "factor.reset", "codes.wrong"
+PASSWORD_SET, SIGNED_OUT, MAY_TRY_AGAIN = "user.set-password", "session.end-all", "throttle.clear"
 TEXTS = {
+    PASSWORD_SET: "{by} set a new password for you.",
+    SIGNED_OUT: "{by} signed you out everywhere.",
+    MAY_TRY_AGAIN: "There had been too many failed sign-ins with your name; {by} let you try again at once.",
     WRONG_CODES: "Somebody at {by} knew your password and sent wrong codes. If it was not you, change your password.",
     FACTORS_RESET: "{by} removed your second factor and your recovery codes. If you did not ask for it, ask them why; "
     "set up a new one in any case.",
@@ -34,6 +39,13 @@ def tell(connection: Connection, user_id: int, kind: str, *, by: str) -> None:
     newest = select(notices.c.id).where(notices.c.user_id == user_id).order_by(notices.c.id.desc()).limit(MOST)
     kept = connection.execute(newest).scalars().all()
     connection.execute(delete(notices).where(notices.c.user_id == user_id, notices.c.id.notin_(kept)))
+
+
+async def tell_of(ctx: Context, user_id: int, kind: str) -> None:
+    """Leave a word about what somebody else has just done for a user, or to them."""
+    who = ctx.actor.real or ctx.actor
+    if user_id not in (who.user_id, ctx.actor.user_id):
+        await ctx.write(tell, user_id, kind, by=who.name)
 
 
 def of_user(connection: Connection, user_id: int) -> list[Notice]:

@@ -29,7 +29,9 @@ def require(actor: Actor) -> None:
     if who.user_id is None:
         return
     if who.scopes is not None or who.session_id is None:
-        raise PermissionDenied("An API token may not change how somebody signs in.", "Sign in, at the portal or by REST.")
+        raise PermissionDenied(
+            "An API token may not change how somebody signs in.", "Sign in, at the portal or by REST."
+        )
     if not is_fresh(actor):
         raise ProofNeeded("This needs your password once more.", "Confirm it is you, then send it again.")
 

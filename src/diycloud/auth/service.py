@@ -7,7 +7,7 @@ import time
 from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
-from diycloud.auth import old_passwords, passwords, proof, sessions, tokens
+from diycloud.auth import notices, old_passwords, passwords, proof, sessions, tokens
 from diycloud.auth.actions import (
     ChangePassword,
     ClearThrottle,
@@ -84,7 +84,9 @@ async def prove(ctx: Context, action: Prove) -> Proved:
     """Note that who acts has proved it anew. Raises InvalidInput with the same words for a wrong password and a wrong code."""
     actor = ctx.actor
     if actor.real or actor.user_id is None or actor.session_id is None:
-        raise PermissionDenied("Only somebody who is signed in proves who they are.", "Sign in, at the portal or by REST.")
+        raise PermissionDenied(
+            "Only somebody who is signed in proves who they are.", "Sign in, at the portal or by REST."
+        )
     row = await service.get(ctx.services, actor.name)
     if not await proof.holds(ctx.services, row, action.password, action.code, actor.address):
         raise InvalidInput("The password or the code is wrong.", "Nothing was changed.")
@@ -104,16 +106,16 @@ async def sign_out(ctx: Context, action: SignOut) -> None:
 async def create_token(ctx: Context, action: CreateToken) -> TokenCreated:
     """Make a token of who acts. Raises PermissionDenied for anybody else's, ProofNeeded, InvalidInput, Conflict."""
     actor = ctx.actor
-    if actor.real or actor.user_id is None or actor.name != action.username:
+    user = await service.get(ctx.services, action.username)
+    if actor.real or actor.user_id != user.id:
         raise PermissionDenied("Everybody makes their own API tokens.", f"{action.username} can, once signed in.")
     proof.require(actor)
     scopes, now = tokens.widen(action.scopes, actor.role), int(time.time())
     parts, whole = tokens.make()
-    user_id = actor.user_id
 
     def store(connection: Connection) -> list[Token]:
-        tokens.add(connection, user_id, parts, action.label, scopes, now=now, days=action.days)
-        return tokens.of_user(connection, user_id, actor.name, now=now)
+        tokens.add(connection, user.id, parts, action.label, scopes, now=now, days=action.days)
+        return tokens.of_user(connection, user.id, user.username, now=now)
 
     made = (await ctx.write(store))[0]
     ctx.changes = {"key_id": [None, made.key_id], "scopes": list(scopes), "expires_at": [None, made.expires_at]}
@@ -155,3 +157,4 @@ async def clear_throttle(ctx: Context, action: ClearThrottle) -> None:
     """Forget a user's failed sign-ins. Those of an address they share with others stay counted."""
     row = await service.get(ctx.services, action.username)
     ctx.services.throttle.clear(row.username)
+    await notices.tell_of(ctx, row.id, notices.MAY_TRY_AGAIN)

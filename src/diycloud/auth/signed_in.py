@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from diycloud.actions.dispatcher import Context
+from diycloud.auth import notices
 from diycloud.auth import sessions as store
 from diycloud.auth.actions import EndSession, EndSessions, ListSessions, ShowSessions
 from diycloud.auth.devices import describe
@@ -85,4 +86,5 @@ async def end_sessions(ctx: Context, action: EndSessions) -> None:
     user = await service.get(ctx.services, action.username)
     keep = ctx.actor.session_id if action.keep_this and ctx.actor.user_id == user.id else None
     ended = await ctx.write(end_everything, user.id, keep_session=keep, keep_tokens=action.keep_tokens)
+    await notices.tell_of(ctx, user.id, notices.SIGNED_OUT)
     ctx.changes = {name: [count, 0] for name, count in ended.items()}

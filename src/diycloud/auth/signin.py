@@ -127,11 +127,12 @@ class SignIn:
         raise SecondFactorNeeded(NEEDED, ticket=token, ways=known.ways)
 
     async def ways(self, token: str) -> tuple[Row, tuple[str, ...]] | None:
-        """Return the user of a ticket and the ways of their second factor, None if the ticket does not hold any more."""
+        """Return the user of a ticket and the ways of their second factor, None if the ticket, or they, are no more."""
         ticket: Ticket | None = self._services.tickets.get(token)
         if ticket is None:
             return None
-        return ticket.row, (await self._services.database.read(factors.state, ticket.row.id)).ways
+        known = await self._services.database.read(factors.state, ticket.row.id)
+        return (ticket.row, known.ways) if known.any else None
 
     async def second(self, token: str, visit: Visit, *, code: str = "", passkey: str = "") -> SignedIn:
         """Start the session that a ticket is for. code: of the app, or a recovery code; passkey: the browser's answer.
@@ -162,7 +163,7 @@ class SignIn:
             await self.audit(visit.actor, row, "refused", refusal.code, visit.started, message=error.message)
             raise refusal from error
         codes.succeeded(row.username, address)
-        self.throttle.succeeded(row.username, address)
+        self.throttle.forgive(row.username, address)
         return await self.begin(row, (*ticket.methods, method), visit, better=ticket.better)
 
     async def _still_proved(self, ticket: Ticket | None, visit: Visit) -> Row | None:

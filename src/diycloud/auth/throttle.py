@@ -95,6 +95,10 @@ class Throttle:
     def succeeded(self, username: str, address: str) -> None:
         """Take the failure back that was counted ahead, and forget what this account failed from this address."""
         self.uncount(username, address)
+        self.forgive(username, address)
+
+    def forgive(self, username: str, address: str) -> None:
+        """Forget what this account failed from this address."""
         self._counts.pop(("pair", f"{alike(username)} {_network(address)}"), None)
 
     def waiting(self) -> list[Waiting]:

@@ -80,7 +80,12 @@ def parse(token: str) -> Parts | None:
     """Return the parts of a token, None for what cannot be one."""
     key_id, _, rest = token.removeprefix(PREFIX).partition("_")
     secret, told = rest[:_SECRET_SIZE], rest[_SECRET_SIZE:]
-    if not token.startswith(PREFIX) or len(key_id) != 12 or len(rest) != _SECRET_SIZE + _SUM_SIZE or not token.isascii():
+    if (
+        not token.startswith(PREFIX)
+        or len(key_id) != 12
+        or len(rest) != _SECRET_SIZE + _SUM_SIZE
+        or not token.isascii()
+    ):
         return None
     return Parts(key_id, secret) if told == _sum(key_id, secret) else None
 
@@ -151,7 +156,9 @@ def widen(scopes: Iterable[str], role: Role) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def add(connection: Connection, user_id: int, parts: Parts, label: str, scopes: Iterable[str], *, now: int, days: int) -> None:
+def add(
+    connection: Connection, user_id: int, parts: Parts, label: str, scopes: Iterable[str], *, now: int, days: int
+) -> None:
     """Keep a new token. Raises Conflict if its owner has too many."""
     query = select(func.count()).select_from(api_tokens).where(api_tokens.c.user_id == user_id)
     if connection.execute(query).scalar_one() >= MOST:

@@ -31,17 +31,14 @@ def _refresh(found: dict[str, Any]) -> str:
     return "while people are signed in" if found["refresh"] else "none"
 
 
-def _endpoints(found: dict[str, Any]) -> str:
+def _setup(name: str, found: dict[str, Any]) -> str:
     names = {"issuer": "issuer", "authorization": "authorize URL", "token": "token URL", "userinfo": "userinfo URL"}
     names |= {"jwks": "keys (JWKS)", "logout": "logout URL", "discovery": "all of it (discovery)"}
-    return facts([(text, found[name]) for name, text in names.items()])
+    return facts([("client id", name), *((text, found[key]) for key, text in names.items())])
 
 
 def detail(result: dict[str, Any]) -> str:
-    head = app(result["app"])
-    return (
-        f"{head}\n\nSet it up with:\n{facts([('client id', result['app']['name'])])}\n{_endpoints(result['endpoints'])}"
-    )
+    return f"{app(result['app'])}\n\nSet it up with:\n{_setup(result['app']['name'], result['endpoints'])}"
 
 
 def issued(result: dict[str, Any]) -> str:

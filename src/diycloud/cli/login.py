@@ -34,7 +34,9 @@ def add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         add_password(parser, "password")
         add_password(parser, "code")
         parser.add_argument(
-            "--token-stdin", action="store_true", help="keep an API token, read from standard input, instead of signing in"
+            "--token-stdin",
+            action="store_true",
+            help="keep an API token, read from standard input, instead of signing in",
         )
         parser.add_argument("--ca", metavar="FILE", help="the server's authority (its ca.crt), the only one believed")
         parser.add_argument(
@@ -76,7 +78,9 @@ def _keep_token(arguments: argparse.Namespace, url: str, authority: str) -> int:
     """Keep an API token as the sign-in. Raises InvalidInput for what is none, Unauthenticated if it does not hold there."""
     token = sys.stdin.readline(4096).strip()
     if not token.isascii() or not token.startswith(TOKEN_PREFIX):
-        raise InvalidInput("That is no API token.", f"It begins with {TOKEN_PREFIX}; `diycloud token create` makes one.")
+        raise InvalidInput(
+            "That is no API token.", f"It begins with {TOKEN_PREFIX}; `diycloud token create` makes one."
+        )
     kept = session.Session(url, token=token, authority=authority)
     with Cloud.of_session(kept, timeout=PROBE_S) as cloud:
         whose: _Whose = cloud.read(f"{PREFIX}/auth/whoami", _Whose)
@@ -112,7 +116,11 @@ def logout(arguments: argparse.Namespace) -> int:
         return 0
     session.forget()
     if kept.token.startswith(TOKEN_PREFIX):
-        _say(arguments, {**_facts(kept), "ended": False}, "The API token is forgotten here; `diycloud token revoke` ends it.")
+        _say(
+            arguments,
+            {**_facts(kept), "ended": False},
+            "The API token is forgotten here; `diycloud token revoke` ends it.",
+        )
         return 0
     ended = True
     try:
@@ -138,7 +146,11 @@ def whoami(arguments: argparse.Namespace) -> int:
         return 0
     found = {**_facts(kept), "must_change_password": False}
     told = checked(send(target, "GET", f"{PREFIX}/auth/whoami", {}, None))
-    found |= {"username": told["username"], "scopes": told["scopes"], "must_change_password": told["must_change_password"]}
+    found |= {
+        "username": told["username"],
+        "scopes": told["scopes"],
+        "must_change_password": told["must_change_password"],
+    }
     pairs = [
         ("user", told["username"]),
         ("may", ", ".join(told["scopes"]) if told["scopes"] is not None else None),

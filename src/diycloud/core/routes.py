@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, get_args
 
-from diycloud.actions.action import Action
+from diycloud.actions.action import Action, Permission
 from diycloud.auth import actions as auth
 from diycloud.auth import factor_actions as factors
 from diycloud.auth.oidc import actions as apps
@@ -36,9 +36,12 @@ class Route(NamedTuple):
 
     @property
     def keyed(self) -> bool:
-        """Whether it takes an Idempotency-Key: what would be made twice if a request were sent again."""
+        """Whether it takes an Idempotency-Key: what would be made twice if a request were sent again.
+
+        Of one's own sign-in nothing is; and what it gives (codes, a session's token) is kept nowhere.
+        """
         made = self.method == "POST" and "{" not in self.path and self.status != 204
-        return made and self.action is not auth.Prove  # the answer is a secret, which is kept nowhere
+        return made and self.action.permission is not Permission.ACCOUNT
 
 
 ROUTES = (

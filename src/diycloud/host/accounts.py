@@ -207,6 +207,11 @@ def _by_name(text: str) -> Mapping[str, str]:
     return {line.partition(":")[0]: line for line in text.splitlines()}
 
 
+def read_password_field(system: System, name: str) -> str:
+    """Return the password field of an account, `!` if there is none; asked at each sign-in, in the same time for any name."""
+    return (_by_name(system.read(SHADOW) or "").get(name, "") + ":!").split(":")[1]
+
+
 @lru_cache(maxsize=2)
 def _shared_groups(text: str) -> Sequence[tuple[str, frozenset[str]]]:
     """Return the groups with members by list; private ones, nearly all of the file, end in `:`."""

@@ -83,10 +83,3 @@ def read_usual_age(system: System) -> int:
     """Return the greatest age (days) that the host gives the passwords of new accounts: login.defs(5)."""
     found = _MAX_DAYS.search(system.read("/etc/login.defs") or "")
     return int(found[1]) if found else UNLIMITED
-
-
-def read_field(system: System, name: str) -> str:
-    """Return the password field of an account; `!` if there is none. Quick: asked at each sign-in."""
-    text = f"\n{system.read(SHADOW) or ''}"
-    start = text.find(f"\n{name}:")
-    return text[start + len(name) + 2 :].partition(":")[0] if start >= 0 else "!"

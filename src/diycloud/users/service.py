@@ -14,7 +14,7 @@ from diycloud.actions.fields import Password
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.auth import old_passwords, passwords
+from diycloud.auth import notices, old_passwords, passwords
 from diycloud.auth.ending import end_everything
 from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
@@ -324,9 +324,12 @@ async def set_password(ctx: Context, action: SetPassword) -> Changed:
             f"As root on the host: passwd {row.username}, or diycloud user sudo {row.username} --revoke first.",
         )
     password, warnings = choose_password(ctx, action.password, (row.username, row.full_name, row.email or ""))
+    if services.outside and await services.outside.subject(row) is not None:
+        warnings += (f"{row.username} signs in with the directory's password; this one opens SSH only.",)
     generated = action.password is UNSET
     must_change = generated if action.must_change_password is UNSET else action.must_change_password
     await store_password(ctx, row, password, must_change=must_change)
+    await notices.tell_of(ctx, row.id, notices.PASSWORD_SET)
     ctx.changes = {"password": "(secret)"}
     changed = await apply(ctx, row.id, warnings)
     return Changed(changed.user, password if generated else None, changed.warnings)

@@ -85,9 +85,10 @@ async def _password(page: Page, status: int, errors: dict[str, str], message: st
 async def _kept_by(page: Page) -> str:
     """Return who keeps the password: `here`, `directory`, or `nobody` if there is none yet."""
     found = await page.run(ListIdentities, {"username": page.visitor.actor.name})
-    if any(one.provider == LDAP for one in found.identities):
-        return "directory"
-    return "here" if found.password else "nobody"
+    if found.password:
+        return "here"
+    asked = page.portal.dispatcher.services.settings.sign_in.ldap is not None
+    return "directory" if asked and any(one.provider == LDAP for one in found.identities) else "nobody"
 
 
 async def change_password(page: Page) -> Response:

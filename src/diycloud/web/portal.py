@@ -206,7 +206,22 @@ class Portal:
             tenancy,
         )
 
-        modules = (signing_in, outside, pages, account, second_factor, signed_in, people, managing, choosing, auditing, tenancy, importing, applications, oidc_pages)
+        modules = (
+            signing_in,
+            outside,
+            pages,
+            account,
+            second_factor,
+            signed_in,
+            people,
+            managing,
+            choosing,
+            auditing,
+            tenancy,
+            importing,
+            applications,
+            oidc_pages,
+        )
         entries = [entry for module in modules for entry in module.PAGES]
         made: list[BaseRoute] = [
             StarletteRoute(entry.path, self._endpoint(entry), methods=entry.methods.split()) for entry in entries

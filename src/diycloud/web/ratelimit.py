@@ -1,5 +1,4 @@
-"""How many requests somebody may send: a token bucket for each session and API token, and for each
-address before sign-in.
+"""How many requests somebody may send: a token bucket for each session and API token, and for each address before sign-in.
 
 The generic cell rate algorithm (ITU-T I.371, annex A) keeps a bucket as one number: the moment at which it is full again.
 A bucket holds a minute's worth of requests, so a burst of all of them passes, then one for each that a minute spreads.
@@ -79,7 +78,7 @@ def _whole(seconds: float) -> int:
 
 
 class Limits:
-    """The buckets of a server: one for each session, API token and application, one for each address that nobody is signed in from."""
+    """The buckets: one for each session, API token and application, one for each address that nobody is signed in from."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._sessions = RateLimit(settings.requests_per_minute)

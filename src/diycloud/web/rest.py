@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -19,9 +18,8 @@ from diycloud.actions.actor import Actor
 from diycloud.actions.claims import Answered, Claim
 from diycloud.actions.dispatcher import Context, Dispatcher, Terms
 from diycloud.actions.download import Download
-from diycloud.actions.parsing import Source, parse_action
-from diycloud.auth.actions import Credentials, SecondStep
-from diycloud.auth.signin import SignedIn, SignIn, Visit, stranger
+from diycloud.actions.parsing import Source
+from diycloud.auth.signin import SignIn, stranger
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unauthenticated
 from diycloud.groups.models import GroupChanged, GroupDetail
@@ -33,6 +31,7 @@ from diycloud.web.calls import Call, Endpoint
 from diycloud.web.etag import Precondition
 from diycloud.web.idempotency import Keys, parse_key, repeated
 from diycloud.web.identity import Visitor
+from diycloud.web.logins import Logins
 from diycloud.web.oldclients import OldClients
 from diycloud.web.paths import Paths
 from diycloud.web.problems import HttpError
@@ -49,7 +48,8 @@ class Rest(BaseRoute):
 
     def __init__(self, dispatcher: Dispatcher, sign_in: SignIn, limits: Limits) -> None:
         self._dispatcher = dispatcher
-        self._sign_in = sign_in
+        self._logins = Logins(sign_in)
+        self.login = self._logins.first
         self._limits = limits
         self._keys = Keys(dispatcher.services.database)
         self._described: bytes = b""
@@ -64,7 +64,7 @@ class Rest(BaseRoute):
             ("GET", problems.TYPES + "{code}", Endpoint(self._problem, open=True, says="")),
             ("GET", f"{PREFIX}/auth/whoami", Endpoint(self._whoami)),
             ("POST", f"{PREFIX}/auth/login", Endpoint(self.login, open=True)),
-            ("POST", f"{PREFIX}/auth/login/second", Endpoint(self._second, open=True)),
+            ("POST", f"{PREFIX}/auth/login/second", Endpoint(self._logins.second, open=True)),
             *OldClients(self).endpoints(),
         ]
         for route in ROUTES:
@@ -169,20 +169,6 @@ class Rest(BaseRoute):
                 "must_change_password": actor.must_change_password,
             }
         )
-
-    async def login(self, call: Call) -> Response:
-        """Give a bearer token for a name and password, and a code if there is a second factor."""
-        sent = parse_action(Credentials, await bodies.read_json(call.request), Source.JSON)
-        visit = _visit(call)
-        done = await self._sign_in(
-            sent.username, sent.password, actor=visit.actor, kind=visit.kind, user_agent=visit.user_agent, code=sent.code
-        )
-        return _signed_in(done)
-
-    async def _second(self, call: Call) -> Response:
-        """Give a bearer token for the ticket of a sign-in and its second factor."""
-        sent = parse_action(SecondStep, await bodies.read_json(call.request), Source.JSON)
-        return _signed_in(await self._sign_in.second(sent.ticket, _visit(call), code=sent.code, passkey=sent.passkey))
 
     # -- actions
 
@@ -345,20 +331,6 @@ class Rest(BaseRoute):
         elif isinstance(result, PolicyChanged):
             thing = result.policy
         return {"ETag": etag.tag(thing)} if etag.has_tag(thing) else {}
-
-
-def _visit(call: Call) -> Visit:
-    """Return where a sign-in by REST comes from."""
-    request = call.request
-    actor = stranger("rest", identity.address(request), identity.request_id(request))
-    return Visit(actor, "api", request.headers.get("user-agent", ""), time.monotonic())
-
-
-def _signed_in(done: SignedIn) -> Response:
-    """Answer with a new session's token."""
-    told = {"token": done.token, "token_type": "bearer", "username": done.username, "expires_at": done.expires_at}
-    musts = {"must_change_password": done.must_change_password, "must_enrol": done.must_enrol}
-    return json_answer({**told, **musts})
 
 
 def _actor(call: Call) -> Actor:

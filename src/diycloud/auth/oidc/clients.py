@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from diycloud.auth.oidc.models import App
 from diycloud.db.sign_in_tables import oidc_clients as table
 
+_NAME = re.compile(r"\A[a-z0-9_-]{1,64}\Z")
 _LOOPBACK = re.compile(r"\A(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?(/.*)?\Z")
 _SCHEME = re.compile(r"\A[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+\Z")
 """Of a program on the user's device: a domain name of its maker's, backwards (RFC 8252, 7.1)."""
@@ -82,7 +83,9 @@ def uri_problem(uri: str) -> str | None:
 
 
 def by_name(connection: Connection, name: str) -> Client | None:
-    """Return an application by its client_id."""
+    """Return an application by its client_id, whatever somebody sends as one."""
+    if not _NAME.match(name):  # PostgreSQL takes no NUL
+        return None
     row = connection.execute(select(table).where(table.c.client_id == name)).first()
     return _client(row) if row else None
 

@@ -89,8 +89,8 @@ def read(client: Client, redirect_uri: str, given: Parameters) -> Asked:
     if given.twice:
         raise AuthorizationError("invalid_request", "A parameter is there twice.")
     values = given.values
-    if any(len(value) > MAX_VALUE for value in values.values()):
-        raise AuthorizationError("invalid_request", "A parameter is too long.")
+    if any(len(value) > MAX_VALUE or "\0" in value for value in values.values()):
+        raise AuthorizationError("invalid_request", "A parameter is too long, or has a NUL.")
     for name, error in _UNSUPPORTED.items():
         if name in values:
             raise AuthorizationError(error)

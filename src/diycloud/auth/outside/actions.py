@@ -56,6 +56,7 @@ class Identities(msgspec.Struct, frozen=True):
     username: str
     identities: list[Identity]
     password: bool
+    warnings: tuple[str, ...] = ()
 
 
 @action("identity.list", needs=Permission.FACTORS_READ, audited=Audited.NO)

@@ -180,14 +180,14 @@ class Outside:
                 log.exception("check of the directory crashed")
 
     async def sign_out_gone(self) -> list[str]:
-        """End the sessions and API tokens of users who are not in the directory any more; returns their names.
+        """End everything that lets in users who are not in the directory any more; returns their names.
 
         Not of all at once, if there are more than a few: then it is the directory or a setting that is wrong.
         """
         if self.directory is None:
             return []
         database = self._services.database
-        here = await database.read_long(identities.signed_in, LDAP)
+        here = await database.read_long(identities.let_in, LDAP)
         missing = set(await self.directory.missing([subject for _, _, subject in here]))
         gone = [(user_id, name) for user_id, name, subject in here if subject in missing]
         if len(gone) > 3 and len(gone) == len(here):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
 
 from diycloud.db.engine import Prepared
-from diycloud.db.sign_in_tables import identities
+from diycloud.db.sign_in_tables import api_tokens, identities, oidc_grants
 from diycloud.db.tables import sessions, users
 from diycloud.errors import Conflict
 from diycloud.users import repository
@@ -100,10 +100,13 @@ def by_email(connection: Connection, email: str) -> Row | None:
     return repository.by_id(connection, found[0]) if len(found) == 1 else None
 
 
-def signed_in(connection: Connection, provider: str) -> list[tuple[int, str, str]]:
-    """Return id, name and subject of the users of a provider who have a session."""
+def let_in(connection: Connection, provider: str) -> list[tuple[int, str, str]]:
+    """Return id, name and subject of the users of a provider who have a session, an API token or a sign-in at an application."""
     query = select(users.c.id, users.c.username, identities.c.subject).select_from(
         identities.join(users, users.c.id == identities.c.user_id)
     )
-    has = select(sessions.c.user_id).where(sessions.c.user_id == users.c.id).exists()
-    return [tuple(row) for row in connection.execute(query.where(identities.c.provider == provider, has))]
+    has = (
+        select(table.c.id).where(table.c.user_id == users.c.id).exists()
+        for table in (sessions, api_tokens, oidc_grants)
+    )
+    return [tuple(row) for row in connection.execute(query.where(identities.c.provider == provider, or_(*has)))]

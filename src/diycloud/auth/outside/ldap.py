@@ -107,7 +107,7 @@ class Directory:
 
     async def close(self) -> None:
         """End the threads, once what they do has ended."""
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def prove(
         self, username: str, password: str, *, subject: str | None = None, may: bool = True

@@ -25,7 +25,7 @@ from diycloud.auth.outside import identities, mapping
 from diycloud.auth.outside.person import Person, may_come, username_here
 from diycloud.config_sign_in import LDAP, Linking
 from diycloud.db.engine import Database
-from diycloud.errors import Conflict, InvalidInput, Unauthenticated
+from diycloud.errors import Conflict, HostError, InvalidInput, NotFound, Unauthenticated, Unavailable
 from diycloud.host.names import is_reserved
 from diycloud.users import placing, repository, shown
 from diycloud.users.actions import CreateUser, ModifyUser
@@ -94,7 +94,7 @@ class Linker:
             raise Unauthenticated(NOBODY, ASK)
         if not username or is_reserved(username):
             log.warning("no user made", provider=person.provider, name=person.username[:100], reason="no name to have")
-            raise Unauthenticated(f"{NOBODY[:-1]}, and none can be made of your name.", ASK)
+            raise Unauthenticated(f"{NOBODY[:-1]}, and none can be made for you.", ASK)
         wish = CreateUser(
             username=username,
             password=passwords.generate_password(32),  # nobody's: until they set one, SSH keys alone open the account
@@ -105,10 +105,10 @@ class Linker:
         )
         try:
             await self._dispatcher.run(SYSTEM._replace(address=visitor.address, request_id=visitor.request_id), wish)
-        except (Conflict, InvalidInput) as error:
+        except (Conflict, InvalidInput, HostError) as error:
             if (row := await self._known(person)) is None:  # else they came twice at once
                 log.warning("no user made", provider=person.provider, name=username, reason=str(error))
-                raise Unauthenticated(f"{NOBODY[:-1]}, and none can be made: {username} is taken.", ASK) from error
+                raise Unauthenticated(f"{NOBODY[:-1]}, and none can be made for you.", ASK) from error
             return row
 
         def store(connection: Connection) -> Row | None:
@@ -131,8 +131,10 @@ class Linker:
         return None if taken else email
 
     async def _mapped(self, row: Row, person: Person, rules: Linking) -> Row:
-        """Give a user the groups, role and domain that the rules ask for. Raises what refuses it: rights that ought to be
-        taken away must not stay because something is in the way."""
+        """Give a user the groups, role and domain that the rules ask for.
+
+        Raises Unavailable if something is in the way: rights that ought to be taken away must not stay because of it.
+        """
         wanted = mapping.mapped(person, rules, role=row.role, groups=shown.names(row.groups))
         changes: dict[str, object] = {}
         domain = wanted.domain or row.domain
@@ -151,10 +153,12 @@ class Linker:
             return row
         try:
             await self._dispatcher.run(SYSTEM, ModifyUser(username=row.username, **changes))  # type: ignore[arg-type]
-        except Conflict as error:  # the last administrator stays one
+        except (Conflict, InvalidInput, NotFound, HostError) as error:
             log.warning("mapping refused", username=row.username, reason=str(error))
-            if row.role is not Role.ADMIN:
-                raise
+            if row.role is not Role.ADMIN:  # the last administrator stays one
+                raise Unavailable(
+                    "Your groups there could not be given to you here.", "Ask an administrator."
+                ) from error
         fresh = await self._database.read(repository.by_id, row.id)
         if fresh is None:
             raise Unauthenticated(NOBODY, ASK)

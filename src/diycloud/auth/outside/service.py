@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
@@ -22,7 +23,8 @@ async def list_identities(ctx: Context, action: ListIdentities) -> Identities:
 
 async def _shown(ctx: Context, row: Row) -> Identities:
     found = await ctx.services.database.read(identities.of_user, row.id)
-    has_password = row.password_hash != NO_PASSWORD and all(one.provider != LDAP for one in found)
+    theirs = ctx.services.settings.sign_in.ldap is not None and any(one.provider == LDAP for one in found)
+    has_password = row.password_hash != NO_PASSWORD and not theirs
     return Identities(row.username, [actions.Identity(*one) for one in found], has_password)
 
 
@@ -36,14 +38,15 @@ async def link_identity(ctx: Context, action: LinkIdentity) -> Identities:
     proof.require(ctx.actor)
     if row.sudo and not ctx.actor.is_root:
         raise Conflict(f"{row.username} has sudo, so only root links them.", "As root on the host.")
-    if services.settings.sign_in.rules_of(action.provider) is None:
-        raise InvalidInput.of([FieldError("provider", f"{action.provider} is none of the settings")])
     if bool(action.subject) == bool(action.name_there):
         raise InvalidInput.of([FieldError("subject", "either this or name_there is needed")])
     subject = action.subject or await _subject_of(ctx, action)
     new = await ctx.write(identities.link, row.id, action.provider, subject)
     ctx.changes = {action.provider: [None, subject]} if new else {}
-    return await _shown(ctx, row)
+    warnings: tuple[str, ...] = ()
+    if services.settings.sign_in.rules_of(action.provider) is None:
+        warnings = (f"There is no provider {action.provider} in the settings yet: the link waits for it.",)
+    return msgspec.structs.replace(await _shown(ctx, row), warnings=warnings)
 
 
 async def _subject_of(ctx: Context, action: LinkIdentity) -> str:

@@ -1,0 +1,1 @@
+from tests.app.test_passkeys import *  # noqa: F403

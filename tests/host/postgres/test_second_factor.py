@@ -1,0 +1,1 @@
+from tests.app.test_second_factor import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.unit.test_tokens import *  # noqa: F403
