@@ -7,7 +7,6 @@ import base64
 import hashlib
 import html
 import re
-import secrets
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -17,6 +16,7 @@ from joserfc import jwk, jwt
 from sqlalchemy import Connection
 
 from diycloud.auth import sessions
+from diycloud.auth.oidc import keys
 from diycloud.db.engine import Database
 from diycloud.users import repository
 from diycloud.users.models import Allocation
@@ -26,6 +26,10 @@ from tests.app.restful import World
 ISSUER = "https://cloud.test"
 BACK = "https://app.test/callback"
 VERIFIER = "v" * 43
+OFFLINE = {"client_id": "nightly", "scope": "openid profile offline_access"}
+"""What the application `nightly` asks for."""
+MADE = keys._make()
+"""A signing key: making one takes its time."""
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 
 
@@ -153,8 +157,3 @@ def goes_on_to(page: httpx.Response) -> str:
     found = re.search(r'http-equiv="refresh" content="0;url=([^"]+)"', page.text)
     assert found, page.text
     return html.unescape(found[1])
-
-
-def new_verifier() -> tuple[str, str]:
-    verifier = secrets.token_urlsafe(48)
-    return verifier, base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()

@@ -151,6 +151,16 @@ def test_an_administrator_signs_others_out(world: World, admin: Browser) -> None
     assert not holds(world, one) and not holds(world, two)
 
 
+def test_an_administrator_sees_and_ends_somebodys_tokens(world: World, ada: Browser, admin: Browser) -> None:
+    made = ada.post("/account/tokens/new", {"label": "backup", "days": "7", "what": "read"})
+    secret = re.search(r"dct_[a-z2-7]{12}_[0-9A-Za-z]{49}", made.text)
+    assert secret and ada.get("/users/bob/tokens").status_code == 403
+    page = admin.get("/users/ada/tokens").text
+    assert "backup" in page and secret[0] not in page
+    assert admin.post("/users/ada/tokens/revoke", {"key_id": secret[0][4:16]}).status_code == 303
+    assert not holds(world, secret[0]) and "has no API tokens" in admin.get("/users/ada/tokens").text
+
+
 def test_attempts_are_told_in_plain_words(world: World, admin: Browser) -> None:
     for n in range(7):
         world.ask("POST", "/api/v1/auth/login", json={"username": "ada", "password": f"wrong {n}"}, token="")

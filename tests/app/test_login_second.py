@@ -83,7 +83,7 @@ def set_up(laptop: Laptop) -> tuple[str, list[str]]:
     assert "▀" in shown.stdout and "factor activate-totp" in shown.stdout, "a QR code for the phone"
     secret = json.loads(laptop.run("factor", "begin-totp", "--json").stdout)["secret"]
     assert re.search(r"key +(.+)\n", shown.stdout)[1].replace(" ", "") == secret  # type: ignore[index]
-    code = totp.code_at(secret, int(time.time()) // totp.STEP_S - 1)
+    code = totp.code_at(secret, int(time.time()) // totp.STEP_S)
     done = laptop.run("factor", "activate-totp", "--code", "-", stdin=f"{code}\n")
     codes = re.findall(r"(?:[a-z2-9]{6}-){3}[a-z2-9]{6}", done.stdout)
     assert done.returncode == 0 and len(codes) == 10, done.stderr
@@ -97,7 +97,7 @@ def test_a_terminal_is_asked_and_scripts_say_it(laptop: Laptop, served: Served) 
     assert refused.returncode == 3 and "second factor" in refused.stderr
     assert laptop.login("--code", "-", stdin=f"{PASSWORD}\n{codes[0]}\n").returncode == 0
     assert laptop.login("--code", "-", stdin=f"{PASSWORD}\n{codes[0]}\n").returncode == 3
-    code = totp.code_at(secret, int(time.time()) // totp.STEP_S)
+    code = totp.code_at(secret, int(time.time()) // totp.STEP_S + 1)
     status, said = laptop.on_a_terminal(
         "login", served.url, "--username", ADMIN,
         answers=[("Password: ", PASSWORD), ("Code of the second factor: ", "000000"), ("Code of the second factor: ", code)],

@@ -15,7 +15,7 @@ from diycloud.users import repository
 from tests.authenticator import BACKUP, PRESENT, VERIFIED, Authenticator
 
 from .restful import ADMIN, PASSWORD, World
-from .test_second_factor import ADA, Browser, ada, enrol, entries, login, second
+from .test_second_factor import ADA, Browser, ada, clock, enrol, entries, login, second  # noqa: F401 - a fixture
 
 
 @pytest.fixture

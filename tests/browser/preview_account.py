@@ -134,6 +134,10 @@ def made_token(request: Request) -> Response:
     return mine(request, "account_token_created.html", "tokens", made=made, secret=f"dct_{made.key_id}_{'x' * 49}")
 
 
+def others_tokens(request: Request) -> Response:
+    return page(request, "user_tokens.html", name=ADA.username, tokens=TOKENS)
+
+
 def sessions(request: Request) -> Response:
     return mine(request, "account_sessions.html", "sessions", sessions=MINE)
 
@@ -174,6 +178,7 @@ ROUTES = [
     Route("/account/tokens/new", new_token, methods=_BOTH),
     Route("/account/tokens/made", made_token),
     Route("/account/sessions", sessions),
+    Route("/users/ada/tokens", others_tokens),
     Route("/sessions", everybody),
     Route("/attempts", attempts),
     Route("/confirm", confirm, methods=_BOTH),
@@ -190,6 +195,7 @@ PAGES = (
     "/account/tokens/new",
     "/account/tokens/made",
     "/account/sessions",
+    "/users/ada/tokens",
     "/sessions",
     "/sessions?user=ada",
     "/sessions?empty=1",

@@ -138,7 +138,7 @@ def code_of(secret: str, *, ahead: int = 0) -> str:
 def another_code(secret: str, *used: str) -> str:
     """Return a code that is good now and was not used, waiting for the next one if need be."""
     for _ in range(90):
-        for ahead in (0, -1, 1):
+        for ahead in (0, 1, -1):  # the next one holds the longest
             if (code := code_of(secret, ahead=ahead)) not in used:
                 return code
         time.sleep(1)

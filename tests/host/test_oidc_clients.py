@@ -225,7 +225,7 @@ def test_portainers_way(bed: Bed) -> None:
                 attempt()
 
 
-def test_what_nginx_adds_and_what_it_keeps_from_the_log(bed: Bed) -> None:
+def test_nginx_passes_it_on_with_bounds(bed: Bed) -> None:
     context = ssl.create_default_context(cafile=bed.authority)
     with httpx.Client(verify=context, base_url=bed.url) as http:
         found = http.get("/.well-known/openid-configuration")

@@ -194,6 +194,26 @@ def test_a_code_is_taken_once_and_only_from_the_browser_it_was_for(stack: Stack,
     assert query["iss"] == far.url
 
 
+def test_links_are_set_and_ended_by_command_line(stack: Stack, far: Far) -> None:
+    stack.cli("user", "create", "dtouown", "--password", "-", input="their password here once\n")
+    uuid = far.ask("GET", "/users/dtougone")["uuid"]
+    linked = stack.cli("user", "link", "dtouown", "--provider", "far", "--subject", uuid)
+    assert uuid in linked.stdout and not linked.stderr
+    assert (
+        "linked to somebody else"
+        in stack.cli("user", "link", "dtouown", "--provider", "far", "--subject", "x", ok=6).stderr
+    )
+    far.ask("POST", "/users/dtougone/enable")
+    browser = Browser(stack)
+    done = come_back(browser, far.sign_in(browser.leave(), "dtougone", THEIRS))
+    assert done[1]["location"] == "/" and "dtouown" in browser.ask("GET", "/")[2], "linked to one of another name"
+    stack.cli("user", "unlink", "dtouown", "--provider", "far")
+    assert browser.ask("GET", "/")[1]["location"].startswith("/sign-in"), "what was begun with it has ended"
+    assert "not linked" in stack.cli("user", "unlink", "dtouown", "--provider", "far", ok=5).stderr
+    told = stack.cli("user", "link", "dtouown", "--provider", "other", "--subject", "x")
+    assert "no provider other in the settings yet" in told.stderr
+
+
 def test_doctor_asks_the_provider_and_looks_at_the_secret(stack: Stack, far: Far) -> None:
     here = Installation(Local(), InstallOptions(prefix=str(stack.prefix)))
     found = list(doctor._outside(here))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select, update
 
 from diycloud.actions.roles import Role
-from diycloud.auth import sessions
+from diycloud.auth import old_passwords, sessions
+from diycloud.db.sign_in_tables import old_passwords as old
+from diycloud.db.tables import policies
 from diycloud.users import repository
 from diycloud.users.models import Allocation
 
@@ -111,3 +114,44 @@ def test_expired_ones_are_forgotten(connection: Connection) -> None:
     sessions.seen(connection, found.id, NOW + IDLE_S)
     assert sessions.forget_expired(connection, now=NOW + IDLE_S + 1, idle_s=IDLE_S) == 1
     assert sessions.forget_expired(connection, now=NOW + MAX_S, idle_s=10 * MAX_S) == 1
+
+
+def test_another_token_takes_the_place_of_one(connection: Connection) -> None:
+    token = begin(connection)
+    first = find(connection, token)
+    assert first is not None
+    other = sessions.rotate(connection, first.id, proved_at=NOW + 5)
+    assert other is not None and other != token and find(connection, token) is None
+    second = find(connection, other)
+    assert second is not None and second == first._replace(proved_at=NOW + 5), "it is the same session"
+    sessions.end(connection, first.id)
+    assert sessions.rotate(connection, first.id) is None
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_the_oldest_gives_way(connection: Connection, most: int) -> None:
+    connection.execute(update(policies).values(max_sessions=most))
+    tokens = [begin(connection) for _ in range(5)]
+    others = begin(connection, 2)
+    assert [find(connection, token) is not None for token in tokens] == [False] * (5 - most) + [True] * most
+    assert find(connection, others)
+
+
+def test_one_session_of_one_user_ends(connection: Connection) -> None:
+    token = begin(connection)
+    found = find(connection, token)
+    assert found is not None
+    assert not sessions.end_of(connection, 2, found.id) and find(connection, token)
+    assert sessions.end_of(connection, 1, found.id) and not find(connection, token)
+    assert not sessions.end_of(connection, 1, found.id)
+
+
+def test_old_passwords_are_kept_as_many_as_asked_for(connection: Connection) -> None:
+    row = repository.by_name(connection, "ada")
+    assert row is not None
+    for number in range(5):
+        old_passwords.remember(connection, msgspec.structs.replace(row, password_hash=f"hash {number}"), 3)
+    kept = select(old.c.password_hash).where(old.c.user_id == row.id).order_by(old.c.id)
+    assert list(connection.execute(kept).scalars()) == ["hash 2", "hash 3", "hash 4"]
+    old_passwords.remember(connection, row, 0)
+    assert not list(connection.execute(kept).scalars())

@@ -8,11 +8,12 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from diycloud.actions.action import Permission
 from diycloud.actions.roles import PERMISSIONS, Role
 from diycloud.auth import sessions, tokens
+from diycloud.db.tables import users
 from diycloud.errors import Conflict, InvalidInput
 from diycloud.users import repository
 from diycloud.users.models import Allocation
@@ -43,7 +44,7 @@ def test_a_token_is_found_until_it_ends(connection: Connection) -> None:
 @pytest.mark.parametrize("status", ["inactive", "deleted", "purging", "purge-error"])
 def test_nobody_who_may_not_sign_in_has_one(connection: Connection, status: str) -> None:
     whole = make(connection)
-    connection.exec_driver_sql("UPDATE users SET status = ? WHERE id = 1", (status,))
+    connection.execute(update(users).where(users.c.id == 1).values(status=status))
     assert tokens.find(connection, whole, now=NOW) is None
 
 

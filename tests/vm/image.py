@@ -43,7 +43,7 @@ BASE = (
     ),
     *("openssh-server", "iproute2", "procps", "sudo", "cron", "ca-certificates", "e2fsprogs", "xfsprogs"),
 )
-READY = ("python3-venv", "python3-pip", "nginx", "openssl", "curl", "postgresql")
+READY = ("python3-venv", "python3-pip", "nginx", "libpam-google-authenticator", "openssl", "curl", "postgresql")
 ASLEEP = ("postgresql",)
 """Services of READY's that only run where a test starts them."""
 

@@ -72,12 +72,11 @@ token = signed_in["token"]
 _, begun = ask("POST", "/account/totp", token=token)
 secret, shown = begun["secret"], code_of(begun["secret"])
 status, _ = ask("PUT", "/account/totp", {"code": shown}, token)
-first = another_code(secret, shown)
 found = {
     "activated": status,
     "without": here.gets_in("alice", PASSWORD, "000000"),
     "password only": here.gets_in("alice", PASSWORD, options=["PreferredAuthentications=password"]),
-    "with": here.gets_in("alice", PASSWORD, first),
+    "with": here.gets_in("alice", PASSWORD, first := another_code(secret, shown)),
     "again": here.gets_in("alice", PASSWORD, first),
     "su without": su("alice", PASSWORD, by=65534),
     "bob": here.gets_in("bob", PASSWORD),

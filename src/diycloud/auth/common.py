@@ -1,18 +1,19 @@
 """Common passwords, words and names: the lists of the package zxcvbn, 30,000 passwords found most often among 94,000 texts.
 
-Only its file is used, searched as it lies on the disk: a look takes a fraction of a millisecond and keeps nothing in memory,
-where the lists as Python objects would be 10 MB of a server that asks them once a day.
+Only its file is used, read and searched as text: a look takes a fraction of a millisecond and keeps nothing in memory, where
+the lists as Python objects would be 10 MB of a server that asks them once a day.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import mmap
 from functools import cache
 from pathlib import Path
 
-SHORTEST = 4
-"""Letters of the shortest word that is looked for: shorter ones are in everything."""
+SHORTEST, LONGEST = 4, 40
+"""Characters of what is looked for: shorter words are in everything, and longer ones in no list."""
+_NEVER = frozenset(' ,"\\')
+"""What no word of the lists has."""
 _ENDS = b',"'
 
 
@@ -27,14 +28,14 @@ def _file() -> Path:
 
 def is_listed(*texts: str) -> bool:
     """Tell whether one of some texts, in lower case, is a common password, word or name."""
-    wanted = {text.encode() for text in texts if len(text) >= SHORTEST and not set(text) & {",", '"', "\\"}}
+    wanted = {text.encode() for text in texts if SHORTEST <= len(text) <= LONGEST and not _NEVER & set(text)}
     if not wanted:
         return False
-    with _file().open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lists:
-        return any(_holds(lists, word) for word in wanted)
+    lists = _file().read_bytes()
+    return any(_holds(lists, word) for word in wanted)
 
 
-def _holds(lists: mmap.mmap, word: bytes) -> bool:
+def _holds(lists: bytes, word: bytes) -> bool:
     at = lists.find(word)
     while at > 0:
         if lists[at - 1] in _ENDS and lists[at + len(word)] in _ENDS:

@@ -77,7 +77,7 @@ def _add_option(parser: argparse.ArgumentParser, field: Field) -> None:
         parser.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=text)
         return
     if field.default not in (msgspec.UNSET, msgspec.NODEFAULT, None, "", ()):
-        plain = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        plain: Any = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         shown = format_size(plain) if field.kind == "size" else printable(plain)
         text += f" (default: {shown})"
     elif field.clearable and field.default is msgspec.UNSET:

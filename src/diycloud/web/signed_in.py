@@ -6,7 +6,16 @@ from typing import Any
 
 from starlette.responses import Response
 
-from diycloud.auth.actions import ClearThrottle, EndSession, EndSessions, ListAudit, ListSessions, ListWaiting
+from diycloud.auth.actions import (
+    ClearThrottle,
+    EndSession,
+    EndSessions,
+    ListAudit,
+    ListSessions,
+    ListTokens,
+    ListWaiting,
+    RevokeToken,
+)
 from diycloud.errors import NotFound
 from diycloud.web.portal import Entry, Page
 
@@ -48,6 +57,20 @@ async def end_sessions(page: Page) -> Response:
     return page.redirect("/sessions", ("ok", f"{sent['username']} is signed out everywhere."))
 
 
+async def show_tokens(page: Page) -> Response:
+    found = await page.run(ListTokens, {"username": page.path["username"]})
+    return page.render("user_tokens.html", name=found.username, tokens=found.tokens, section="users")
+
+
+async def revoke_token(page: Page) -> Response:
+    back = f"/users/{page.path['username']}/tokens"
+    try:
+        await page.run(RevokeToken, {"username": page.path["username"], **page.sent("key_id")})
+    except NotFound:
+        return page.redirect(back, ("info", "That token had ended already."))
+    return page.redirect(back, ("ok", "The token has ended: it opens nothing any more."))
+
+
 async def show_attempts(page: Page) -> Response:
     shown, raw = _asked(page, ATTEMPTS)
     found = await page.run(ListAudit, {**raw, "action": "session.begin"})
@@ -77,6 +100,8 @@ PAGES = (
     Entry("GET", "/sessions", show_sessions),
     Entry("POST", "/sessions/end", end_session),
     Entry("POST", "/sessions/end-all", end_sessions),
+    Entry("GET", "/users/{username}/tokens", show_tokens),
+    Entry("POST", "/users/{username}/tokens/revoke", revoke_token),
     Entry("GET", "/attempts", show_attempts),
     Entry("POST", "/attempts/clear", clear_wait),
 )

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 from diycloud.config import Settings
 from diycloud.db import migrate as migrating
+from diycloud.db import sign_in_tables
 from diycloud.db.migrate import HEAD, SCRIPTS, migrate, migrate_postgres
 from diycloud.db.postgres import Address, PostgresDatabase
 from diycloud.db.tables import TRIGGERS, metadata
@@ -70,19 +71,52 @@ def test_a_later_migration_is_for_both(
     assert cluster.query(address, "SELECT username, later FROM users") == [("ada", "x")]
 
 
+SCHEMA = (
+    """SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+WHERE table_schema = 'public'""",
+    "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    """SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace""",
+    "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+    "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    "SELECT version_num FROM alembic_version",
+)
+BEFORE_0004 = (
+    *(f"DROP TABLE {table.name} CASCADE" for table in vars(sign_in_tables).values() if isinstance(table, Table)),
+    *(f"ALTER TABLE {place}" for place in (
+        "policies DROP COLUMN second_factor", "policies DROP COLUMN max_sessions", "users DROP COLUMN password_void",
+        "sessions DROP COLUMN methods", "sessions DROP COLUMN proved_at",
+    )),
+    "CREATE OR REPLACE FUNCTION users_before() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
+    "UPDATE alembic_version SET version_num = '0003'",
+)  # fmt: skip
+
+
+def test_an_older_schema_becomes_what_a_new_one_is(cluster: Cluster, address: Address) -> None:
+    def look() -> list[list[tuple[object, ...]]]:
+        return [sorted(cluster.query(address, query), key=repr) for query in SCHEMA]
+
+    new = look()
+    for statement in BEFORE_0004:
+        cluster.run(address.url, statement)
+    assert look() != new
+    assert migrate_postgres(address)
+    assert look() == new
+
+
 def test_a_migration_that_fails_changes_nothing(
     cluster: Cluster, address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts = Path(shutil.copytree(SCRIPTS, tmp_path / "migrations"))
     (scripts / "versions/9999_later.py").write_text(
         f"from alembic import op\nrevision, down_revision = '9999', {HEAD!r}\n\n\n"
-        "def upgrade() -> None:\n    op.execute('DROP TABLE sessions')\n    1 / 0\n"
+        "def upgrade() -> None:\n    op.execute('DROP TABLE idempotency_keys')\n    1 / 0\n"
     )
     monkeypatch.setattr(migrating, "SCRIPTS", scripts)
     monkeypatch.setattr(migrating, "HEAD", "9999")
     with pytest.raises(ZeroDivisionError):
         migrate_postgres(address)
-    assert cluster.query(address, "SELECT count(*) FROM sessions") == [(0,)]
+    assert cluster.query(address, "SELECT count(*) FROM idempotency_keys") == [(0,)]
     assert cluster.query(address, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
