@@ -1,4 +1,4 @@
-"""What is watched in every test of the whole application."""
+"""What tests of the whole application share, and what is watched in each."""
 
 from __future__ import annotations
 

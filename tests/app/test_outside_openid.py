@@ -528,7 +528,7 @@ def test_who_is_disabled_or_comes_from_elsewhere_stays_out(make: Make, provider:
 
 
 def test_groups_of_the_token_and_of_userinfo(make: Make, provider: Provider) -> None:
-    browser = make(groups={"students": ("dtougrp",)}, roles={"staff": "monitor"}, only=("Students",))
+    browser = make(groups={"students": ("dtougrp",)}, roles={"staff": "monitor"}, only=("students",))
     browser.world.ask("POST", "/api/v1/groups", json={"name": "dtougrp"})
     provider.claims["groups"] = ["students", 7, None]
     assert browser.back(provider.sign_in(browser.start())).headers["location"] == "/groups"

@@ -135,7 +135,7 @@ def made_token(request: Request) -> Response:
 
 
 def others_tokens(request: Request) -> Response:
-    return page(request, "user_tokens.html", name=ADA.username, tokens=TOKENS)
+    return page(request, "user_tokens.html", username=ADA.username, tokens=TOKENS)
 
 
 def sessions(request: Request) -> Response:

@@ -59,7 +59,7 @@ async def end_sessions(page: Page) -> Response:
 
 async def show_tokens(page: Page) -> Response:
     found = await page.run(ListTokens, {"username": page.path["username"]})
-    return page.render("user_tokens.html", name=found.username, tokens=found.tokens, section="users")
+    return page.render("user_tokens.html", username=found.username, tokens=found.tokens, section="users")
 
 
 async def revoke_token(page: Page) -> Response:

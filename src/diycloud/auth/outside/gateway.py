@@ -20,7 +20,7 @@ from diycloud.auth.outside.person import Person
 from diycloud.config_sign_in import LDAP, Linking
 from diycloud.errors import NotFound, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
-from diycloud.users.models import Row
+from diycloud.users.models import SIGN_IN, Row
 
 if TYPE_CHECKING:
     from diycloud.auth.outside.ldap import Directory
@@ -151,7 +151,7 @@ class Outside:
         """
         services = self._services
         known = not row.password_void and await services.hasher.verify(password, row.password_hash)
-        if row.portal_only or row.sudo or known:
+        if row.portal_only or row.sudo or row.status not in SIGN_IN or known:
             return row
         try:
             shadow = await service.shadow_hash(services, password)

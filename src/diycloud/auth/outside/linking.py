@@ -22,7 +22,7 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.auth import passwords
 from diycloud.auth.outside import identities, mapping
-from diycloud.auth.outside.person import Person, may_come, username_here
+from diycloud.auth.outside.person import Person, exact_name, may_come, username_here
 from diycloud.config_sign_in import LDAP, Linking
 from diycloud.db.engine import Database
 from diycloud.errors import Conflict, HostError, InvalidInput, NotFound, Unauthenticated, Unavailable
@@ -179,9 +179,9 @@ def _use(connection: Connection, row: Row, person: Person) -> None:
 def candidate(connection: Connection, person: Person, rules: Linking) -> Row | None:
     """Return the user that somebody may be linked to without an administrator's word."""
     row = None
-    if rules.link == "username" and (name := username_here(person.username)):
+    if rules.link == "username" and (name := exact_name(person.username)):
         row = repository.by_name(connection, name)
-    elif rules.link == "email" and person.email_verified and person.email:
+    elif rules.link == "email" and person.email_verified and person.email and person.email.isascii():
         row = identities.by_email(connection, person.email)
     if row is None or row.role is not Role.USER or row.sudo or row.status not in SIGN_IN:
         return None

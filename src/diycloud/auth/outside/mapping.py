@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from diycloud.actions.roles import Role
-from diycloud.auth.outside.person import Person, same_group
+from diycloud.auth.outside.person import Person, is_in
 from diycloud.config_sign_in import Linking
 
 RANK = (Role.ADMIN, Role.DOMAIN_ADMIN, Role.MONITOR, Role.USER)
@@ -23,28 +23,27 @@ class Mapped(NamedTuple):
 
 def mapped(person: Person, rules: Linking, *, role: Role, groups: Iterable[str]) -> Mapped:
     """Return what somebody is to be here. role, groups: what they are now."""
-    theirs = {same_group(name) for name in person.groups}
-    return Mapped(_groups(theirs, rules, frozenset(groups)), _role(theirs, rules, role), _domain(theirs, rules))
+    return Mapped(_groups(person, rules, frozenset(groups)), _role(person, rules, role), _domain(person, rules))
 
 
-def _groups(theirs: set[str], rules: Linking, now: frozenset[str]) -> frozenset[str] | None:
+def _groups(person: Person, rules: Linking, now: frozenset[str]) -> frozenset[str] | None:
     """Only groups that the rules name are given or taken."""
     managed = {name for names in rules.groups.values() for name in names}
-    given = {name for outside, names in rules.groups.items() if same_group(outside) in theirs for name in names}
+    given = {name for outside, names in rules.groups.items() if is_in(person, outside) for name in names}
     wanted = (now - managed) | given
     return None if wanted == now else frozenset(wanted)
 
 
-def _role(theirs: set[str], rules: Linking, now: Role) -> Role | None:
+def _role(person: Person, rules: Linking, now: Role) -> Role | None:
     """Administrators are made, and made less, only if the rules say so by name."""
     if not rules.roles or (now is Role.ADMIN and not rules.allow_admin):
         return None
-    given = {Role(role) for outside, role in rules.roles.items() if same_group(outside) in theirs}
+    given = {Role(role) for outside, role in rules.roles.items() if is_in(person, outside)}
     if not rules.allow_admin:
         given.discard(Role.ADMIN)
     wanted = next((role for role in RANK if role in given), Role.USER)
     return None if wanted is now else wanted
 
 
-def _domain(theirs: set[str], rules: Linking) -> str | None:
-    return next((domain for outside, domain in rules.domains.items() if same_group(outside) in theirs), None)
+def _domain(person: Person, rules: Linking) -> str | None:
+    return next((domain for outside, domain in rules.domains.items() if is_in(person, outside)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from diycloud.config_sign_in import Linking
+from diycloud.config_sign_in import LDAP, Linking
 
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9_-]+")
@@ -39,17 +39,30 @@ def username_here(name: str) -> str:
     return made if _NAME.match(made) else ""
 
 
-def same_group(name: str) -> str:
-    """Return a group's name as it is compared: names of directories do not tell capitals, or blanks beside commas, apart.
+def exact_name(name: str) -> str:
+    """Return the name here that is the same as one elsewhere but for capitals, empty if there can be none.
 
-    Source: RFC 4517, 4.2.11 (caseIgnoreMatch); RFC 4514, 3.
+    Nothing else is left out: `ada@elsewhere.example` is not ada, whoever gives out such names.
     """
+    lower = name.lower()
+    return lower if name.isascii() and _NAME.match(lower) else ""
+
+
+def is_in(person: Person, group: str) -> bool:
+    """Tell whether somebody is in a group of the outside.
+
+    Names of directories do not tell capitals, or blanks beside commas, apart; providers' are compared as they are. Source:
+    RFC 4517, 4.2.11 (caseIgnoreMatch); RFC 4514, 3.
+    """
+    if person.provider != LDAP:
+        return group in person.groups
+    return _plain_group(group) in map(_plain_group, person.groups)
+
+
+def _plain_group(name: str) -> str:
     return re.sub(r"\s*([,=])\s*", r"\1", name.strip()).casefold()
 
 
 def may_come(person: Person, rules: Linking) -> bool:
     """Tell whether somebody is in one of the groups that may come in."""
-    if not rules.only:
-        return True
-    theirs = {same_group(name) for name in person.groups}
-    return any(same_group(name) in theirs for name in rules.only)
+    return not rules.only or any(is_in(person, name) for name in rules.only)
