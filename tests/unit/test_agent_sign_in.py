@@ -202,11 +202,12 @@ def test_the_settings_age_is_the_hosts_and_is_taken_back(bed: tuple[Fake, Agent]
 
 def test_demands_follow_the_wish_and_come_back(bed: tuple[Fake, Agent]) -> None:
     fake, agent = bed
-    wish = {"networks": ["10.0.0.0/8"], "secret": SECRET, "last_step": 7}
+    wish = {"networks": ["10.0.0.0/8"], "secret": SECRET, "last_step": int(time.time()) // 30}
     assert ensure(agent, **wish).changed
     assert agent.pam_files.read() == {"alice": Demands(("10.0.0.0/8",), SECRET)}
     assert f"{CODES_GROUP}:x:990:alice\n" in (fake.read("/etc/group") or "")
-    assert sign_in.spend_step(agent, SpendStep("alice", 7)) is False
+    assert sign_in.spend_step(agent, SpendStep("alice", wish["last_step"])) is False  # type: ignore[arg-type]
+    assert sign_in.spend_step(agent, SpendStep("alice", wish["last_step"] + 1)) is True  # type: ignore[operator]
     assert sync(agent, **wish).mended == []
     fake.remove("/var/lib/diycloud/sign-in/access")
     assert sync(agent, **wish).mended == ["alice"]

@@ -10,6 +10,7 @@ from diycloud.errors import InvalidInput
 from diycloud.host.pam_files import LOST, NOTHING, Demands, PamFiles, parse_codes, render_access, render_codes
 from diycloud.system.fake import Fake
 
+NOW = 59842967 * 30.0
 FOLDER = Path("/var/lib/diycloud/sign-in")
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 ADA = Demands(("10.0.0.0/8", "2001:db8::/32"), SECRET)
@@ -100,17 +101,18 @@ def test_a_step_is_spent_once_and_what_the_module_noted_stays(fake: Fake, files:
     assert parse_codes(text(fake, "codes/ada")) == (SECRET, (59842960,))
     fake.write(FOLDER / "codes/ada", MODULES, mode=0o600)
     assert files.ensure({"ada": ADA}, used={"ada": 59842960}) == set(), "what the module counts is no difference"
-    assert files.spend("ada", 59842967) is False, "SSH has taken it"
-    assert files.spend("ada", 59842968) is True
-    assert files.spend("ada", 59842968) is False
+    assert files.spend("ada", 59842967, at=NOW) is False, "SSH has taken it"
+    assert files.spend("ada", 59842968, at=NOW) is True
+    assert files.spend("ada", 59842968, at=NOW) is False
+    assert files.spend("ada", 1 << 39, at=NOW) is False, "far steps would push out those that were used"
     assert '" RATE_LIMIT 3 30 1795289002 1795289010\n' in text(fake, "codes/ada"), "its count of tries too"
     assert parse_codes(text(fake, "codes/ada"))[1] == (59842966, 59842967, 59842968)
-    assert files.spend("bob", 1) is True, "who has no codes here has none to spend"
+    assert files.spend("bob", 1, at=NOW) is True, "who has no codes here has none to spend"
 
 
 def test_another_secret_has_no_used_steps(fake: Fake, files: PamFiles) -> None:
     files.ensure({"ada": ADA})
-    files.spend("ada", 5)
+    files.spend("ada", 59842967, at=NOW)
     files.ensure({"ada": ADA._replace(secret="B" * 32)})
     assert parse_codes(text(fake, "codes/ada")) == ("B" * 32, ())
 

@@ -163,4 +163,6 @@ def confirm_password(agent: Agent, message: ConfirmPassword) -> None:
 
 
 def spend_step(agent: Agent, message: SpendStep) -> bool:
-    return agent.registry.get(message.name) is None or agent.pam_files.spend(message.name, message.step)
+    return agent.registry.get(message.name) is None or agent.pam_files.spend(
+        message.name, message.step, at=agent.clock()
+    )

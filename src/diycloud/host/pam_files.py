@@ -26,6 +26,8 @@ SERVICE = "/etc/pam.d/diycloud"
 """Of programs that let the platform's users in (docs/how-to/pam.md). It is there where our lines are in PAM."""
 WINDOW = 3
 """Codes that are taken: the one of now and one either side, as auth/totp.py has it."""
+STEP_S = 30
+"""Seconds of a time step (RFC 6238)."""
 TRIES, TRIES_S = 5, 30
 """Codes that may be tried in so many seconds, by whoever has given the right password."""
 STEPS_KEPT = 2 * WINDOW
@@ -107,17 +109,18 @@ class PamFiles:
             now = self.read()
             self._write(now, set(), now, _NONE_USED)
 
-    def spend(self, name: str, step: int) -> bool:
+    def spend(self, name: str, step: int, *, at: float) -> bool:
         """Note that the code of a time step was used elsewhere. False if it was used here: it is not to be taken.
 
-        True for a user without codes here.
+        at: Unix seconds; a step that is far from it is not taken, or such ones would push those out that were used. True
+        for a user without codes here.
         """
         with self._lock:
             text = self._system.read(self._codes / name)
             if text is None:
                 return True
             secret, used = parse_codes(text)
-            if step in used:
+            if step in used or abs(step - at // STEP_S) > WINDOW:
                 return False
             self._system.write(self._codes / name, render_codes(secret, (*used, step), text), mode=0o600)
             return True

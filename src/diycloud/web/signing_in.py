@@ -35,7 +35,8 @@ def visit_of(page: Page) -> Visit:
 async def show_sign_in(page: Page) -> Response:
     if page.visitor.csrf:
         return page.redirect("/")
-    return _first(page, 200, {"next": page.request.query_params.get("next", "")})
+    asked = page.request.query_params
+    return _first(page, 200, {"next": asked.get("next", ""), "username": asked.get("username", "")[:64]})
 
 
 def _first(page: Page, status: int, shown: dict[str, Any]) -> Response:
