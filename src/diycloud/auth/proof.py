@@ -33,7 +33,9 @@ def require(actor: Actor) -> None:
             "An API token may not change how somebody signs in.", "Sign in, at the portal or by REST."
         )
     if not is_fresh(actor):
-        raise ProofNeeded("This needs your password once more.", "Sign in again, or by REST: POST /api/v1/account/proof.")
+        raise ProofNeeded(
+            "This needs your password once more.", "Sign in again, or by REST: POST /api/v1/account/proof."
+        )
 
 
 async def password_holds(services: Services, row: Row, password: str, address: str) -> bool:

@@ -14,7 +14,9 @@ def linked(found: dict[str, Any]) -> str:
     own = "a password here" if found["password"] else "no password here"
     if not found["identities"]:
         return f"{found['username']} has {own}, and is linked to nobody elsewhere."
-    rows = [(one["provider"], one["subject"], one["linked_at"], one["last_used"] or "never") for one in found["identities"]]
+    rows = [
+        (one["provider"], one["subject"], one["linked_at"], one["last_used"] or "never") for one in found["identities"]
+    ]
     return f"{table(('PROVIDER', 'SUBJECT', 'LINKED', 'LAST USED'), rows)}\n{found['username']} has {own}."
 
 

@@ -63,7 +63,9 @@ def find(server: str = "", environ: Mapping[str, str] = os.environ) -> Session |
     wanted = check_url(wanted) if wanted else ""
     if token:
         if not wanted:
-            raise InvalidInput("A token is set (DIYCLOUD_TOKEN), but no server.", "Set DIYCLOUD_URL, or say --server URL.")
+            raise InvalidInput(
+                "A token is set (DIYCLOUD_TOKEN), but no server.", "Set DIYCLOUD_URL, or say --server URL."
+            )
         file = environ.get("DIYCLOUD_CA", "")
         return Session(wanted, token=token, authority=read_authority(file) if file else "")
     found = read(environ)

@@ -58,8 +58,8 @@ class Vault:
 
 def _make_key(path: Path) -> bytes:
     """Write a new key whole or not at all; another process's, made meanwhile, counts."""
-    key, fresh = secrets.token_bytes(KEY_SIZE), path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+    key, fresh = secrets.token_bytes(KEY_SIZE), path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         file.write(key)
         file.flush()
         os.fsync(file.fileno())

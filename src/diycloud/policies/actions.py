@@ -17,7 +17,9 @@ MaxDisk = Annotated[DiskSize, Meta(extra={"help": "largest disk quota that can b
 MaxTasks = Annotated[Tasks, Meta(extra={"help": "most processes that can be given"})]
 MaxSessions = Annotated[
     int,
-    Meta(ge=1, le=1000, extra={"rule": "a whole number, 1–1000", "help": "sessions of one person; the oldest gives way"}),
+    Meta(
+        ge=1, le=1000, extra={"rule": "a whole number, 1–1000", "help": "sessions of one person; the oldest gives way"}
+    ),
 ]
 SecondFactor = Annotated[Flag, Meta(extra={"help": "whoever has the policy must have a second factor"})]
 MaxGpu = Annotated[Flag, Meta(extra={"help": "whether GPUs can be given"})]
