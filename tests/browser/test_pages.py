@@ -320,7 +320,9 @@ def test_slide_and_number_move_each_other(watched: Watched) -> None:
 def test_the_list_follows_what_is_typed(watched: Watched) -> None:
     page = watched.open("/users?sort=full_name")
     page.get_by_label("Search by name").press_sequentially("turing", delay=10)
-    page.wait_for_url(re.compile(r"/users\?search=turing&sort=full_name$"))  # on a busy machine a part of it is asked for first
+    page.wait_for_url(
+        re.compile(r"/users\?search=turing&sort=full_name$")
+    )  # on a busy machine a part of it is asked for first
     expect(page.locator("[data-announce]")).to_contain_text("users found")
     assert all("Turing" in text for text in page.locator("tbody tr").all_inner_texts())
     assert page.evaluate("document.activeElement.id") == "f-search"

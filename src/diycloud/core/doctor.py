@@ -280,12 +280,16 @@ def _secret(here: Installation, path: str) -> Iterator[Check]:
     except OSError as error:
         yield Check("secret", "fail", f"{path}: {error.strerror}", "See sign_in in the settings.")
         return
-    readable = (info.st_uid == owner.uid and info.st_mode & 0o400) or (info.st_gid == owner.gid and info.st_mode & 0o040)
+    readable = (info.st_uid == owner.uid and info.st_mode & 0o400) or (
+        info.st_gid == owner.gid and info.st_mode & 0o040
+    )
     if info.st_mode & 0o004:
         yield Check("secret", "warn", f"everybody can read {path}", f"chmod 640 {path}")
     elif not readable:
         account = here.settings.agent.server_user
-        yield Check("secret", "fail", f"{account} cannot read {path}", f"chown root:{account} {path} && chmod 640 {path}")
+        yield Check(
+            "secret", "fail", f"{account} cannot read {path}", f"chown root:{account} {path} && chmod 640 {path}"
+        )
 
 
 def _as_installed(here: Installation) -> Iterator[Check]:

@@ -53,7 +53,9 @@ _WIDTH = len(_COLUMNS) - len(LIMITS)
 _NAMES = tuple(column.name for column in _COLUMNS)
 _USERNAME = _NAMES.index("username")
 _ROLE, _STATUS = _NAMES.index("role"), _NAMES.index("status")
-_FLAGS = tuple(_NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo", "password_void"))
+_FLAGS = tuple(
+    _NAMES.index(name) for name in ("portal_only", "must_change_password", "shadow_set", "sudo", "password_void")
+)
 _GROUP_NAMES = _NAMES.index("groups")
 ROW: Select[Any] = select(*_COLUMNS).select_from(JOIN)
 """What `to_row` takes: queries of lists add to it."""
