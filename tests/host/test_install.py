@@ -23,7 +23,10 @@ from tests.bare.debian import CannotBuild
 from tests.bare.tree import differences
 
 SOURCE = Path(__file__).resolve().parents[2]
-PROGRAM_PACKAGES = "apt-get -q -y install --no-install-recommends ca-certificates python3 python3-venv nginx libpam-google-authenticator"
+PROGRAM_PACKAGES = (
+    "apt-get -q -y install --no-install-recommends"
+    " ca-certificates python3 python3-venv nginx libpam-google-authenticator"
+)
 # What tools of the distribution note for themselves whenever they run.
 NOTES = ("/var/log/apt", "/var/log/dpkg.log", "/var/lib/dpkg", "/var/cache", "/var/lib/apt")
 LOCK = "/run/diycloud-install.lock"

@@ -17,9 +17,9 @@ WHILE_PASSWORD_MUST_CHANGE = ("password.change", "session.end")
 _HOW_TO_ENROL = "At the portal, on the page of your account, or by `diycloud factor begin-totp`."
 WHILE_MUST_ENROL = (
     *WHILE_PASSWORD_MUST_CHANGE, "session.prove", "factor.show", "factor.begin-totp", "factor.activate-totp", "passkey.begin",
-    "passkey.add",
+    "passkey.add", "identity.list",
 )  # fmt: skip
-"""What a session may do whose user must have a second factor and has none yet. An API token may do none of it."""
+"""What a session may do, for itself, whose user must have a second factor and has none yet. An API token may do none of it."""
 
 
 class Place(NamedTuple):
@@ -52,7 +52,8 @@ def authorise(actor: Actor, action: type[Action[Any]], target: str) -> Scope:
     """
     if actor.must_change_password and action.action_name not in WHILE_PASSWORD_MUST_CHANGE:
         raise PermissionDenied("The password must be changed first.", _HOW)
-    if actor.must_enrol and (action.action_name not in WHILE_MUST_ENROL or actor.scopes is not None):
+    elsewhere = action.kind is Kind.USER and target != actor.name
+    if actor.must_enrol and (action.action_name not in WHILE_MUST_ENROL or actor.scopes is not None or elsewhere):
         raise PermissionDenied("A second factor must be set up first.", _HOW_TO_ENROL)
     scope = scope_of(actor, action.permission)
     own = action.kind is Kind.USER and target == actor.name and actor.user_id is not None

@@ -108,6 +108,8 @@ class Services:
         """Sign-ins that wait for their second factor (auth/signin.py)."""
         self.challenges: Waiting[Any] = Waiting(seconds=300, most=10_000, each=200)
         """What browsers were asked to sign with a passkey (auth/passkeys.py)."""
+        self.challenges_of_strangers: Waiting[Any] = Waiting(seconds=300, most=10_000, each=200)
+        """The same for whoever is not known yet: they crowd out nobody but each other."""
         self.new_secrets: Waiting[Any] = Waiting(seconds=900, most=5_000, each=1)
         """Secrets of apps that have shown no code yet (auth/factor_service.py)."""
         self.outside: Outside | None = None

@@ -233,6 +233,7 @@ async def remove_passkey(ctx: Context, action: RemovePasskey) -> FactorsChanged:
 
 async def reset_factors(ctx: Context, action: ResetFactors) -> FactorsChanged:
     """Take everything away: the phone is gone, and the paper too. One's own go one by one, where one may be without."""
+    proof.require(ctx.actor)
     services, row = ctx.services, await service.get(ctx.services, action.username)
     if row.id in (ctx.actor.user_id, (ctx.actor.real or ctx.actor).user_id):
         raise Conflict("Your own second factors are removed one by one, on your account's page.")

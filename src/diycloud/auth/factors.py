@@ -106,7 +106,7 @@ async def prove_passkey(services: Services, answer: str, *, user_id: int | None,
     counter ran backwards.
     """
     token = passkeys.challenge_of(answer)
-    asked = services.challenges.take(token)
+    asked = (services.challenges_of_strangers if alone else services.challenges).take(token)
     wanted = passkeys.Challenge(passkeys.ALONE if alone else passkeys.SECOND, user_id)
     if asked != wanted:
         raise passkeys.Wrong("no challenge of ours, or for something else")

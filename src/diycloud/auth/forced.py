@@ -5,6 +5,8 @@ Whoever must and has none may do nothing but set one up (actions/reach.py); ever
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from diycloud.config import ServerSettings
 
 ASKED = """COALESCE((SELECT p.second_factor FROM policies AS p WHERE p.name = u.policy), 0)"""
@@ -15,7 +17,12 @@ OR EXISTS (SELECT 1 FROM passkeys AS k WHERE k.user_id = u.id))"""
 
 def must_enrol(server: ServerSettings, role: str, *, asked: object, has_one: object) -> bool:
     """Tell whether a user must set up a second factor first. asked, has_one: of a row, by the SQL above."""
-    return not has_one and (bool(asked) or role in server.second_factor_roles)
+    return is_missing(server.second_factor_roles, role, asked=asked, has_one=has_one)
+
+
+def is_missing(roles: Collection[str], role: str, *, asked: object, has_one: object) -> bool:
+    """Tell the same by the setting's roles alone."""
+    return not has_one and (bool(asked) or role in roles)
 
 
 def reason(server: ServerSettings, role: str, policy: str, *, asked: object) -> str:

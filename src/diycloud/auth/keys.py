@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from diycloud.actions.dispatcher import Context
+from diycloud.auth import proof
 from diycloud.auth.actions import AddKey, ListKeys, RemoveKey
 from diycloud.auth.models import Key, KeyList
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound
@@ -111,7 +112,8 @@ async def list_keys(ctx: Context, action: ListKeys) -> KeyList:
 
 
 async def add_key(ctx: Context, action: AddKey) -> KeyList:
-    """Add a key. Raises Conflict if the user has it already, or too many."""
+    """Add a key. Raises ProofNeeded, Conflict if the user has it already, or too many."""
+    proof.require_of_session(ctx.actor)  # it opens the account for good
     row, key = await service.get(ctx.services, action.username), parse_key(action.key)
     _keep_administrators(row)
     known = read_keys(row.ssh_keys)

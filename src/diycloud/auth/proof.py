@@ -38,6 +38,12 @@ def require(actor: Actor) -> None:
         )
 
 
+def require_of_session(actor: Actor) -> None:
+    """As `require`, for what an API token may be lent: its owner proved who they are when they made it."""
+    if (actor.real or actor).scopes is None:
+        require(actor)
+
+
 async def password_holds(services: Services, row: Row, password: str, address: str) -> bool:
     """Tell whether a password is a user's, slowed down as at signing in: a session that was left open is no way to guess it.
 

@@ -118,7 +118,7 @@ class SignIn:
         known = await self._services.database.read(factors.state, row.id)
         if not known.any:
             self.throttle.succeeded(row.username, visit.actor.address)
-            return await self.begin(row, methods, visit, better=better)
+            return await self.begin(row, methods, visit, better=better, alone=True)
         self.throttle.uncount(row.username, visit.actor.address)  # what was counted ahead; forgiven only at the end
         ticket = Ticket(row, methods, visit.kind, better)
         token = self._services.tickets.put(ticket.owner, ticket)
@@ -280,10 +280,12 @@ class SignIn:
         theirs = await outside.by_password(username, password[:1024], row, subject, actor) if outside else None
         return (THEIRS, theirs) if theirs is not None else ((), row)
 
-    async def begin(self, row: Row, methods: Sequence[str], visit: Visit, *, better: Sequence[str] = ()) -> SignedIn:
+    async def begin(
+        self, row: Row, methods: Sequence[str], visit: Visit, *, better: Sequence[str] = (), alone: bool = False
+    ) -> SignedIn:
         """Start the session of a user who is proved. better: a hash to take the place of an old one.
 
-        Raises Unauthenticated if the user was changed meanwhile.
+        alone: there was no second factor to ask for. Raises Unauthenticated if the user was changed meanwhile.
         """
         settings, now, actor = self._services.settings.server, int(time.time()), visit.actor
         max_s = settings.session_max_hours * 3600
@@ -293,6 +295,9 @@ class SignIn:
             if not repository.is_still(
                 connection, row
             ):  # checking took a while: the password is another, the user gone
+                raise Unauthenticated(WRONG)
+            known = factors.state(connection, row.id)
+            if alone and known.any:  # set up meanwhile, and nobody has shown it
                 raise Unauthenticated(WRONG)
             values: dict[str, Any] = {"last_login": repository.NOW, "last_login_ip": actor.address}
             if too_old:
@@ -304,7 +309,6 @@ class SignIn:
                 connection, row.id, now=now, max_s=max_s, kind=visit.kind, address=actor.address,
                 user_agent=visit.user_agent, methods=methods,
             )  # fmt: skip
-            known = factors.state(connection, row.id)
             return token, forced.must_enrol(settings, row.role, asked=known.asked, has_one=known.any)
 
         try:

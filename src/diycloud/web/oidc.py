@@ -319,6 +319,7 @@ class Provider:
             session_idle_s=settings.session_idle_minutes * 60,
             access_s=settings.oidc_access_minutes * 60,
             refresh_s=settings.oidc_refresh_days * 86_400,
+            factor_roles=settings.second_factor_roles,
         )
 
 

@@ -20,6 +20,7 @@ from diycloud.errors import DiyCloudError, SecondFactorNeeded, TooManyRequests, 
 from diycloud.web.pages import safe_next
 from diycloud.web.portal import HEADERS, Entry, Page
 from diycloud.web.problems import STATUS
+from diycloud.web.ratelimit import network
 
 TICKET = "__Host-diycloud-second"
 TICKET_S = 300
@@ -151,8 +152,8 @@ async def ask_passkey(page: Page) -> Response:
     here = passkeys.party(services.settings.server)
     passkeys.check_possible(here)
     if not page.sent("second").get("second"):
-        visitor = page.visitor.actor.address
-        token = services.challenges.put(f"address {visitor}", passkeys.Challenge(passkeys.ALONE, None))
+        owner = f"network {network(page.visitor.actor.address)!r}"
+        token = services.challenges_of_strangers.put(owner, passkeys.Challenge(passkeys.ALONE, None))
         options = await passkeys.sign_in_options(here, token, [])
     else:
         found = await page.portal.sign_in.ways(page.request.cookies.get(TICKET, ""))

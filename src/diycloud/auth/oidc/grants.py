@@ -15,11 +15,13 @@ import base64
 import hashlib
 import re
 import secrets
+from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, update
 
+from diycloud.auth import forced
 from diycloud.auth.addresses import allows
 from diycloud.auth.oidc.clients import Client, digest
 from diycloud.db.engine import Prepared
@@ -50,12 +52,13 @@ class Refused(StrEnum):
 
 
 class Rules(NamedTuple):
-    """now: Unix seconds; the others: for how many seconds things hold."""
+    """now: Unix seconds; factor_roles: as forced.is_missing takes them; the others: for how many seconds things hold."""
 
     now: int
     session_idle_s: int
     access_s: int
     refresh_s: int
+    factor_roles: Collection[str] = ()
 
 
 class Grant(NamedTuple):
@@ -81,6 +84,9 @@ class Grant(NamedTuple):
     status: str
     must_change_password: int
     networks: str
+    role: str
+    factor_asked: int
+    has_factor: int
     session_expires_at: int | None
     session_seen: int | None
 
@@ -92,6 +98,8 @@ class Grant(NamedTuple):
         """Tell whether it still gives anything."""
         may = self.status in SIGN_IN and not self.must_change_password and self.enabled == 1
         if not may or not allows(str(self.networks), self.address):
+            return False
+        if forced.is_missing(rules.factor_roles, self.role, asked=self.factor_asked, has_one=self.has_factor):
             return False
         if OFFLINE in self.scopes:
             return True
@@ -121,13 +129,16 @@ class Issued(NamedTuple):
     scopes: tuple[str, ...]
 
 
-_G, _C, _U, _S, _T = oidc_grants.c, oidc_clients.c, users.c, sessions.c, oidc_tokens.c
+_USERS = users.alias("u")  # as the SQL of forced.py calls them
+_G, _C, _U, _S, _T = oidc_grants.c, oidc_clients.c, _USERS.c, sessions.c, oidc_tokens.c
 _COLUMNS = (
     _G.id, _G.user_id, _G.session_id, _G.code_expires_at, _G.redirect_uri, _G.challenge, _G.nonce, _G.scopes, _G.methods,
     _G.address, _G.signed_in_at, _G.redeemed, _G.client_id.label("client_row"), _C.client_id.label("client"), _C.enabled,
-    _U.username, _U.uuid, _U.status, _U.must_change_password, _U.allowed_client_ip, _S.expires_at.label("until"), _S.last_seen,
+    _U.username, _U.uuid, _U.status, _U.must_change_password, _U.allowed_client_ip,
+    _U.role, literal_column(forced.ASKED).label("factor_asked"), literal_column(forced.HAS_ONE).label("has_factor"),
+    _S.expires_at.label("until"), _S.last_seen,
 )  # fmt: skip
-_JOINED = oidc_grants.join(oidc_clients).join(users).outerjoin(sessions, _G.session_id == _S.id)
+_JOINED = oidc_grants.join(oidc_clients).join(_USERS).outerjoin(sessions, _G.session_id == _S.id)
 _BY_CODE = Prepared(select(*_COLUMNS).select_from(_JOINED).where(_G.code_hash == bindparam("code_hash")))
 _TOKEN = (_T.id.label("token_id"), _T.kind, _T.scopes.label("token_scopes"), _T.created_at, _T.expires_at, _T.current)
 _BY_TOKEN = Prepared(

@@ -11,7 +11,7 @@ from diycloud.auth.ending import end_everything
 from diycloud.auth.outside import actions, identities
 from diycloud.auth.outside.actions import Identities, LinkIdentity, ListIdentities, UnlinkIdentity
 from diycloud.config_sign_in import LDAP
-from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound
+from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, PermissionDenied
 from diycloud.users import service
 from diycloud.users.adopting import NO_PASSWORD
 from diycloud.users.models import Row
@@ -31,9 +31,11 @@ async def _shown(ctx: Context, row: Row) -> Identities:
 async def link_identity(ctx: Context, action: LinkIdentity) -> Identities:
     """Link a user to somebody elsewhere: whoever that is can sign in as the user from then on.
 
-    Raises InvalidInput, NotFound, Conflict; Unavailable if the directory does not answer.
+    Raises PermissionDenied, InvalidInput, NotFound, Conflict; Unavailable if the directory does not answer.
     """
     services = ctx.services
+    if ctx.bound is not None:  # whoever was linked to one of theirs would bring it the rights that they have there
+        raise PermissionDenied("Only an administrator of all domains links people.", "Ask one.")
     row = await service.get(services, action.username)
     proof.require(ctx.actor)
     if row.sudo and not ctx.actor.is_root:
