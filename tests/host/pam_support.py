@@ -186,8 +186,9 @@ class Typist:
             return False
         try:
             found = os.read(self._terminal, 4096)
-        except OSError:
-            return False
+        except OSError:  # nobody has it open: the program has ended, or is login, which hangs up and opens it again
+            time.sleep(0.05)
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         self.seen += _ANSI.sub("", found.decode("utf-8", "replace")).replace("\r", "")
         return bool(found)
 

@@ -73,7 +73,12 @@ async def holds(services: Services, row: Row, password: str, code: str, address:
     """
     right = await password_holds(services, row, password, address)
     if right and (await services.database.read(factors.state, row.id)).any:
+        codes = services.throttle.codes
+        codes.check(row.username, address, known_address=row.last_login_ip)
+        codes.failed(row.username, address)
         right = await factors.prove_code(services, row, code)
-        if not right:
+        if right:
+            codes.succeeded(row.username, address)
+        else:
             services.throttle.failed(row.username, address)
     return right

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, insert, literal, select
 
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.roles import Role
+from diycloud.auth import proof
 from diycloud.db.tables import group_members as members
 from diycloud.db.tables import groups, users
 from diycloud.domains import repository as domains
@@ -52,6 +53,8 @@ def check_fields(ctx: Context, action: CreateUser | ModifyUser | SetLimits) -> N
         return
     if ctx.actor.scopes is not None and action.role not in (UNSET, Role.USER):
         raise PermissionDenied("role: no API token gives rights over others.", "Sign in for this.")
+    if isinstance(action, CreateUser) and action.role not in (UNSET, Role.USER):
+        proof.require_of_session(ctx.actor)
     if ctx.bound is None:
         return
     usual = {field.name: field.default for field in msgspec.structs.fields(action)}

@@ -14,7 +14,7 @@ from diycloud.actions.fields import Password
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.auth import notices, old_passwords, passwords
+from diycloud.auth import notices, old_passwords, passwords, proof
 from diycloud.auth.ending import end_everything
 from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
@@ -247,6 +247,8 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         changes |= limits
     if "policy" in values:
         placing.check_maxima(where.policy, allocation)
+    if "external_id" in values or values.get("role", Role.USER) is not Role.USER:  # another way in, or more behind it
+        proof.require_of_session(ctx.actor)
     ctx.changes = changes
     if not changes:
         return Changed(shown.view(row))
@@ -311,7 +313,7 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
 
 
 async def set_password(ctx: Context, action: SetPassword) -> Changed:
-    """Set or generate another's password; every session of theirs ends."""
+    """Set or generate another's password; every session of theirs ends. Raises ProofNeeded, Conflict, InvalidInput."""
     services = ctx.services
     row = await get(services, action.username)
     if ctx.actor.user_id == row.id:  # or whoever finds a session open could keep the account
@@ -323,6 +325,7 @@ async def set_password(ctx: Context, action: SetPassword) -> Changed:
             f"{row.username} has sudo, so only they themselves and root change the password.",
             f"As root on the host: passwd {row.username}, or diycloud user sudo {row.username} --revoke first.",
         )
+    proof.require_of_session(ctx.actor)
     password, warnings = choose_password(ctx, action.password, (row.username, row.full_name, row.email or ""))
     if services.outside and await services.outside.subject(row) is not None:
         warnings += (f"{row.username} signs in with the directory's password; this one opens SSH only.",)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import time
 from urllib.parse import parse_qsl, urlencode
 
@@ -31,6 +32,9 @@ MAX_FIELDS = 40
 AGAIN_S = 600
 """How long somebody may take to prove anew who they are."""
 _AGAIN = "again"
+_ALLOWED = "allowed"
+ALLOWED_S = 60
+"""How long it takes at most from what somebody allowed to the request that goes on."""
 NO_REFERRER = {**HEADERS, "referrer-policy": "no-referrer"}
 """Codes and hints are in addresses here: no page that follows may learn them."""
 WORDS = {
@@ -84,7 +88,7 @@ async def _admit(page: Page, asked: Asked, pairs: Pairs) -> Response:
             raise AuthorizationError("login_required")
         pairs = pairs if again is None and "login" in asked.prompt else _marked(page, pairs, now)
         return page.redirect(f"/confirm?{urlencode({'next': _resume(pairs)})}")
-    if await _must_ask(page, asked):
+    if await _must_ask(page, asked, pairs, now):
         if silent:
             raise AuthorizationError("consent_required")
         return _ask(page, asked, pairs)
@@ -98,9 +102,15 @@ def _is_fresh(asked: Asked, proved_at: int, again: int | None, now: int) -> bool
     return "login" not in asked.prompt and (asked.max_age is None or now - proved_at <= asked.max_age)
 
 
-async def _must_ask(page: Page, asked: Asked) -> bool:
+async def _must_ask(page: Page, asked: Asked, pairs: Pairs, now: int) -> bool:
+    """Tell whether the person must be asked, as they are each time for a program that anybody can pass for.
+
+    Nothing proves which program on a device takes a code at a public application's address there (RFC 8252, 8.6).
+    """
     if asked.prompt & {"consent", "select_account"}:
         return True
+    if asked.client.app.public and not asked.redirect_uri.startswith("https:"):
+        return not _was_allowed(page, pairs, now)
     if asked.client.app.trusted:
         return False
     user_id = page.visitor.actor.user_id
@@ -171,7 +181,7 @@ async def consent(page: Page) -> Response:
     await page.check(ListOwnApps)
     if not client.app.trusted:
         await _allow(page, asked)
-    return page.redirect(_resume(rest))
+    return page.redirect(_resume(_with_allowance(page, rest)))
 
 
 async def _allow(page: Page, asked: Asked) -> None:
@@ -300,6 +310,28 @@ def _opened(page: Page, pairs: Pairs, now: int) -> int | None:
     except (HostError, binascii.Error, ValueError):
         return None
     return since if now - since <= AGAIN_S else None
+
+
+def _with_allowance(page: Page, pairs: Pairs) -> Pairs:
+    """Return a request that says, sealed, that this person has just allowed this very request."""
+    said = f"{int(time.time())} {_fingerprint(page, pairs)}".encode()
+    sealed = page.portal.dispatcher.services.vault.seal(said, purpose="oidc allowed")
+    return [*((n, v) for n, v in pairs if n != _ALLOWED), (_ALLOWED, base64.urlsafe_b64encode(sealed).decode())]
+
+
+def _was_allowed(page: Page, pairs: Pairs, now: int) -> bool:
+    try:
+        given = base64.urlsafe_b64decode(Parameters.of(pairs).values.get(_ALLOWED, ""))
+        at, of = page.portal.dispatcher.services.vault.open(given, purpose="oidc allowed").decode().split()
+    except (HostError, binascii.Error, ValueError):
+        return False
+    return now - int(at) <= ALLOWED_S and of == _fingerprint(page, pairs)
+
+
+def _fingerprint(page: Page, pairs: Pairs) -> str:
+    """Return what tells a person's request from every other."""
+    plain = urlencode([(name, value) for name, value in pairs if name not in (_AGAIN, _ALLOWED)])
+    return hashlib.sha256(f"{page.visitor.actor.user_id} {plain}".encode()).hexdigest()
 
 
 def _place(uri: str) -> str:

@@ -49,13 +49,17 @@ def id_token(issuer: str, grant: Grant, access_token: str, *, now: int, seconds:
 
 
 def amr(methods: str) -> list[str]:
-    """Return how it was proved who it is, in the words of RFC 8176."""
+    """Return how it was proved who it is, in the words of RFC 8176.
+
+    A password that a directory keeps (`pwd fed`) is one factor; a provider's word and a code of ours (`fed otp`) are two.
+    """
     found = list(dict.fromkeys(methods.split()))
-    return [*found, "mfa"] if len(found) > 1 and "mfa" not in found else found
+    factors = set(found) - {"fed"} if "pwd" in found else set(found)
+    return [*found, "mfa"] if len(factors) > 1 and "mfa" not in found else found
 
 
 def acr(methods: str) -> str:
-    return ACR[len(amr(methods)) > 1]
+    return ACR["mfa" in amr(methods)]
 
 
 def _half(token: str) -> str:

@@ -3,7 +3,8 @@
 1. the user they are linked to, by a link or by the column external_id, whichever an administrator set;
 2. by the setting `link`: the user of the same name, or of the same confirmed address. Never one whose role reaches beyond
    themselves, who is an administrator of the host, who may not sign in, or who is linked to somebody else there already:
-   else whoever registers an administrator's name or address with a provider would be that administrator;
+   else whoever registers an administrator's name or address with a provider would be that administrator. Nor one who would
+   get rights over others, or another domain, by it: whoever made that account may know its password;
 3. by the setting `create`: a new user, without a password;
 4. nobody, and they are told to ask an administrator.
 """
@@ -187,6 +188,9 @@ def candidate(connection: Connection, person: Person, rules: Linking) -> Row | N
         return None
     if row.external_id and row.external_id.startswith(f"{person.provider}:"):
         return None  # it is set that they are somebody else there
+    gets = mapping.mapped(person, rules, role=row.role, groups=shown.names(row.groups))
+    if gets.role not in (None, Role.USER) or gets.domain not in (None, row.domain):
+        return None
     return row if identities.subject_of(connection, row.id, person.provider) is None else None
 
 
