@@ -47,7 +47,7 @@ NOUNS = {
     "usage": "what a user uses now",
     "audit": "who did what",
     "host": "what the host has and what is promised",
-    "account": "your own password",
+    "account": "your own password, and the applications that know you",
 }
 SESSION = {
     "login": "use another server from here: sign in at its address",
