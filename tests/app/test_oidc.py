@@ -104,8 +104,8 @@ def test_a_public_client_needs_no_secret_but_pkce(site: OpenId, cookie: str) -> 
     assert told(site.authorize(cookie, **public, redirect_uri="http://127.0.0.1/back", code_challenge=None))["error"]
     page = site.authorize(cookie, **public, redirect_uri="http://127.0.0.1:51234/back")
     assert page.status_code == 200 and "asks to know you" in page.text, "never trusted"
-    allow(site, cookie, page)
-    answer = site.authorize(cookie, **public, redirect_uri="http://127.0.0.1:51234/back")
+    on = allow(site, cookie, page)
+    answer = site.get(goes_on_to(site.get(on.headers["location"], cookie)), cookie)
     form = {
         "grant_type": "authorization_code", "code": told(answer)["code"], "redirect_uri": "http://127.0.0.1:51234/back",
         "code_verifier": VERIFIER, "client_id": "phone",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -191,7 +192,8 @@ class Bench:
         """Create a user; returns who they are when they ask for something."""
         self.run(users.CreateUser(username=name, domain=domain, role=role, **more))
         ((user_id,),) = self.sql("SELECT id FROM users WHERE username = ?", name)
-        return Actor(name, role, "rest", user_id=user_id, domain=domain)
+        now = int(time.time())
+        return Actor(name, role, "rest", user_id=user_id, domain=domain, session_id=10_000 + user_id, proved_at=now)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Read or change the database as people do: SQLite's with a sqlite3 of their own, which keeps no foreign keys."""

@@ -242,7 +242,7 @@ def test_a_password_that_must_change_blocks_all_else(role: Role) -> None:
 
 WHILE_ENROLLING = (
     "password.change", "session.end", "session.prove", "factor.show", "factor.begin-totp", "factor.activate-totp",
-    "passkey.begin", "passkey.add",
+    "passkey.begin", "passkey.add", "identity.list",
 )  # fmt: skip
 
 
@@ -257,6 +257,9 @@ def test_a_second_factor_that_must_be_set_up_blocks_all_else(role: Role) -> None
                 authorise(actor, action, "alice")
         with pytest.raises(PermissionDenied, match="second factor"):
             authorise(token, action, "alice")
+        if action.kind is Kind.USER:
+            with pytest.raises(PermissionDenied, match="second factor"):
+                authorise(actor, action, "bob")
 
 
 def test_every_permission_is_somebodys_but_roots_nobodys() -> None:

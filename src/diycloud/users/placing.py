@@ -53,9 +53,9 @@ def check_fields(ctx: Context, action: CreateUser | ModifyUser | SetLimits) -> N
         return
     if ctx.actor.scopes is not None and action.role not in (UNSET, Role.USER):
         raise PermissionDenied("role: no API token gives rights over others.", "Sign in for this.")
-    if isinstance(action, CreateUser) and action.role not in (UNSET, Role.USER):
-        proof.require_of_session(ctx.actor)
     if ctx.bound is None:
+        if isinstance(action, CreateUser) and action.role is not Role.USER:
+            proof.require_of_session(ctx.actor)
         return
     usual = {field.name: field.default for field in msgspec.structs.fields(action)}
     for name in ADMINS_FIELDS:

@@ -153,6 +153,7 @@ def _ask(page: Page, asked: Asked, pairs: Pairs) -> Response:
         "consent.html",
         client=asked.client.app,
         goes_to=_place(asked.redirect_uri),
+        scopes=asked.scopes,
         words=[WORDS[scope] for scope in asked.scopes],
         query=urlencode(pairs),
         refuse=requests.answer(asked.redirect_uri, issuer(server), asked.state, error="access_denied"),

@@ -17,9 +17,9 @@ import re
 import secrets
 from collections.abc import Collection
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, insert, literal_column, select, update
 
 from diycloud.auth import forced
 from diycloud.auth.addresses import allows
@@ -30,6 +30,8 @@ from diycloud.db.tables import sessions, users
 from diycloud.users.models import SIGN_IN
 
 CODE_S = 60
+LONGEST_S = 365 * 86_400
+"""How long refresh tokens go on at most, however often they are used: then the person signs in anew."""
 OFFLINE = "offline_access"
 MAX_GRANTS = 30
 """Of one person at one application; the oldest gives way."""
@@ -131,7 +133,7 @@ class Issued(NamedTuple):
 
 _USERS = users.alias("u")  # as the SQL of forced.py calls them
 _G, _C, _U, _S, _T = oidc_grants.c, oidc_clients.c, _USERS.c, sessions.c, oidc_tokens.c
-_COLUMNS = (
+_COLUMNS: tuple[ColumnElement[Any], ...] = (
     _G.id, _G.user_id, _G.session_id, _G.code_expires_at, _G.redirect_uri, _G.challenge, _G.nonce, _G.scopes, _G.methods,
     _G.address, _G.signed_in_at, _G.redeemed, _G.client_id.label("client_row"), _C.client_id.label("client"), _C.enabled,
     _U.username, _U.uuid, _U.status, _U.must_change_password, _U.allowed_client_ip,
@@ -246,7 +248,7 @@ def _refresh_problem(found: Token, token: str, client: Client, rules: Rules) -> 
         return Refused.REUSED
     if found.grant.client_row != client.id:
         return Refused.FOREIGN
-    if rules.now >= found.expires_at:
+    if rules.now >= min(found.expires_at, found.grant.code_expires_at + LONGEST_S):
         return Refused.EXPIRED
     may = OFFLINE in client.app.scopes if OFFLINE in found.grant.scopes else client.app.refresh
     return None if may and found.grant.stands(rules) else Refused.ENDED
