@@ -37,7 +37,7 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ worker_connections 64; }}
 http {{
-    access_log off;
+    access_log {folder}/access.log;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -298,6 +298,18 @@ def test_the_authority_can_be_fetched(running):
     status, headers, body = running.ask("/ca.crt")
     assert (status, body) == (200, (running.folder / "tls/ca.crt").read_bytes())
     assert headers["content-type"] == "application/x-x509-ca-cert"
+
+
+def test_what_signing_in_carries_in_an_address_is_in_no_log(running):
+    """Codes, hints of who signs out and an application's whole request stand in addresses; what is logged is kept."""
+    for path in ("oidc/authorize", "oidc/resume", "oidc/logout", "sign-in/with/uni/back"):
+        assert running.ask(f"/{path}?code=s3cr3t&state=s3cr3t")[0] == 200
+    assert running.ask("/users?page=plain")[0] == 200
+    deadline = time.monotonic() + 5
+    while "page=plain" not in (text := (running.folder / "access.log").read_text()):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.02)
+    assert "s3cr3t" not in text
 
 
 def test_bodies_have_a_limit(running):
