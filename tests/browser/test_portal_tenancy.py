@@ -182,7 +182,7 @@ def downloaded(page: Page, link: str) -> list[dict[str, str]]:
 
 def test_a_domain_ends_at_its_border(head: Page, tenant: Tenant, scripts: bool) -> None:
     navigation = head.get_by_role("navigation", name="Main")
-    assert navigation.get_by_role("link").all_inner_texts() == ["Home", "Users", "Groups", "Audit"]
+    assert navigation.get_by_role("link").all_inner_texts() == ["Home", "Users", "Groups", "Sign-ins", "Audit"]
     for path in (f"/users/{ADMIN}", "/domains/default", "/new-policy"):
         answer = head.goto(path)
         assert answer is not None
