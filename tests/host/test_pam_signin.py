@@ -390,7 +390,8 @@ def test_a_platform_that_does_not_run_keeps_nobody_out(pam: Bed) -> None:
     other = person(pam, "--allowed-client-ip", ELSEWHERE)
     pam.stack.stop_agent()
     try:
-        assert pam.gets_in(name, PASSWORD) and pam.gets_in(OUTSIDER, PASSWORD)
+        assert pam.gets_in(name, PASSWORD), pam.log()[-3000:]
+        assert pam.gets_in(OUTSIDER, PASSWORD)
         assert not pam.gets_in(other, PASSWORD), "what was decided still holds"
     finally:
         pam.stack.start_agent()

@@ -309,6 +309,7 @@ class SignIn:
                 connection, row.id, now=now, max_s=max_s, kind=visit.kind, address=actor.address,
                 user_agent=visit.user_agent, methods=methods,
             )  # fmt: skip
+            _record(connection, actor._replace(name=row.username), row, "done", "", visit.started)
             return token, forced.must_enrol(settings, row.role, asked=known.asked, has_one=known.any)
 
         try:
@@ -316,7 +317,6 @@ class SignIn:
         except Unauthenticated as error:
             await self.audit(actor, row, "refused", error.code, visit.started)
             raise
-        await self.audit(actor._replace(name=row.username), row, "done", "", visit.started)
         return SignedIn(token, row.username, row.must_change_password or too_old, now + max_s, must_enrol)
 
     async def _give_host_password(self, row: Row, password: str) -> None:
@@ -334,15 +334,17 @@ class SignIn:
     async def audit(
         self, actor: Actor, user: Row | None, outcome: str, code: str, started: float, *, message: str = ""
     ) -> None:
-        """Record a sign-in, or why there was none. started: seconds, monotonic."""
+        """Record why there was no session. started: seconds, monotonic."""
+        await self._services.database.write(_record, actor, user, outcome, code, started, message)
 
-        def store(connection: Connection) -> None:
-            target, domain = (user.username, user.domain) if user else ("", "")
-            begun = audit.begin(connection, actor, "session.begin", target, {}, domain=domain)
-            seconds = time.monotonic() - started
-            audit.end(connection, begun, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=None)
 
-        await self._services.database.write(store)
+def _record(
+    connection: Connection, actor: Actor, user: Row | None, outcome: str, code: str, started: float, message: str = ""
+) -> None:
+    target, domain = (user.username, user.domain) if user else ("", "")
+    begun = audit.begin(connection, actor, "session.begin", target, {}, domain=domain)
+    seconds = time.monotonic() - started
+    audit.end(connection, begun, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=None)
 
 
 def _may_come(row: Row, address: str) -> bool:
