@@ -47,7 +47,8 @@ def person(pam: Bed, *options: str, password: str = PASSWORD) -> str:
     """Make a user with a password of their own and the key; returns the name."""
     name = next(_names)
     made = pam.stack.json("user", "create", name, "--password", password, *options)
-    assert made["user"]["status"] == "active", made
+    logs = {part: (pam.stack.prefix / f"{part}.log").read_text()[-2000:] for part in ("agent", "server")}
+    assert made["user"]["status"] == "active", (made["warnings"], logs)
     pam.stack.cli("key", "add", name, "--key", (pam.folder / "key.pub").read_text().strip())
     return name
 
