@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from diycloud.config_notebooks import NotebookSettings
 from diycloud.config_sign_in import SignInSettings
 from diycloud.errors import InvalidInput
 
@@ -86,6 +87,45 @@ class Paths(msgspec.Struct, frozen=True):
         return self._at("var/lib/diycloud/sign-in")
 
     @property
+    def hub_environment(self) -> Path:
+        """The hub's own virtual environment."""
+        return self.program / "jupyter" / "hub"
+
+    @property
+    def lab_environment(self) -> Path:
+        """The virtual environment of users' notebook servers and of the default kernel."""
+        return self.program / "jupyter" / "lab"
+
+    @property
+    def kernels(self) -> Path:
+        """Shared environments (`envs/NAME`) and their kernels (`share/jupyter/kernels/NAME`), root's."""
+        return self._at("opt/diycloud/jupyter/shared")
+
+    @property
+    def hub_state(self) -> Path:
+        """The hub's state, 0700, owned by the hub's user."""
+        return self._at("var/lib/diycloud/hub")
+
+    @property
+    def hub_client(self) -> Path:
+        """JSON: client_id and client_secret, with which the hub asks the portal who somebody is."""
+        return self.hub_state / "client.json"
+
+    @property
+    def hub_token(self) -> Path:
+        """The token with which the server asks the hub; `portal_token` is the server's copy."""
+        return self.hub_state / "portal.token"
+
+    @property
+    def portal_token(self) -> Path:
+        return self.state / "hub.token"
+
+    @property
+    def notebook_tmp(self) -> Path:
+        """0711, root's: a folder of each user's (by UID), which their notebooks see as /tmp."""
+        return self._at("var/lib/diycloud/notebooks/tmp")
+
+    @property
     def logs(self) -> Path:
         return self._at("var/log/diycloud")
 
@@ -107,6 +147,21 @@ class Paths(msgspec.Struct, frozen=True):
     def server_socket(self) -> Path:
         """In a folder 0750 diycloud:<Nginx's group>."""
         return self.run / "server" / "server.sock"
+
+    @property
+    def hub_socket(self) -> Path:
+        """In a folder 0755 of the hub's user, itself 0666: users' servers ask the hub, which believes tokens only."""
+        return self.run / "hub" / "hub.sock"
+
+    @property
+    def launcher_socket(self) -> Path:
+        """In a folder 0700 of root's: only the agent has notebooks started."""
+        return self.run / "launcher" / "launcher.sock"
+
+    @property
+    def notebooks(self) -> Path:
+        """0711, root's. `sockets/NAME.sock` and `sockets/NAME+SERVER.sock` (agent/notebooks.py has the rest)."""
+        return self.run / "notebooks"
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -202,6 +257,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: AgentSettings = AgentSettings()
     server: ServerSettings = ServerSettings()
     sign_in: SignInSettings = SignInSettings()
+    notebooks: NotebookSettings = NotebookSettings()
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:

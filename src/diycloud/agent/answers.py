@@ -142,3 +142,29 @@ class SyncReport(msgspec.Struct, frozen=True):
     remade: list[str] = []
     overtaken: list[tuple[str, int]] = []
     foreign: list[str] = []
+
+
+class Notebook(msgspec.Struct, frozen=True):
+    """One notebook server. state: `running`, `stopped` or `failed` (it ended by itself, with an error or killed).
+
+    server: its name, empty for the first one; pid: of the server itself; started, ended: seconds since 1970, 0 for not;
+    exit_code: of a server that ended, negative for a signal; memory_kill: it, or one of its kernels, was killed for memory;
+    memory_kills: how many of its processes were; memory: bytes now; cpu_us: since it was started; socket: where it answers.
+    log: its last lines, in an answer about one server.
+    """
+
+    name: str
+    server: str
+    state: str
+    profile: str = ""
+    pid: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    exit_code: int | None = None
+    memory_kill: bool = False
+    memory_kills: int = 0
+    memory: int = 0
+    cpu_us: int = 0
+    tasks: int = 0
+    socket: str = ""
+    log: tuple[str, ...] = ()

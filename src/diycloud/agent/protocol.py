@@ -16,6 +16,7 @@ from diycloud.agent.answers import (
     GroupRemains,
     Handed,
     HostCapacity,
+    Notebook,
     Outcome,
     Pong,
     Remains,
@@ -31,6 +32,7 @@ __all__ = [
     "GroupRemains",
     "Handed",
     "HostCapacity",
+    "Notebook",
     "Outcome",
     "Pong",
     "Remains",
@@ -98,6 +100,15 @@ Secret = Annotated[str, msgspec.Meta(pattern=r"\A([A-Z2-7]{16,128})?\Z")]
 Step = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """Of a password field of shadow(5): agent/passwords.py."""
+
+ServerName = Annotated[str, msgspec.Meta(pattern=r"\A([a-z0-9-]{1,30})?\Z")]
+"""Of one of a user's notebook servers, as JupyterHub 6 has them; empty for the first."""
+ProfileName = Annotated[str, msgspec.Meta(pattern=r"\A([a-z0-9][a-z0-9-]{0,29})?\Z")]
+"""One of the settings' profiles; empty for the first, or none."""
+HubKey = Annotated[str, msgspec.Meta(pattern=r"\AJUPYTERHUB_[A-Z_]{1,60}\Z")]
+HubValue = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]{0,4000}\Z")]
+MAX_NOTEBOOKS = 200
+"""Servers in one answer."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -321,6 +332,38 @@ class Sync(Message, frozen=True, tag="sync"):
     last: bool
 
 
+class StartNotebook(Message, frozen=True, tag="start-notebook"):
+    """Start a notebook server as the user in the user's slice, and wait until it answers. Answer: Notebook.
+
+    environment: what the hub tells its server. One of the same name that runs was not known to the hub: it is ended first.
+    Raises Conflict if the account may not sign in, Unavailable if it does not answer in time or ends, with its last lines.
+    """
+
+    name: Name
+    server: ServerName = ""
+    profile: ProfileName = ""
+    environment: Annotated[dict[HubKey, HubValue], msgspec.Meta(max_length=64)] = {}
+
+
+class StopNotebook(Message, frozen=True, tag="stop-notebook"):
+    """End a notebook server with all it started. Repeatable. Answer: Notebook, as it is afterwards."""
+
+    name: Name
+    server: ServerName = ""
+
+
+class ReadNotebooks(Message, frozen=True, tag="read-notebooks"):
+    """Tell how notebook servers fare, those that ended and were not forgotten among them.
+
+    name: one user's; empty: everybody's. server: only that one, and the answer has its log. after: `NAME` or `NAME+SERVER`,
+    where an answer of MAX_NOTEBOOKS goes on. Answer: list of Notebook, by name and server.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"\A([a-z_][a-z0-9_-]{0,31})?\Z")] = ""
+    server: ServerName | None = None
+    after: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_+-]{0,63}\Z")] = ""
+
+
 AnyMessage = (
     Ping
     | Capacity
@@ -346,5 +389,8 @@ AnyMessage = (
     | ListTrash
     | EmptyTrash
     | ReadUsage
+    | StartNotebook
+    | StopNotebook
+    | ReadNotebooks
     | Sync
 )

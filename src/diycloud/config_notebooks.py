@@ -1,0 +1,59 @@
+"""Settings of the notebooks: the section `notebooks` of config.yaml (docs/how-to/notebooks.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+ProfileName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,29}\Z")]
+Size = Annotated[str, Meta(pattern=r"\A([0-9]+[KMGT])?\Z")]
+"""Memory as people write it, with its unit; empty: no bound of its own."""
+Package = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,_-]+\])?([=<>!~]=?[A-Za-z0-9.*+!_-]+)?\Z")
+]
+"""A requirement of pip's, a name with at most one version, never an option or an address."""
+
+
+class Profile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A size of notebook that people may choose. It bounds one server; all of a user's stay within the user's limits."""
+
+    title: Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]{0,60}\Z")] = ""
+    """How people read it; empty: its name."""
+    cpu: Annotated[float, Meta(ge=0, le=4096)] = 0.0
+    """Cores; 0 for no bound but the user's own."""
+    memory: Size = ""
+    """Such as `2G`; empty for no bound but the user's own."""
+    kind: Literal["process", "docker"] = "process"
+    """How its servers run. `docker` needs the container gate, and is refused without it."""
+    image: Annotated[str, Meta(pattern=r"\A([a-z0-9][a-z0-9._/:@-]{0,250})?\Z")] = ""
+    """With `docker`: the image."""
+
+
+class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What notebooks are on this host."""
+
+    enabled: bool = True
+    """Whether `diycloud install` sets notebooks up."""
+    hub_user: Annotated[str, Meta(pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z")] = "diycloud-hub"
+    """The account the hub runs as. It may ask the agent to start and stop notebooks, nothing else."""
+    sign_in: Literal["portal", "pam"] = "portal"
+    """`portal`: whoever is signed in there is signed in; `pam`: the hub asks for the account's password."""
+    profiles: Annotated[dict[ProfileName, Profile], Meta(max_length=32)] = {}
+    """Sizes to choose from. None or one: nobody is asked. The first is the default."""
+    named_servers: Annotated[int, Meta(ge=0, le=32)] = 3
+    """How many servers somebody may have beside the first."""
+    at_once: Annotated[int, Meta(ge=1, le=64)] = 10
+    """How many servers may be starting at a time; more wait a moment and try again."""
+    start_seconds: Annotated[int, Meta(ge=5, le=600)] = 60
+    """A server that does not answer after so long has failed."""
+    idle_minutes: Annotated[int, Meta(ge=0, le=525_600)] = 120
+    """A server whose kernels and pages are not used for so long is stopped; 0 for never."""
+    max_hours: Annotated[int, Meta(ge=0, le=8760)] = 0
+    """A server is stopped after so long, used or not; 0 for never."""
+    data_science: bool = True
+    """Whether the default environment has numpy, pandas, matplotlib and scipy."""
+    packages: tuple[Package, ...] = ()
+    """More for the default environment: extensions of JupyterLab, libraries. `diycloud jupyter setup` installs them."""
+    templates: Annotated[str, Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/etc/diycloud/notebooks"
+    """A folder whose files new users get in `notebooks/`, beside the ones that come with the platform."""

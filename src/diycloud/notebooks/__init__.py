@@ -1,0 +1,1 @@
+"""Notebooks: who has which, start, stop, and what became of them."""
