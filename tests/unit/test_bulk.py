@@ -23,7 +23,7 @@ from diycloud.core.handlers import HANDLERS
 from diycloud.db.engine import Database
 from diycloud.errors import Conflict, InvalidInput, Unavailable
 from diycloud.users import places, progress, repository, together
-from diycloud.users.actions import BulkUsers
+from diycloud.users.actions import BulkUsers, ImportUsers
 from diycloud.users.bulk import BulkRefused
 from diycloud.users.models import Allocation, BulkReport, Status
 
@@ -253,8 +253,15 @@ def test_rights_are_those_of_each_action_and_user(database: Database) -> None:
     assert "domain: only an administrator of all domains" in found["new"]
 
 
+PASSWORDS = ({}, {"password": "Horse-1-staple-x-c0pper"})
+"""Made by the platform, or given: then each is looked up among the common ones."""
+
+
 @pytest.mark.slow
-def test_a_thousand_are_gathered_and_hold_nobody_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", PASSWORDS, ids=["made", "given"])
+def test_a_thousand_are_gathered_and_hold_nobody_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
     """The host is asked for batches, and the work gives the event loop back within 50 ms of a core's time."""
     host, steps, rows = Host(delay=0.002), [0.0], []
     runs, turn = dispatcher(database, host), asyncio.Handle._run
@@ -266,7 +273,9 @@ def test_a_thousand_are_gathered_and_hold_nobody_up(database: Database, monkeypa
 
     async def scenario() -> BulkReport:
         progress.listener.set(rows.append)
-        changes = [{"action": "create", "username": f"n{number:04d}"} for number in range(1000)]
+        changes = [{"action": "create", "username": f"n{number:04d}", **given} for number in range(1000)]
+        rows_of_users = [{"username": f"i{number:04d}", **given} for number in range(1000)]
+        await runs.submit(ROOT, ImportUsers, {"users": rows_of_users, "dry_run": True}, Source.JSON)
         return await runs.submit(ROOT, BulkUsers, {"changes": changes}, Source.JSON)
 
     bulk(database, [{"action": "create", "username": "first"}])  # what is compiled once is not this work's

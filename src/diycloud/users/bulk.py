@@ -16,6 +16,7 @@ import structlog
 from diycloud.actions.action import Action
 from diycloud.actions.dispatcher import Context, Dispatcher, Handler
 from diycloud.actions.parsing import Source, parse_action
+from diycloud.actions.turns import Turns
 from diycloud.agent import protocol as wire
 from diycloud.errors import DiyCloudError, FieldError, InvalidInput
 from diycloud.users import life, places, progress, service, together
@@ -111,10 +112,9 @@ def _report(dry_run: bool, rows: Mapping[int, BulkRow]) -> BulkReport:
 
 
 async def _parsed(changes: Sequence[Mapping[str, object]]) -> list[Job]:
-    jobs, rows = [], dict[str, int]()
+    jobs, rows, turns = [], dict[str, int](), Turns()
     for number, change in enumerate(changes, 1):
-        if number % 50 == 0:
-            await asyncio.sleep(0)
+        await turns.give_way()
         job = _job(number, dict(change))
         if job.username in rows:
             job = job._replace(errors=(*job.errors, FieldError("username", f"is in row {rows[job.username]} too")))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import NamedTuple
 
 import msgspec
 
 from diycloud.actions.dispatcher import Context
+from diycloud.actions.turns import Turns
 from diycloud.agent import protocol as wire
 from diycloud.errors import DiyCloudError, FieldError, InvalidInput, PermissionDenied, Unavailable
 from diycloud.groups import repository as groups
@@ -41,10 +41,9 @@ async def check_rows(ctx: Context, found: list[Candidate], *, update: bool = Fal
     update: a row of a user that exists is to change that user; what it may change is checked elsewhere (bulk.check).
     """
     others = await _others(ctx, [c for c in found if c.action])
-    checked = []
-    for number, c in enumerate(found):
-        if number % 50 == 49:
-            await asyncio.sleep(0)  # thousands of rows must not hold up what others ask
+    checked, turns = [], Turns()
+    for c in found:
+        await turns.give_way()
         if not c.action:
             checked.append(c)
         elif update and c.username in others.taken["username"]:

@@ -16,6 +16,7 @@ from msgspec.structs import asdict
 from starlette.responses import Response
 
 from diycloud.actions.parsing import Source
+from diycloud.actions.turns import Turns
 from diycloud.errors import DiyCloudError, InvalidInput
 from diycloud.policies.actions import ListPolicies
 from diycloud.users.actions import BulkUsers, ListUsers, ShowUser
@@ -139,7 +140,8 @@ async def _changes(
         return [{"action": verb, "username": name} for name in users]
     known = {one.name: one.defaults for one in (await page.run(ListPolicies, {})).policies} if verb != "group" else {}
     found: list[dict[str, Any]] = []
-    for number, (name, listed) in enumerate(users.items(), 1):
+    turns = Turns()
+    for name, listed in users.items():
         user = listed or await _shown(page, name)
         fields: dict[str, Any] = {}
         if user is not None and verb == "group":
@@ -152,8 +154,7 @@ async def _changes(
                     raise InvalidInput("there is no such policy")
                 fields |= asdict(known[policy])
         found.append({"action": "modify", "username": name, **fields})
-        if number % 100 == 0:
-            await asyncio.sleep(0)
+        await turns.give_way()
     return found
 
 
