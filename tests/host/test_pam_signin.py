@@ -47,8 +47,7 @@ def person(pam: Bed, *options: str, password: str = PASSWORD) -> str:
     """Make a user with a password of their own and the key; returns the name."""
     name = next(_names)
     made = pam.stack.json("user", "create", name, "--password", password, *options)
-    logs = {part: (pam.stack.prefix / f"{part}.log").read_text()[-2000:] for part in ("agent", "server")}
-    assert made["user"]["status"] == "active", (made["warnings"], logs)
+    assert made["user"]["status"] == "active", made["warnings"]
     pam.stack.cli("key", "add", name, "--key", (pam.folder / "key.pub").read_text().strip())
     return name
 
@@ -280,7 +279,7 @@ def test_a_password_of_passwd_is_the_portals_too(pam: Bed) -> None:
 
 def test_an_account_that_was_adopted_brings_its_password(pam: Bed) -> None:
     name = next(_names)
-    subprocess.run(["useradd", "-m", "-u", "57588", "-s", "/bin/bash", name], check=True)
+    subprocess.run(["useradd", "-m", "-u", "57540", "-s", "/bin/bash", name], check=True)
     subprocess.run(["chpasswd"], input=f"{name}:{OTHER}\n", text=True, check=True)
     pam.stack.cli("user", "adopt", name)
     assert login(pam, name, PASSWORD)[0] == 401
@@ -387,9 +386,6 @@ def test_a_missing_module_refuses_only_those_who_need_it(pam: Bed) -> None:
         away.rename(module)
 
 
-@pytest.mark.xfail(
-    reason="passes alone; after the 22 tests above the agent does not answer its create (docs/plan.md, issue 4, Open 1)"
-)
 def test_a_platform_that_does_not_run_keeps_nobody_out(pam: Bed) -> None:
     name = person(pam, "--allowed-client-ip", HERE)
     other = person(pam, "--allowed-client-ip", ELSEWHERE)

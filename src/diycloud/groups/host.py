@@ -23,7 +23,6 @@ from diycloud.users import repository as users
 from diycloud.users.models import Status
 
 log = structlog.get_logger()
-LATER = "The agent does not answer: the host follows as soon as it does."
 MAX_NAMED = 10
 """Members that did not follow, named in warnings; of more only how many."""
 _NAME = re.compile(get_args(wire.Name)[1].pattern)
@@ -94,8 +93,8 @@ async def settle_members(services: Services, user_ids: Collection[int]) -> tuple
         batch = rows[start : start + wire.MAX_BATCH]
         try:
             outcomes = await users_host.settle(services, batch)
-        except Unavailable:
-            return (*_few(warnings), LATER)
+        except Unavailable as error:
+            return (*_few(warnings), users_host.later(error))
         for outcome in outcomes:
             if text := outcome.message if outcome.code else outcome.warning:
                 warnings.append(f"{outcome.name}: {text}")

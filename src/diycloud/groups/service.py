@@ -109,8 +109,8 @@ async def create_group(ctx: Context, action: CreateGroup) -> GroupChanged:
         group_id, joined = await ctx.write(store)
         try:
             outcome = (await host.ensure(services, [Known(group_id, action.name, None, "")]))[0]
-        except Unavailable:
-            return GroupChanged(await _view(services, action.name), (host.LATER,))
+        except Unavailable as error:
+            return GroupChanged(await _view(services, action.name), (users_host.later(error),))
         if outcome.code:
             # The agent has taken back what it had made; the rows are the rest of the undo.
             await ctx.write(repository.remove, group_id)

@@ -52,9 +52,9 @@ def remove(connection: Connection, row: Row) -> None:
 
 
 def make_anonymous(connection: Connection, username: str, pseudonym: str) -> None:
-    """Put a pseudonym for a name in the audit, and drop what rows about the user say beside it: addresses, changes, words."""
+    """Put a pseudonym for a name in the audit, and drop what rows about the user say beside it: addresses, words, changes…"""
     own = or_(audit.c.actor == username, audit.c.on_behalf_of == username)
-    connection.execute(update(audit).where(own).values(address=""))
+    connection.execute(update(audit).where(own).values(address="", token=""))
     connection.execute(update(audit).where(or_(own, _is(audit.c.target, username))).values(message="", changes="{}"))
     for column in _NAMES:
         connection.execute(update(audit).where(_is(column, username)).values({column.name: pseudonym}))

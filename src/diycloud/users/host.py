@@ -69,6 +69,11 @@ def _networks(row: Row) -> list[str]:
     return [wire.NOWHERE]
 
 
+def later(error: Unavailable) -> str:
+    """Return the warning about a wish that is stored, and that the host could not follow yet."""
+    return f"{error.message.rstrip('.')}: the host follows as soon as it can."
+
+
 async def ensure(services: Services, rows: list[Row]) -> list[wire.Outcome]:
     """Make the host equal to some rows; returns each answer, in their order. At most wire.MAX_BATCH rows.
 

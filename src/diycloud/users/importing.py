@@ -198,15 +198,15 @@ async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple
             return [row for rows in one_by_one for row in rows]
         why = getattr(error, "errors", ()) or (FieldError("username", "was taken meanwhile"),)
         return [batch[0]._replace(errors=why).row("refused")]
-    outcomes = await _settle(ctx, stored)
+    outcomes, later = await _settle(ctx, stored)
     rows = []
     refused: list[Row] = []
     for c, row in zip(batch, stored, strict=True):
-        outcome = outcomes.get(row.id) if outcomes is not None else None
+        outcome = outcomes.get(row.id)
         if row.portal_only:
             rows.append(c.row("created"))
         elif outcome is None:
-            rows.append(c._replace(warnings=(*c.warnings, service.LATER)).row("pending"))
+            rows.append(c._replace(warnings=(*c.warnings, later)).row("pending"))
         elif outcome.code:
             refused.append(row)
             rows.append(c._replace(errors=(FieldError("host", outcome.message),)).row("refused"))
@@ -226,11 +226,11 @@ async def _create_batch(ctx: Context, batch: list[Candidate], hashes: list[tuple
     return rows
 
 
-async def _settle(ctx: Context, stored: list[Row]) -> dict[int, wire.Outcome] | None:
-    """Have the host follow; returns its answers by the row's id, None if the agent does not answer."""
+async def _settle(ctx: Context, stored: list[Row]) -> tuple[dict[int, wire.Outcome], str]:
+    """Have the host follow; returns its answers by the row's id; none, and a word about it, if it is to follow later."""
     people = [row for row in stored if not row.portal_only]
     try:
         outcomes = await host.settle(ctx.services, people)
-    except Unavailable:
-        return None
-    return {row.id: outcome for row, outcome in zip(people, outcomes, strict=True)}
+    except Unavailable as error:
+        return {}, host.later(error)
+    return {row.id: outcome for row, outcome in zip(people, outcomes, strict=True)}, ""

@@ -15,6 +15,7 @@ from diycloud.auth import demands, host_password, sessions, tokens
 from diycloud.auth.oidc import grants
 from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.groups import host as groups
+from diycloud.notebooks import repository as notebooks
 from diycloud.users import host, life, repository
 from diycloud.users.models import Status
 
@@ -73,6 +74,7 @@ async def housekeeping(services: Services) -> None:
     await services.database.write(grants.forget, now)
     await services.database.write(claims.forget)
     await services.database.write(audit.forget, settings.audit_days)
+    await services.database.write(notebooks.forget, settings.audit_days)
 
 
 async def start(services: Services) -> None:

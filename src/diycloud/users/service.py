@@ -25,7 +25,6 @@ from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits,
 from diycloud.users.models import SIGN_IN, TRANSITIONS, Allocation, Changed, Created, Page, Row, Status, User
 
 UNSET = msgspec.UNSET
-LATER = "The agent does not answer: the host follows as soon as it does."
 
 
 async def get(services: Services, username: str) -> Row:
@@ -87,8 +86,8 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     row, warnings = await by_id(services, user_id), warnings + promises
     try:
         outcome = (await host.ensure(services, [row]))[0]
-    except Unavailable:
-        warnings += (LATER,)
+    except Unavailable as error:
+        warnings += (host.later(error),)
     else:
         if outcome.code:
             # The agent has taken back what it had made; the row is the rest of the undo.
@@ -302,8 +301,8 @@ async def apply(ctx: Context, user_id: int, warnings: tuple[str, ...] = (), *, s
     if not row.portal_only and row.generation != row.host_generation:
         try:
             outcome = (await host.ensure(ctx.services, [row]))[0]
-        except Unavailable:
-            return Changed(shown.view(row), warnings=(*warnings, LATER))
+        except Unavailable as error:
+            return Changed(shown.view(row), warnings=(*warnings, host.later(error)))
         ctx.at_end(host.note, [row], [outcome])
         if strict and outcome.code:
             raise host.failure(outcome)
