@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
 from diycloud.actions.roles import Role
 from diycloud.auth import forced
@@ -26,6 +26,7 @@ FROM sessions AS s JOIN users AS u ON u.id = s.user_id WHERE s.token_hash = :tok
 _MOST = Prepared(
     text("SELECT p.max_sessions FROM users AS u JOIN policies AS p ON p.name = u.policy WHERE u.id = :user_id")
 )
+_BEGIN = Prepared(insert(sessions).values({c.name: bindparam(c.name) for c in sessions.c if c.name != "id"}))
 SEEN_EVERY_S = 60
 """last_seen is written at most this often: a write at every request would be the slowest part of it."""
 
@@ -60,12 +61,11 @@ def begin(
 ) -> str:  # fmt: skip
     """Start a session and return its token, kept nowhere here. methods: how it was proved who it is (RFC 8176)."""
     token = secrets.token_urlsafe(32)
-    row = insert(sessions).values(
-        token_hash=token_hash(token), user_id=user_id, kind=kind, csrf=secrets.token_urlsafe(24),
+    _BEGIN(
+        connection, token_hash=token_hash(token), user_id=user_id, kind=kind, csrf=secrets.token_urlsafe(24),
         created_at=now, last_seen=now, expires_at=now + max_s, address=address, user_agent=user_agent[:200],
         methods=" ".join(methods), proved_at=now,
     )  # fmt: skip
-    connection.execute(row)
     _let_oldest_go(connection, user_id)
     return token
 

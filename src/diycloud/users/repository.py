@@ -68,6 +68,13 @@ _ANSWERED = users.c.generation == bindparam("answered")
 _DEFAULTS = Allocation()
 LEAST_MEMORY = 16 << 20
 NOW = func.current_timestamp()
+_STILL = Prepared(
+    select(users.c.id).where(
+        _THIS,
+        users.c.password_hash == bindparam("known"),
+        or_(*(users.c.status == status for status in sorted(SIGN_IN))),
+    )
+)
 _TOUCH = Prepared(update(users).where(_THIS).values(updated_at=NOW))
 
 
@@ -160,8 +167,7 @@ def existing(connection: Connection, column: str, values: Iterable[str]) -> set[
 
 def is_still(connection: Connection, row: Row) -> bool:
     """Tell whether a user has the same password and may sign in, as when it was read."""
-    same = (users.c.id == row.id) & (users.c.password_hash == row.password_hash)
-    return connection.execute(select(users.c.id).where(same, users.c.status.in_(SIGN_IN))).first() is not None
+    return _STILL.fetch_one(connection, user_id=row.id, known=row.password_hash) is not None
 
 
 def has_external_id(connection: Connection, external_id: str) -> bool:
@@ -238,7 +244,16 @@ def _change_limits(columns: tuple[str, ...]) -> Prepared:
 
 def note(connection: Connection, user_id: int, values: dict[str, Any]) -> None:
     """Write down something that is no change of the user's (last_login)."""
-    connection.execute(update(users).where(users.c.id == user_id).values(values))
+    now = tuple(name for name, value in values.items() if value is NOW)
+    given = {name: value for name, value in values.items() if value is not NOW}
+    _noting(now, tuple(given))(connection, user_id=user_id, **given)
+
+
+@lru_cache(maxsize=64)
+def _noting(now: tuple[str, ...], given: tuple[str, ...]) -> Prepared:
+    return Prepared(
+        update(users).where(_THIS).values({**dict.fromkeys(now, NOW), **{name: bindparam(name) for name in given}})
+    )
 
 
 def replace_hash(connection: Connection, user_id: int, old: str, new: str) -> None:
