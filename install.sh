@@ -30,6 +30,7 @@ usage() {
     say '  --admin-name NAME           first administrator of the portal (default: admin)'
     say '  --admin-password-file FILE  its first line is the password (default: a one-time password is printed)'
     say '  --without-packages          install no distribution packages'
+    say '  --without-notebooks         set no notebooks up (later: diycloud jupyter setup)'
     say
     say 'Unattended: each option can stand in the environment, as DIYCLOUD_ADMIN_NAME and so on.'
 }
@@ -158,11 +159,18 @@ copy_program() {
     rm -rf "$PROGRAM/lib.new" "$PROGRAM/lib.old"
     mkdir -p "$PROGRAM/lib.new" "$PROGRAM/bin"
     cp -R "$SOURCE/src/diycloud" "$PROGRAM/lib.new/diycloud"
+    # Of the environments that `diycloud install` makes for notebooks.
+    rm -rf "$PROGRAM/requirements.new"
+    mkdir "$PROGRAM/requirements.new"
+    cp "$SOURCE"/requirements/*.txt "$PROGRAM/requirements.new"
+    chmod -R u=rwX,go=rX "$PROGRAM/requirements.new"
     find "$PROGRAM/lib.new" -name __pycache__ -type d -prune -exec rm -rf {} +
     chmod -R u=rwX,go=rX "$PROGRAM/lib.new"
     "$PROGRAM/venv/bin/python" -I -m compileall -q "$PROGRAM/lib.new" -s "$PROGRAM/lib.new" -p "$PROGRAM/lib"
     if [ -e "$PROGRAM/lib" ]; then mv "$PROGRAM/lib" "$PROGRAM/lib.old"; fi
     mv "$PROGRAM/lib.new" "$PROGRAM/lib"
+    rm -rf "$PROGRAM/requirements"
+    mv "$PROGRAM/requirements.new" "$PROGRAM/requirements"
     rm -rf "$PROGRAM/lib.old"
     packages=$("$PROGRAM/venv/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     printf '%s\n' "$PROGRAM/lib" > "$packages/diycloud.pth"
@@ -196,8 +204,8 @@ dry_run() {
     if [ -z "${PYTHON:-}" ]; then
         say
         say 'What follows is planned by the program itself, which needs Python 3.11 with venv; this machine has none yet.'
-        say 'Its steps: host, packages (nginx), service account, folders, database, certificates, sign-in hook (PAM),'
-        say 'Nginx site, services, start, first administrator, check.'
+        say 'Its steps: host, packages (nginx), service accounts, folders, database, certificates, sign-in hook (PAM),'
+        say 'SSH keys, notebooks (JupyterHub and JupyterLab), Nginx site, services, start, first administrator, check.'
         say 'To see them in full: install python3 and python3-venv, then repeat the dry run.'
         return 0
     fi

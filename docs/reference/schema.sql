@@ -16,6 +16,7 @@ CREATE TABLE audit (
     message TEXT DEFAULT '' NOT NULL,
     duration_ms REAL,
     changes TEXT DEFAULT '{}' NOT NULL,
+    token TEXT DEFAULT '' NOT NULL,
     CONSTRAINT ck_outcome CHECK (outcome IN ('started', 'done', 'refused', 'failed', 'crashed'))
 );
 CREATE INDEX audit_actor ON audit (actor, id);
@@ -33,6 +34,14 @@ CREATE TABLE idempotency_keys (
     UNIQUE (actor, "key")
 );
 CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+
+CREATE TABLE notebook_evictions (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    username TEXT NOT NULL,
+    asked_at INTEGER NOT NULL,
+    gone INTEGER DEFAULT '0' NOT NULL,
+    UNIQUE (username)
+);
 
 CREATE TABLE oidc_clients (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -155,6 +164,22 @@ CREATE INDEX users_domain ON users (domain, username);
 CREATE UNIQUE INDEX users_email ON users (lower(email));
 CREATE INDEX users_unsettled ON users (id) WHERE generation <> host_generation AND portal_only = 0;
 CREATE UNIQUE INDEX users_uuid ON users (uuid);
+
+CREATE TABLE activity (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    kind TEXT DEFAULT 'notebook' NOT NULL,
+    server TEXT DEFAULT '' NOT NULL,
+    profile TEXT DEFAULT '' NOT NULL,
+    outcome TEXT NOT NULL,
+    seconds REAL,
+    by_whom TEXT DEFAULT '' NOT NULL,
+    reason TEXT DEFAULT '' NOT NULL,
+    CONSTRAINT ck_outcome CHECK (outcome IN ('started', 'stopped', 'failed')),
+    FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX activity_user ON activity (user_id, id);
 
 CREATE TABLE api_tokens (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,

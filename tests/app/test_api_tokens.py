@@ -336,3 +336,29 @@ def test_each_token_has_a_limit_of_its_own(database: Database) -> None:
     seen = [status(town, first, "GET", "/auth/whoami") for _ in range(41)]
     assert seen[:40] == [200] * 40 and seen[40] == 429
     assert holds(town, second)
+
+
+def test_the_audit_says_which_token_did_it(town: Town) -> None:
+    assert town.by("ada", "POST", "/users/ada/keys", json={"key": SSH}).status_code == 200
+    secret = make(town, "admin", "users:modify", "audit:read")
+    key_id = tokens.parse(secret).key_id  # type: ignore[union-attr]  # it is one
+    assert status(town, secret, "PATCH", "/users/ada", json={"description": "by script"}) == 200
+    assert status(town, secret, "POST", "/users/ada/disable") == 403
+    found = town.by("admin", "GET", f"/audit?token={key_id}").json()["entries"]
+    assert [(row["action"], row["outcome"]) for row in found] == [("user.disable", "refused"), ("user.modify", "done")]
+    assert {(row["token"], row["actor"]) for row in found} == {(key_id, "admin")}
+    assert town.sql("SELECT token FROM audit WHERE action = 'key.add'") == [("",)], "a session has none"
+    made = town.by("admin", "GET", "/audit?action=token.create").json()["entries"][0]
+    assert made["changes"]["key_id"] == [None, key_id], "by which a token that has ended is found"
+    exported = town.by("admin", "GET", f"/audit/export?format=csv&token={key_id}").text.splitlines()
+    assert exported[0].endswith(",token") and all(line.endswith(key_id) for line in exported[1:]) and len(exported) == 3
+
+
+def test_the_audit_says_by_which_token_somebody_acted_for_another(town: Town) -> None:
+    secret = make(town, "admin", "all")
+    answer = town.ask(
+        "POST", "/api/v1/users/ada/keys", token=secret, json={"key": SSH}, headers={"X-On-Behalf-Of": "ada"}
+    )
+    assert answer.status_code == 200, answer.text
+    rows = town.sql("SELECT actor, on_behalf_of, token FROM audit WHERE action = 'key.add'")
+    assert rows == [("admin", "ada", tokens.parse(secret).key_id)]  # type: ignore[union-attr]  # it is one

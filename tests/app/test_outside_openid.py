@@ -539,6 +539,54 @@ def test_groups_of_the_token_and_of_userinfo(make: Make, provider: Provider) -> 
     assert other.back(provider.sign_in(other.start())).headers["location"] == "/sign-in", "no student any more"
 
 
+def raised(make: Make, provider: Provider, **rules: Any) -> tuple[World, Browser]:
+    """Have dtouada come as a plain user, and once more after the provider has made her a head."""
+    rules = {"roles": {"heads": "domain-admin"}, "domains": {"heads": "physics"}, **rules}
+    browser = make(**rules)
+    browser.world.ask("POST", "/api/v1/domains", json={"name": "physics", "policy": "default"})
+    if not rules.get("create", True):
+        create(browser.world, "dtouada")
+    assert browser.back(provider.sign_in(browser.start())).headers["location"] == "/groups"
+    provider.claims["groups"] = ["heads"]
+    again = make()
+    again.back(provider.sign_in(again.start()))
+    return browser.world, again
+
+
+def rights(world: World, name: str = "dtouada") -> tuple[str, str]:
+    found = world.ask("GET", f"/api/v1/users/{name}").json()
+    return found["role"], found["domain"]
+
+
+def test_who_was_made_by_coming_is_raised_by_their_groups(make: Make, provider: Provider) -> None:
+    world, browser = raised(make, provider)
+    assert rights(world) == ("domain-admin", "physics") and SESSION in browser.cookies
+
+
+def test_an_account_with_a_password_of_somebody_elses_is_not_raised(make: Make, provider: Provider) -> None:
+    """Whoever made it knows the password that it had then, and waits for the provider to make its owner a head."""
+    world, browser = raised(make, provider, link="username", create=False)
+    assert rights(world) == ("user", "default") and SESSION in browser.cookies, "let in, as what they were"
+    body = {"provider": "uni", "subject": str(provider.claims["sub"])}
+    assert world.ask("POST", "/api/v1/users/dtouada/identities", json=body).status_code in (200, 201)
+    vouched = make()
+    vouched.back(provider.sign_in(vouched.start()))
+    assert rights(world) == ("domain-admin", "physics"), "an administrator has said who that is"
+    provider.claims["groups"] = []
+    less = make()
+    less.back(provider.sign_in(less.start()))
+    assert rights(world)[0] == "user", "less is always given"
+
+
+def test_nobody_is_raised_to_administrator_without_the_setting(make: Make, provider: Provider) -> None:
+    with pytest.raises(ValueError, match="allow_admin"):
+        ProviderSettings(
+            name="uni", issuer="https://x", client_id="c", client_secret_file="/x", roles={"heads": "admin"}
+        ).check()
+    world, _ = raised(make, provider, roles={"heads": "admin"}, domains={})
+    assert rights(world)[0] == "user", "even if the settings were not checked"
+
+
 @pytest.mark.parametrize(("told", "asked"), [({"amr": ["pwd", "otp"]}, False), ({"amr": ["pwd"]}, True), ({}, True)])
 def test_a_second_factor_here_is_asked_unless_the_provider_is_trusted_with_it(
     make: Make, provider: Provider, told: dict[str, Any], asked: bool

@@ -235,7 +235,7 @@ def test_nor_is_it_got_around_by_a_list(town: Town, path: str, body: dict[str, A
     town.sql(AGO)
     before = everything(town)
     answer = town.by("admin", "POST", f"/users/{path}", json=body)
-    assert answer.status_code == 422 and "password once more" in answer.text
+    assert answer.status_code == 422 and "fresh proof" in answer.text
     assert everything(town) == before
 
 

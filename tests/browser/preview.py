@@ -27,7 +27,7 @@ from diycloud.users.models import ImportReport, ImportRow, Page, Status
 from diycloud.web import templating
 from diycloud.web.auditing import AUDIT_FILTERS
 
-from . import preview_account, preview_tenancy
+from . import preview_account, preview_notebooks, preview_tenancy
 from .frame import HEADERS, form_of, page
 from .samples import (
     ADA,
@@ -69,6 +69,7 @@ async def sign_in(request: Request) -> Response:
 
 
 def home(request: Request) -> Response:
+    found = preview_notebooks.found_for(request)
     if request.query_params.get("as") == "user":
         return page(
             request,
@@ -76,7 +77,8 @@ def home(request: Request) -> Response:
             usage=usage(ADA, time.time()),
             disk={"used": None, "limit": 5 * G},
             ssh=f"ssh ada@{HOST}",
-            notebooks="/jupyter/" if "all" in request.query_params else None,
+            notebooks=found["found"] if "all" in request.query_params else None,
+            mark=found["mark"],
             containers="/portainer/" if "all" in request.query_params else None,
             folders=[GROUPS[0], GROUPS[2]],
             overview=None,
@@ -345,6 +347,7 @@ def application() -> Starlette:
             Route("/", home),
             Route("/sign-in", sign_in, methods=both),
             *preview_account.ROUTES,
+            *preview_notebooks.ROUTES,
             Route("/users", users),
             Route("/new-user", new_user, methods=both),
             Route("/import", import_, methods=both),

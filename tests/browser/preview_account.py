@@ -13,8 +13,10 @@ from diycloud.actions.entry import Entry
 from diycloud.actions.roles import Role
 from diycloud.auth.factors import State
 from diycloud.auth.models import SignedInSession, Token, Wait, moment
+from diycloud.auth.outside.actions import Identities, Identity
+from diycloud.auth.passkeys import Party
 from diycloud.auth.tokens import widen
-from diycloud.web.account import TABS, TOKEN_DAYS
+from diycloud.web.account import TABS, TOKEN_DAYS, Asked
 from diycloud.web.signed_in import WORDS
 
 from .frame import form_of, page
@@ -138,6 +140,29 @@ def others_tokens(request: Request) -> Response:
     return page(request, "user_tokens.html", username=ADA.username, tokens=TOKENS)
 
 
+def others_identities(request: Request) -> Response:
+    empty, wrong = "empty" in request.query_params, {"subject": "either this or name_there is needed"}
+    errors = wrong if "wrong" in request.query_params else {}
+    linked = [
+        Identity(
+            "uni", "https://idp.example.org/people/" + "7f3a" * 12, moment(NOW - 86_400 * 40), moment(NOW - 3_600)
+        ),
+        Identity("old", "s-1", moment(NOW - 86_400 * 400), None),
+    ]
+    found = Identities(ADA.username, [] if empty else linked, password=empty)
+    return page(
+        request, "user_identities.html", 422 if errors else 200, username=ADA.username, found=found,
+        labels={"uni": "The University", "ldap": "the faculty"}, free=[("ldap", "the faculty")], ldap="ldap", may_link=True,
+        values={}, message="", errors=errors,
+    )  # fmt: skip
+
+
+def once_more(request: Request) -> Response:
+    return page(
+        request, "again.html", actor=ADA, to="/import", fields=[("csv", "username\r\neve\r\n"), ("update", "true")]
+    )
+
+
 def sessions(request: Request) -> Response:
     return mine(request, "account_sessions.html", "sessions", sessions=MINE)
 
@@ -161,8 +186,9 @@ def confirm(request: Request) -> Response:
     wait = 12 if "slow" in request.query_params else 0
     wrong = "The password or the code is wrong." if "wrong" in request.query_params else ""
     return page(
-        request, "confirm.html", actor=ADA, next="/account/tokens/new", again="", error=wrong, retry_after=wait, factors=has,
-        minutes=15, has_password=True,
+        request, "confirm.html", actor=ADA, next="/account/tokens/new", asked=Asked("/account/tokens/new"), error=wrong,
+        retry_after=wait, factors=has, minutes=15, has_password="only" not in request.query_params,
+        passkeys=Party("cloud.example.org", "cloud", "https://cloud.example.org") if "key" in request.query_params else None,
     )  # fmt: skip
 
 
@@ -179,6 +205,8 @@ ROUTES = [
     Route("/account/tokens/made", made_token),
     Route("/account/sessions", sessions),
     Route("/users/ada/tokens", others_tokens),
+    Route("/users/ada/identities", others_identities),
+    Route("/confirm/again", once_more),
     Route("/sessions", everybody),
     Route("/attempts", attempts),
     Route("/confirm", confirm, methods=_BOTH),
@@ -196,6 +224,8 @@ PAGES = (
     "/account/tokens/made",
     "/account/sessions",
     "/users/ada/tokens",
+    "/users/ada/identities",
+    "/users/ada/identities?empty=1&wrong=1",
     "/sessions",
     "/sessions?user=ada",
     "/sessions?empty=1",
@@ -204,4 +234,7 @@ PAGES = (
     "/confirm",
     "/confirm?code=1&wrong=1",
     "/confirm?slow=1",
+    "/confirm?key=1&code=1",
+    "/confirm?key=1&only=1",
+    "/confirm/again",
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from . import preview_account
+from . import preview_account, preview_notebooks
 from .conftest import CHECKS, Watched
 
 PAGES = (
@@ -58,6 +58,7 @@ PAGES = (
     "/users/ada?as=monitor",
     "/sign-in",
     *preview_account.PAGES,
+    *preview_notebooks.PAGES,
     "/users",
     "/users?search=zzz",
     "/users?search=lll",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,3 +197,21 @@ def test_who_does_not_answer_can_try_again(browser: Browser, served: Served) -> 
         page.get_by_role("button", name="Sign in with a passkey").click()
         expect(page.get_by_text("Nothing was chosen, or it took too long. Try again.")).to_be_visible()
         expect(page.get_by_role("button", name="Sign in with a passkey")).to_be_enabled()
+
+
+def test_a_passkey_is_a_fresh_proof(browser: Browser, served: Served, tmp_path: Path) -> None:
+    with visiting(browser, served) as visit:
+        page = visit.page
+        add_device(page)
+        sign_in(page)
+        page.goto("/account/second-factor")
+        page.get_by_role("button", name="Add a passkey").click()
+        page.get_by_role("link", name="I have kept them").click()
+        with sqlite3.connect(Paths(str(tmp_path / "server")).database) as connection:
+            connection.execute("UPDATE sessions SET proved_at = 0")
+        connection.close()
+        page.goto("/account/tokens/new")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Confirm it is you")
+        holds_the_law(page)
+        page.get_by_role("button", name="Use your passkey").click()
+        expect(page).to_have_url(f"{visit.home}/account/tokens/new")

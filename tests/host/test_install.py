@@ -80,7 +80,7 @@ class Ports:
 
     def __init__(self) -> None:
         self.https, self.http = free_port(), free_port()
-        self.options = f"--https-port {self.https} --http-port {self.http}"
+        self.options = f"--without-notebooks --https-port {self.https} --http-port {self.http}"
 
 
 @pytest.fixture

@@ -55,8 +55,8 @@ def test_every_message_is_in_the_table_and_in_the_union() -> None:
 def test_who_is_not_in_the_table_may_not_ask() -> None:
     for asked in (Ping(), Sync([], True, True), EnsureAccounts([Account(BIG)])):
         assert handler_for(asked, Caller(0, 1, Role.ROOT)) is TABLE[type(asked)]
-        with pytest.raises(PermissionDenied, match="hub may not"):
-            handler_for(asked, Caller(7, 1, "hub"))  # type: ignore[arg-type]
+        with pytest.raises(PermissionDenied, match="gate may not"):
+            handler_for(asked, Caller(7, 1, "gate"))  # type: ignore[arg-type]
     with pytest.raises(PermissionDenied):
         handler_for(Message(), Caller(0, 1, Role.ROOT))
 

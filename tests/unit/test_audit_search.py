@@ -81,6 +81,7 @@ def ask(database: Database) -> Any:
             " changes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             ROWS,
         )
+        connection.execute("UPDATE audit SET token = 'abcdefgh2345' WHERE id = 3")
     connection.close()
     services: Any = type("Services", (), {"database": database})()
     handlers = {ListAudit: history.list_audit, ExportAudit: history.export_audit}
@@ -111,6 +112,8 @@ def ids(found: Any) -> list[int]:
         ({"action": "user"}, []),
         ({"outcome": "refused", "via": "rest"}, [5, 3]),
         ({"address": "192.0.2.7"}, [2]),
+        ({"token": "abcdefgh2345"}, [3]),
+        ({"token": "abcdefgh"}, []),
         ({"search": "50%"}, [3]),
         ({"search": "CPU"}, [1]),
         ({"domain": "default"}, [4]),

@@ -45,7 +45,7 @@ def host(*, os_release: str = "debian-12", files: dict[str, str] | None = None, 
 
 
 def run_on(fake: Fake, prefix: str, **options) -> Installation:
-    return Installation(fake, InstallOptions(prefix=prefix, **options))
+    return Installation(fake, InstallOptions(prefix=prefix, **{"without_notebooks": True, **options}))
 
 
 @pytest.fixture

@@ -104,6 +104,9 @@ passkey.remove            1     1      1             1        1
 identity.list             1     1      d             1        o
 identity.link             1     1      d             -        -
 identity.unlink           1     1      d             o        o
+notebook.list             1     1      d             1        o
+notebook.start            -     o      o             o        o
+notebook.stop             1     1      d             o        o
 password.change           1     1      1             1        1
 session.end               1     1      1             1        1
 """

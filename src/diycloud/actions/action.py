@@ -61,6 +61,11 @@ class Permission(StrEnum):
     USAGE_READ = "usage:read"
     AUDIT_READ = "audit:read"
     HOST_READ = "host:read"
+    NOTEBOOKS_READ = "notebooks:read"
+    NOTEBOOKS_START = "notebooks:start"
+    """To start servers of one's own: nobody starts another's."""
+    NOTEBOOKS = "notebooks:write"
+    """To stop them."""
 
 
 class Audited(Enum):

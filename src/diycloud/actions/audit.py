@@ -16,7 +16,7 @@ from diycloud.db.engine import Prepared
 from diycloud.db.tables import audit
 
 MAX_TEXT = 2000
-_BEGUN = ("actor", "on_behalf_of", "domain", "via", "address", "request_id", "action", "target", "changes")
+_BEGUN = ("actor", "on_behalf_of", "domain", "via", "address", "request_id", "action", "target", "changes", "token")
 _BEGIN = Prepared(insert(audit).values({name: bindparam(name) for name in _BEGUN}))
 _END = Prepared(
     update(audit)
@@ -48,7 +48,7 @@ def begin(
         connection,
         actor=(actor.real or actor).name, on_behalf_of=actor.name if actor.real else actor.on_behalf_of[:100], domain=domain,
         via=actor.via, address=actor.address, request_id=actor.request_id,
-        action=name, target=_plain(target[:100]), changes=_json(changes),
+        action=name, target=_plain(target[:100]), changes=_json(changes), token=(actor.real or actor).token,
     )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def conditions(
     via: str = "",
     address: str = "",
     request_id: str = "",
+    token: str = "",
     domain: str | None = None,
     search: str = "",
     since: str = "",
@@ -99,7 +100,7 @@ def conditions(
     """
     equal = (
         (audit.c.target, target), (audit.c.outcome, outcome), (audit.c.via, via), (audit.c.address, address),
-        (audit.c.request_id, request_id),
+        (audit.c.request_id, request_id), (audit.c.token, token),
     )  # fmt: skip
     found: list[ColumnElement[bool]] = [column == value for column, value in equal if value]
     if actor:

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One row as it is read. changes: field → [before, after], or field → value for what was asked."""
+    """One row as it is read. changes: field → [before, after], or field → value for what was asked; token: its key id."""
 
     id: int
     at: str
@@ -25,3 +25,4 @@ class Entry(msgspec.Struct, frozen=True):
     message: str
     duration_ms: float | None
     changes: dict[str, Any]
+    token: str = ""

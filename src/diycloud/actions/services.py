@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from diycloud.actions.actor import Actor
+from diycloud.actions.topics import Topics
 from diycloud.actions.waiting import Waiting
 from diycloud.agent.protocol import Capacity as AskCapacity
 from diycloud.agent.protocol import HostCapacity, Message, SyncReport, Wish
@@ -85,6 +86,25 @@ class Outside(Protocol):
     async def find(self, name: str) -> Any: ...
 
 
+class Hub(Protocol):
+    """The notebooks' hub: notebooks/hub.py, whose own type a server is. Raises Unavailable if it does not answer."""
+
+    @property
+    def is_set_up(self) -> bool: ...
+
+    async def servers(self, name: str) -> Mapping[str, Any]: ...
+
+    async def start(self, name: str, server: str, profile: str) -> bool: ...
+
+    async def stop(self, name: str, server: str) -> None: ...
+
+    async def revoke(self, name: str, until: int) -> None: ...
+
+    async def remove(self, name: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Services:
     """The process's own parts."""
 
@@ -97,6 +117,7 @@ class Services:
         throttle: Throttle,
         settings: Settings,
         vault: Vault | None = None,
+        hub: Hub | None = None,
     ) -> None:
         self.database = database
         self.agent = agent
@@ -104,6 +125,9 @@ class Services:
         self.throttle = throttle
         self.settings = settings
         self.vault = vault or Vault.of_this_process()
+        self.hub = hub
+        self.notebook_changes = Topics()
+        """User names whose notebook servers may have changed."""
         self.tickets: Waiting[Any] = Waiting(seconds=300, most=5_000)
         """Sign-ins that wait for their second factor (auth/signin.py)."""
         self.challenges: Waiting[Any] = Waiting(seconds=300, most=10_000, each=200)

@@ -344,6 +344,8 @@ def _remove(agent: Agent, entry: Entry) -> None:
     stop_workloads(agent, entry)
     homes.trash_home(agent.system, agent.settings.home, entry.name, entry.uid, agent.clock())
     accounts.remove_account(agent.system, entry.name, entry.uid)
+    if agent.notebooks is not None:
+        agent.notebooks.forget_user(entry.name, entry.uid)
     if agent.slices is not None:
         agent.slices.remove(entry.name, entry.uid)
     agent.system.remove(agent.keys / entry.name)
@@ -355,5 +357,10 @@ def _remove(agent: Agent, entry: Entry) -> None:
 
 def stop_workloads(agent: Agent, entry: Entry) -> int:
     """End everything of a user: what is in the slice (containers too), then what else runs under the UID."""
+    if agent.notebooks is not None:
+        agent.notebooks.interrupt(entry.name)
     ended = agent.slices.stop(entry.name, entry.uid) if agent.slices is not None else 0
-    return ended + accounts.stop_processes(agent.system, entry.uid)
+    ended += accounts.stop_processes(agent.system, entry.uid)
+    if agent.notebooks is not None:
+        agent.notebooks.tidy(entry.name)
+    return ended

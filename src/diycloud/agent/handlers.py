@@ -2,7 +2,7 @@
 
 A message that is not in the table is not answered to anyone. The kinds say where the work runs (agent/server.py):
 CHANGE one at a time, STEPS the same with room between its steps, READ beside them, HASH on the low-priority threads, LONG
-on two threads of its own.
+on two threads of its own, NOTEBOOK on as many as notebook servers may be starting.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple
 
 from diycloud import __version__
 from diycloud.agent import adopt, archive, changes, groups, handover, sign_in, sudo
+from diycloud.agent.notebook_start import check_person
+from diycloud.agent.notebooks import Notebooks
 from diycloud.agent.protocol import (
     Adoptable,
     AdoptAccounts,
@@ -37,15 +40,19 @@ from diycloud.agent.protocol import (
     IsPasswordForeign,
     ListTrash,
     Message,
+    Notebook,
     Outcome,
     Ping,
     Pong,
     PurgeAccount,
     PurgePreview,
+    ReadNotebooks,
     ReadUsage,
     Remains,
     RemoveGroup,
     SpendStep,
+    StartNotebook,
+    StopNotebook,
     StopWorkloads,
     Sync,
     SyncReport,
@@ -67,6 +74,7 @@ class Kind(Enum):
     READ = "read"
     HASH = "hash"
     LONG = "long"
+    NOTEBOOK = "notebook"
 
 
 def _ping(agent: Agent, session: Session, message: Ping) -> Pong:
@@ -195,6 +203,26 @@ def _read_usage(agent: Agent, session: Session, message: ReadUsage) -> list[Usag
     return found
 
 
+def _notebooks(agent: Agent) -> Notebooks:
+    if agent.notebooks is None:
+        raise Unsupported("This agent keeps no notebook servers.")
+    return agent.notebooks
+
+
+def _start_notebook(agent: Agent, session: Session, message: StartNotebook) -> Notebook:
+    check = partial(check_person, agent, session.caller, message.name)
+    return _notebooks(agent).start(message, check, agent.stopping)
+
+
+def _stop_notebook(agent: Agent, session: Session, message: StopNotebook) -> Notebook:
+    entry = agent.registry.get(message.name)
+    return _notebooks(agent).stop(message.name, message.server, entry.uid if entry is not None else None)
+
+
+def _read_notebooks(agent: Agent, session: Session, message: ReadNotebooks) -> list[Notebook]:
+    return _notebooks(agent).read(message)
+
+
 def _sync(agent: Agent, session: Session, message: Sync) -> Generator[None, None, SyncReport | None]:
     uid = session.caller.uid
     if message.first:
@@ -232,9 +260,11 @@ class Handler(NamedTuple):
 
 _BOTH = frozenset({Role.ROOT, Role.SERVER})
 _ROOT = frozenset({Role.ROOT})
+_HUB = frozenset({Role.ROOT, Role.HUB})
+_ALL = frozenset({Role.ROOT, Role.SERVER, Role.HUB})
 
 TABLE: dict[type[Message], Handler] = {
-    Ping: Handler(_ping, Kind.READ, _BOTH),
+    Ping: Handler(_ping, Kind.READ, _ALL),
     Capacity: Handler(_capacity, Kind.READ, _BOTH),
     HashPasswords: Handler(_hash_passwords, Kind.HASH, _BOTH),
     EnsureAccounts: Handler(_ensure_accounts, Kind.CHANGE, _BOTH),
@@ -258,6 +288,9 @@ TABLE: dict[type[Message], Handler] = {
     ListTrash: Handler(_list_trash, Kind.READ, _ROOT),
     EmptyTrash: Handler(_empty_trash, Kind.LONG, _ROOT),
     ReadUsage: Handler(_read_usage, Kind.READ, _BOTH),
+    StartNotebook: Handler(_start_notebook, Kind.NOTEBOOK, _HUB),
+    StopNotebook: Handler(_stop_notebook, Kind.NOTEBOOK, _ALL),
+    ReadNotebooks: Handler(_read_notebooks, Kind.READ, _ALL),
     Sync: Handler(_sync, Kind.STEPS, _BOTH),
 }
 

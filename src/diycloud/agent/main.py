@@ -18,12 +18,17 @@ from typing import Any
 import structlog
 
 from diycloud import config
+from diycloud.agent.notebooks import LOOK_AFTER_S, Notebooks
+from diycloud.agent.protocol import State
 from diycloud.agent.reconcile import empty_trash, restore_limits
 from diycloud.agent.registry import Registry
 from diycloud.agent.server import Server, listen
 from diycloud.agent.state import Agent, log
-from diycloud.config import AgentSettings, Paths
+from diycloud.config import Paths, Settings
+from diycloud.distro.os_release import read_distribution
+from diycloud.distro.tables import family
 from diycloud.errors import Conflict, DiyCloudError, Unsupported
+from diycloud.host.accounts import HostAccounts
 from diycloud.host.slices import detect_slices
 from diycloud.system.local import Local
 
@@ -52,17 +57,40 @@ def lock(folder: Path) -> int:
     return fd
 
 
-def make_agent(system: Local, paths: Paths, settings: AgentSettings, *, password_days: int = 0) -> Agent:
-    """Put the agent together on this host; without cgroup controllers it manages accounts without limits.
+def make_agent(system: Local, paths: Paths, settings: Settings) -> Agent:
+    """Put the agent together on this host; without cgroup controllers it manages accounts without limits."""
+    wanted = settings.agent
+    registry = Registry(system, paths.managed, uid_min=wanted.uid_min, uid_max=wanted.uid_max)
+    found, unsupported = detect_slices(system, wanted.cgroup), ""
+    if isinstance(found, Unsupported):
+        unsupported = str(found)
+        log.warning("no limits", reason=unsupported)
+    slices = None if isinstance(found, Unsupported) else found
+    notebooks = Notebooks(system, slices, settings.notebooks, paths, nginx_gid=nginx_gid(system))
+    days = settings.server.password_max_age_days
+    return Agent(system, wanted, registry, slices, unsupported=unsupported, notebooks=notebooks, password_days=days)
 
-    password_days: the greatest age of passwords, 0 for the host's own.
+
+def nginx_gid(system: Local) -> int:
+    """Return the group that Nginx's workers are in, root's own where there is none yet."""
+    try:
+        name = family(read_distribution(system).family).nginx.group
+    except Unsupported:
+        return 0
+    return HostAccounts(system).group_id(name) or 0
+
+
+def take_stock(agent: Agent) -> None:
+    """Find the notebook servers that an agent before this one started, before anybody can ask for more.
+
+    While the agent's file is broken, the host's accounts of its range have to do: nobody's work is ended for that.
     """
-    registry = Registry(system, paths.managed, uid_min=settings.uid_min, uid_max=settings.uid_max)
-    slices = detect_slices(system, settings.cgroup)
-    if isinstance(slices, Unsupported):
-        log.warning("no limits", reason=str(slices))
-        return Agent(system, settings, registry, None, unsupported=str(slices), password_days=password_days)
-    return Agent(system, settings, registry, slices, password_days=password_days)
+    users = {entry.name: entry.uid for entry in agent.registry.entries.values()}
+    if agent.registry.problem:
+        found = HostAccounts(agent.system).in_range(agent.settings.uid_min, agent.settings.uid_max)
+        users = {account.name: account.uid for account in found}
+    if agent.notebooks is not None:
+        agent.notebooks.take_stock(users.get)
 
 
 async def serve(agent: Agent, paths: Paths) -> None:
@@ -73,11 +101,29 @@ async def serve(agent: Agent, paths: Paths) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = Server(agent, server_uid=server_uid)
-    own_work = asyncio.create_task(_work(agent, server))
+    own_work = [asyncio.create_task(_work(agent, server))]
+    if agent.notebooks is not None:
+        own_work.append(asyncio.create_task(_look_after_notebooks(agent, server, agent.notebooks)))
     log.info("agent started", pid=os.getpid(), socket=str(paths.agent_socket))
     await server.serve(listener, stop)
-    own_work.cancel()
+    for task in own_work:
+        task.cancel()
     log.info("agent stopped")
+
+
+async def _look_after_notebooks(agent: Agent, server: Server, notebooks: Notebooks) -> None:
+    """Tidy after notebook servers that ended; stop those of accounts that were locked, whoever forgot to."""
+
+    def may_run(name: str) -> bool:
+        entry = agent.registry.get(name)
+        return bool(agent.registry.problem) or (entry is not None and entry.state is State.ACTIVE)
+
+    while True:
+        try:
+            await server.in_notebooks(lambda: notebooks.look_after(may_run))
+        except Exception:
+            log.exception("notebooks not looked after")
+        await asyncio.sleep(LOOK_AFTER_S)
 
 
 async def _work(agent: Agent, server: Server) -> None:
@@ -148,7 +194,8 @@ def main() -> int:
         ensure_folders(Local(), paths)
         lock(paths.agent_state)
         settings = config.load(Path(paths.config))
-        agent = make_agent(Local(), paths, settings.agent, password_days=settings.server.password_max_age_days)
+        agent = make_agent(Local(), paths, settings)
+        take_stock(agent)
         gc.freeze()  # what is loaded stays; collections need not walk it
         asyncio.run(serve(agent, paths))
     except DiyCloudError as error:

@@ -107,8 +107,8 @@ ProfileName = Annotated[str, msgspec.Meta(pattern=r"\A([a-z0-9][a-z0-9-]{0,29})?
 """One of the settings' profiles; empty for the first, or none."""
 HubKey = Annotated[str, msgspec.Meta(pattern=r"\AJUPYTERHUB_[A-Z_]{1,60}\Z")]
 HubValue = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]{0,4000}\Z")]
-MAX_NOTEBOOKS = 200
-"""Servers in one answer."""
+MAX_NOTEBOOKS = 150
+"""Servers in one answer, which fits a frame with the longest names."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -219,6 +219,8 @@ def _lock_orphans(
 def _forget(agent: Agent, entry: Entry) -> None:
     """Take away the rights and the slice of an account that is not there, then its line."""
     sudo.revoke(agent, entry.name)
+    if agent.notebooks is not None:
+        agent.notebooks.forget_user(entry.name, entry.uid)
     if agent.slices is not None:
         agent.slices.remove(entry.name, entry.uid)
     agent.registry.forget([entry.name])

@@ -1,8 +1,8 @@
 """The agent's door: a Unix socket, the kernel's word for who knocks, frames with limits.
 
-Each connection is a task; blocking work runs in four pools of threads: one thread for changes of accounts (its queue is
-the lock), four for reads, two for what takes long, as many as cores at nice +10 for password hashes. A caller that stops
-waiting takes back what has not begun; what has begun is finished.
+Each connection is a task; blocking work runs in pools of threads: one thread for changes of accounts (its queue is the
+lock), four for reads, two for what takes long, as many as cores at nice +10 for password hashes, and some for notebook
+servers, whose starts are waited for. A caller that stops waiting takes back what has not begun; what has begun is finished.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ IN_ALL = 128
 BACKLOG = 1024
 """Connections that wait to be accepted: a crowd of the server's must not keep root out."""
 IDLE_SECONDS = 300.0
+LOOK_UP_SECONDS = 5.0
+"""How often a stranger's connection makes the agent look up the hub's account anew."""
 MAX_WAITING = 64
 """Requests that wait in each pool; more are told to come again."""
 STOP_SECONDS = 60.0
@@ -81,9 +84,12 @@ class Server:
     def __init__(self, agent: Agent, *, server_uid: int | None) -> None:
         self._agent = agent
         self._server_uid = server_uid
+        self._hub_uid: int | None = None
+        self._looked_up = float("-inf")
         self._changes = _Pool("changes", 1)
         self._reads = _Pool("reads", 4)
         self._long = _Pool("long", 2)
+        self._notebooks = _Pool("notebooks", agent.notebooks.threads if agent.notebooks is not None else 1)
         self._hashes = _Pool("hashes", agent.cores, nice=10)
         self._open: Counter[int] = Counter()
         self._idle: set[asyncio.Task[None]] = set()
@@ -103,7 +109,7 @@ class Server:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
-        for pool in (self._changes, self._reads, self._long, self._hashes):
+        for pool in (self._changes, self._reads, self._long, self._notebooks, self._hashes):
             await asyncio.to_thread(pool.close)
 
     async def in_turn(self, steps: Generator[None, None, _T]) -> _T:
@@ -116,6 +122,10 @@ class Server:
     async def in_background(self, work: Callable[[], _T]) -> _T:
         """Run work of the agent's own beside the reads."""
         return await self._reads.run(work, refusable=False)
+
+    async def in_notebooks(self, work: Callable[[], _T]) -> _T:
+        """Run work of the agent's own beside the starts of notebook servers."""
+        return await self._notebooks.run(work, refusable=False)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = _this_task()
@@ -146,11 +156,22 @@ class Server:
             caller = Caller(uid, pid, Role.ROOT)
         elif uid == self._server_uid:
             caller = Caller(uid, pid, Role.SERVER)
+        elif self._is_hub(uid):
+            caller = Caller(uid, pid, Role.HUB)
         else:
-            raise PermissionDenied("The agent talks to root and the server only.")
+            raise PermissionDenied("The agent talks to root, the server and the notebooks' hub only.")
         if self._open[uid] > PER_UID or self._open.total() > IN_ALL:
             raise Unavailable("Too many connections to the agent.", f"At most {PER_UID} for each user.")
         return caller
+
+    def _is_hub(self, uid: int) -> bool:
+        """Tell whether a peer is the hub, whose account may be made, or made anew, while the agent runs."""
+        notebooks, now = self._agent.notebooks, time.monotonic()
+        if notebooks is not None and uid != self._hub_uid and now - self._looked_up > LOOK_UP_SECONDS:
+            self._looked_up = now
+            self._hub_uid = notebooks.hub_uid()
+        users = range(self._agent.settings.uid_min, self._agent.settings.uid_max + 1)
+        return uid == self._hub_uid and uid not in users
 
     async def _converse(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while not self._stopping:
@@ -205,7 +226,7 @@ class Server:
         return _failure(request.id, error)
 
     async def _work(self, handler: Handler, session: Session, message: protocol.Message) -> object:
-        pools = {Kind.READ: self._reads, Kind.HASH: self._hashes, Kind.LONG: self._long}
+        pools = {Kind.READ: self._reads, Kind.HASH: self._hashes, Kind.LONG: self._long, Kind.NOTEBOOK: self._notebooks}
         pool = pools.get(handler.kind, self._changes)
         if handler.kind is Kind.HASH and isinstance(message, protocol.HashPasswords):
             # One job for each password, so that a batch uses every core.

@@ -16,6 +16,7 @@ import structlog
 
 from diycloud.agent.administrators import Administrators, Guesses
 from diycloud.agent.group_registry import GroupRegistry
+from diycloud.agent.notebooks import Notebooks
 from diycloud.agent.passwords import Passwords, Tries
 from diycloud.agent.protocol import Limits as WishedLimits
 from diycloud.agent.protocol import Outcome, Wish
@@ -45,6 +46,7 @@ class Role(StrEnum):
 
     ROOT = "root"
     SERVER = "server"
+    HUB = "hub"
 
 
 class Caller(NamedTuple):
@@ -79,6 +81,7 @@ class Agent:
         slices: Slices | None,
         *,
         unsupported: str = "",
+        notebooks: Notebooks | None = None,
         password_days: int = 0,
         clock: Callable[[], float] = time.time,
         grace_s: float = MEMORY_OF_CHANGES_S,
@@ -104,6 +107,7 @@ class Agent:
         """The folder of users' SSH keys (config.Paths.keys)."""
         self.slices = slices
         self.unsupported = unsupported
+        self.notebooks = notebooks
         self.clock = clock
         self.grace_s = grace_s
         self.started = clock()

@@ -10,6 +10,7 @@ from msgspec import Meta
 from diycloud.actions.action import Action, Audited, Permission, action
 from diycloud.actions.download import Download
 from diycloud.actions.fields import DomainName, Flag, PageSize, Password, Search, Username
+from diycloud.auth.factor_actions import BrowsersAnswer
 from diycloud.auth.models import (
     AuditPage,
     KeyList,
@@ -46,8 +47,11 @@ Code = Annotated[
 class Prove(Action[Proved], frozen=True):
     """Prove anew who you are, before what changes how you sign in; your session goes on under another token."""
 
-    password: Password
+    password: Password = ""
     code: Code = ""
+    passkey: Annotated[
+        BrowsersAnswer, Meta(extra={"help": "instead of both: the answer of the browser at the portal's /confirm"})
+    ] = ""
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +110,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     via: Annotated[Search, Meta(extra={"help": "only what came this way: cli, rest, portal, system"})] = ""
     address: Annotated[Search, Meta(extra={"help": "only what came from this address"})] = ""
     request_id: Annotated[Search, Meta(extra={"help": "only what belongs to this request"})] = ""
+    token: Annotated[Search, Meta(extra={"help": "only what was done by the API token with this key id"})] = ""
     domain: DomainName | None = None
     search: Annotated[Search, Meta(extra={"help": "text in the message or in the changes"})] = ""
     since: Since | None = None

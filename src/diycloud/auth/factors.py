@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from diycloud.actions.services import Services
+from diycloud.actions.waiting import Waiting
 from diycloud.agent.protocol import SpendStep
 from diycloud.auth import forced, passkeys, recovery, totp
 from diycloud.auth.factor_actions import Factors, Passkey
@@ -99,22 +100,37 @@ async def spend_on_host(services: Services, row: Row, step: int) -> bool:
         return True
 
 
-async def prove_passkey(services: Services, answer: str, *, user_id: int | None, alone: bool) -> passkeys.Stored:
-    """Return the passkey that a browser's answer proves. user_id: whose it must be, None for anybody's.
+async def ask_passkey(services: Services, asked: passkeys.Challenge, owner: str) -> str:
+    """Return what a browser is to ask its devices, as JSON, for a challenge that waits under an owner's name.
+
+    Raises Unsupported where browsers would refuse.
+    """
+    here = passkeys.party(services.settings.server)
+    passkeys.check_possible(here)
+    token = _waiting(services, asked.user_id).put(owner, asked)
+    known = await services.database.read(passkeys.of_user, asked.user_id) if asked.user_id is not None else []
+    return await passkeys.request_options(here, token, known, verified=asked.verified)
+
+
+def _waiting(services: Services, user_id: int | None) -> Waiting[Any]:
+    """Return where challenges wait: those of strangers crowd out nobody else's."""
+    return services.challenges_of_strangers if user_id is None else services.challenges
+
+
+async def prove_passkey(services: Services, answer: str, asked: passkeys.Challenge) -> passkeys.Stored:
+    """Return the passkey that a browser's answer to a challenge proves.
 
     Raises passkeys.Wrong: the challenge is not ours, for another purpose or used; the key is unknown or does not fit; its
     counter ran backwards.
     """
     token = passkeys.challenge_of(answer)
-    asked = (services.challenges_of_strangers if alone else services.challenges).take(token)
-    wanted = passkeys.Challenge(passkeys.ALONE if alone else passkeys.SECOND, user_id)
-    if asked != wanted:
+    if _waiting(services, asked.user_id).take(token) != asked:
         raise passkeys.Wrong("no challenge of ours, or for something else")
     stored = await services.database.read(passkeys.by_credential, passkeys.credential_of(answer))
-    if stored is None or user_id not in (None, stored.user_id):
+    if stored is None or asked.user_id not in (None, stored.user_id):
         raise passkeys.Wrong("no passkey of this user")
     here = passkeys.party(services.settings.server)
-    proof = await passkeys.verify(here, token, answer, stored, alone=alone)
+    proof = await passkeys.verify(here, token, answer, stored, verified=asked.verified)
     if not await services.database.write(passkeys.note_use, stored, proof):
         raise passkeys.Wrong(f"the counter of passkey {stored.id} ran backwards: a copy of it may be in use")
     return stored

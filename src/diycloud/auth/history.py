@@ -48,7 +48,7 @@ async def export_audit(ctx: Context, action: ExportAudit) -> Download:
 
 
 def _asked(ctx: Context, action: AuditFilter) -> dict[str, Any]:
-    names = ("actor", "action", "via", "address", "request_id", "search")
+    names = ("actor", "action", "via", "address", "request_id", "token", "search")
     found: dict[str, Any] = {name: getattr(action, name) for name in names}
     return found | {
         "target": action.user,

@@ -22,8 +22,8 @@ from diycloud.errors import DiyCloudError, InvalidInput, Unsupported
 MOST = 20
 """Passkeys of one person."""
 TRANSPORTS = frozenset({"usb", "nfc", "ble", "smart-card", "internal", "hybrid"})
-REGISTER, SECOND, ALONE = "register", "second", "alone"
-"""What a challenge is for. ALONE: the whole sign-in, so the device must have looked who holds it."""
+REGISTER, SECOND, ALONE, PROVE = "register", "second", "alone", "prove"
+"""What a challenge is for. ALONE: the whole sign-in; PROVE: a fresh proof of who is signed in."""
 
 
 class Challenge(NamedTuple):
@@ -31,6 +31,11 @@ class Challenge(NamedTuple):
 
     purpose: str
     user_id: int | None
+
+    @property
+    def verified(self) -> bool:
+        """Whether the device must have looked who holds it: it must where nothing else is shown."""
+        return self.purpose in (ALONE, PROVE)
 
 
 class Party(NamedTuple):
@@ -144,14 +149,17 @@ async def registration_options(
     return str(library.options_to_json(options))
 
 
-async def sign_in_options(here: Party, token: str, known: list[Stored]) -> str:
-    """Return what `navigator.credentials.get` takes, as JSON. known: the passkeys to ask for, none: any of this portal's."""
+async def request_options(here: Party, token: str, known: list[Stored], *, verified: bool) -> str:
+    """Return what `navigator.credentials.get` takes, as JSON. known: the passkeys to ask for, none: any of this portal's.
+
+    verified: the device is to look who holds it.
+    """
     library = await _load()
     needs = library.helpers.structs.UserVerificationRequirement
     options = library.generate_authentication_options(
         rp_id=here.id, challenge=_bytes(token), timeout=300_000,
         allow_credentials=[_descriptor(library, stored) for stored in known],
-        user_verification=needs.DISCOURAGED if known else needs.REQUIRED,
+        user_verification=needs.REQUIRED if verified else needs.DISCOURAGED,
     )  # fmt: skip
     return str(library.options_to_json(options))
 
@@ -178,8 +186,8 @@ async def verify_registration(here: Party, token: str, answer: str) -> Registere
     )
 
 
-async def verify(here: Party, token: str, answer: str, stored: Stored, *, alone: bool) -> Proof:
-    """Return what a browser's answer proves. alone: the device must have looked who holds it. Raises Wrong.
+async def verify(here: Party, token: str, answer: str, stored: Stored, *, verified: bool) -> Proof:
+    """Return what a browser's answer proves. verified: the device must have looked who holds it. Raises Wrong.
 
     The counter is not looked at here: one that runs backwards counts only with a signature that holds (`note_use`).
     """
@@ -187,7 +195,7 @@ async def verify(here: Party, token: str, answer: str, stored: Stored, *, alone:
     try:
         found = library.verify_authentication_response(
             credential=answer, expected_challenge=_bytes(token), expected_rp_id=here.id, expected_origin=here.origin,
-            credential_public_key=stored.key, credential_current_sign_count=0, require_user_verification=alone,
+            credential_public_key=stored.key, credential_current_sign_count=0, require_user_verification=verified,
         )  # fmt: skip
     except Exception as error:
         raise Wrong(f"{type(error).__name__}: {error}"[:300]) from None
@@ -202,13 +210,15 @@ def credential_of(answer: str) -> bytes:
         raise Wrong("an answer without a credential") from None
 
 
-def handle_of(answer: str) -> str | None:
-    """Return the user handle that an answer names, None if it names none. Raises Wrong."""
+def check_handle(answer: str, handle: str) -> None:
+    """Raise Wrong if an answer names another user's handle than this (WebAuthn 7.2, 6); not every device names one."""
     try:
         told = json.loads(answer)["response"].get("userHandle")
-        return _bytes(told).decode("ascii") if told else None
+        named = _bytes(told).decode("ascii") if told else handle
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Wrong("a user handle that is none") from None
+    if named != handle:
+        raise Wrong("the handle of another user")
 
 
 _COLUMNS = (

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import structlog
+
 from diycloud.actions.actor import Actor
 from diycloud.actions.services import Services
-from diycloud.auth import factors, host_password
+from diycloud.auth import factors, host_password, passkeys
 from diycloud.errors import PermissionDenied, ProofNeeded, Unavailable
 from diycloud.users.models import Row
 
+log = structlog.get_logger()
 FRESH_S = 15 * 60
 """How long a proof counts: from signing in, or from `session.prove`."""
 
@@ -34,7 +37,8 @@ def require(actor: Actor) -> None:
         )
     if not is_fresh(actor):
         raise ProofNeeded(
-            "This needs your password once more.", "Sign in again, or by REST: POST /api/v1/account/proof."
+            "This needs a fresh proof of who you are.",
+            "`diycloud login` gives it, or by REST: POST /api/v1/account/proof.",
         )
 
 
@@ -82,3 +86,17 @@ async def holds(services: Services, row: Row, password: str, code: str, address:
         else:
             services.throttle.failed(row.username, address)
     return right
+
+
+async def shown(services: Services, row: Row, answer: str) -> bool:
+    """Tell whether a browser's answer shows a passkey of a user's, the device having looked who holds it.
+
+    That is as much as signing in asks for. The reason for a refusal is in the log.
+    """
+    try:
+        passkeys.check_handle(answer, row.uuid)
+        await factors.prove_passkey(services, answer, passkeys.Challenge(passkeys.PROVE, row.id))
+    except passkeys.Wrong as error:
+        log.warning("passkey refused", username=row.username, reason=error.message)
+        return False
+    return True

@@ -81,14 +81,22 @@ async def _rotate(ctx: Context, proved_at: int | None) -> str | None:
 
 
 async def prove(ctx: Context, action: Prove) -> Proved:
-    """Note that who acts has proved it anew. Raises InvalidInput with the same words for a wrong password and a wrong code."""
+    """Note that who acts has proved it anew, by password and code or by a passkey.
+
+    Raises InvalidInput with the same words for a wrong password and a wrong code.
+    """
     actor = ctx.actor
     if actor.real or actor.user_id is None or actor.session_id is None:
         raise PermissionDenied(
             "Only somebody who is signed in proves who they are.", "Sign in, at the portal or by REST."
         )
     row = await service.get(ctx.services, actor.name)
-    if not await proof.holds(ctx.services, row, action.password, action.code, actor.address):
+    if bool(action.passkey) == bool(action.password):
+        raise InvalidInput.of([FieldError("password", "either this or passkey is needed")])
+    if action.passkey:
+        if not await proof.shown(ctx.services, row, action.passkey):
+            raise InvalidInput("This passkey does not prove who you are here.", "Nothing was changed.")
+    elif not await proof.holds(ctx.services, row, action.password, action.code, actor.address):
         raise InvalidInput("The password or the code is wrong.", "Nothing was changed.")
     now = int(time.time())
     token = await _rotate(ctx, now)

@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import Connection
 
-from diycloud.actions import audit
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import ages, factors, forced, host_password, notices, passkeys, passwords, sessions
+from diycloud.auth import ages, factors, forced, host_password, notices, passkeys, passwords, refusals, sessions
 from diycloud.auth.addresses import allows
 from diycloud.errors import SecondFactorNeeded, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
@@ -87,6 +86,7 @@ class SignIn:
     def __init__(self, services: Services) -> None:
         self._services = services
         self.throttle = services.throttle
+        self._refusals = refusals.Refusals(services.database)
 
     async def __call__(
         self, username: str, password: str, *, actor: Actor, kind: str, user_agent: str, code: str = ""
@@ -156,11 +156,11 @@ class SignIn:
             if self._services.tickets.take(token) is None:
                 raise passkeys.Wrong("the ticket was used meanwhile")
         except TooManyRequests as error:
-            await self.audit(visit.actor, row, "refused", error.code, visit.started)
+            await self._refusals.record(visit.actor, row, error.code, visit.started)
             raise
         except passkeys.Wrong as error:
             refusal = await self._wrong(token, ticket, address)
-            await self.audit(visit.actor, row, "refused", refusal.code, visit.started, message=error.message)
+            await self._refusals.record(visit.actor, row, refusal.code, visit.started, error.message)
             raise refusal from error
         codes.succeeded(row.username, address)
         self.throttle.forgive(row.username, address)
@@ -178,7 +178,8 @@ class SignIn:
     async def _show(self, row: Row, code: str, passkey: str) -> str:
         """Return the method by which a second factor was shown. Raises passkeys.Wrong with the reason that it was not."""
         if passkey:
-            await factors.prove_passkey(self._services, passkey, user_id=row.id, alone=False)
+            passkeys.check_handle(passkey, row.uuid)
+            await factors.prove_passkey(self._services, passkey, passkeys.Challenge(passkeys.SECOND, row.id))
             return factors.HARDWARE
         if not code or not await factors.prove_code(self._services, row, code):
             raise passkeys.Wrong("the code is wrong, or was used before")
@@ -200,17 +201,14 @@ class SignIn:
         """
         row: Row | None = None
         try:
-            stored = await factors.prove_passkey(self._services, answer, user_id=None, alone=True)
+            stored = await factors.prove_passkey(self._services, answer, passkeys.Challenge(passkeys.ALONE, None))
             row = await self._services.database.read(repository.by_id, stored.user_id)
-            if (
-                row is None
-                or passkeys.handle_of(answer) not in (None, row.uuid)
-                or not _may_come(row, visit.actor.address)
-            ):
-                raise passkeys.Wrong("the user may not sign in, or is another")
+            if row is None or not _may_come(row, visit.actor.address):
+                raise passkeys.Wrong("the user may not sign in")
+            passkeys.check_handle(answer, row.uuid)
         except passkeys.Wrong as error:
             if row is not None or self.throttle.is_news(visit.actor.address):
-                await self.audit(visit.actor, row, "refused", error.code, visit.started, message=error.message)
+                await self._refusals.record(visit.actor, row, error.code, visit.started, error.message)
             raise Unauthenticated(NO_PASSKEY, "Sign in with your password.") from error
         return await self.begin(row, (factors.HARDWARE, factors.PRESENCE), visit)
 
@@ -228,7 +226,7 @@ class SignIn:
                 raise Unauthenticated("Your account here does not let you in from here.", "Ask an administrator.")
         except Unauthenticated as error:
             if row is not None or self.throttle.is_news(visit.actor.address):
-                await self.audit(visit.actor, row, "refused", error.code, visit.started, message=error.message)
+                await self._refusals.record(visit.actor, row, error.code, visit.started, error.message)
             raise
         if MFA in person.methods:
             return await self.begin(row, person.methods, visit)
@@ -249,7 +247,7 @@ class SignIn:
                 raise Unauthenticated(EXPIRED, "Ask an administrator for another.")
         except (Unauthenticated, TooManyRequests) as error:
             if isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address):
-                await self.audit(actor, row, "refused", error.code, visit.started)
+                await self._refusals.record(actor, row, error.code, visit.started)
             raise
         if row.username != username:  # the directory knows them by another name, too
             self.throttle.uncount(username, actor.address)
@@ -309,13 +307,13 @@ class SignIn:
                 connection, row.id, now=now, max_s=max_s, kind=visit.kind, address=actor.address,
                 user_agent=visit.user_agent, methods=methods,
             )  # fmt: skip
-            _record(connection, actor._replace(name=row.username), row, "done", "", visit.started)
+            refusals.write(connection, actor._replace(name=row.username), row, "done", "", visit.started)
             return token, forced.must_enrol(settings, row.role, asked=known.asked, has_one=known.any)
 
         try:
             token, must_enrol = await self._services.database.write(store)
         except Unauthenticated as error:
-            await self.audit(actor, row, "refused", error.code, visit.started)
+            await self._refusals.record(actor, row, error.code, visit.started)
             raise
         return SignedIn(token, row.username, row.must_change_password or too_old, now + max_s, must_enrol)
 
@@ -330,21 +328,6 @@ class SignIn:
             await host.settle(self._services, [fresh] if fresh else [])
         except Unavailable:
             log.warning("host password not set yet", username=row.username)
-
-    async def audit(
-        self, actor: Actor, user: Row | None, outcome: str, code: str, started: float, *, message: str = ""
-    ) -> None:
-        """Record why there was no session. started: seconds, monotonic."""
-        await self._services.database.write(_record, actor, user, outcome, code, started, message)
-
-
-def _record(
-    connection: Connection, actor: Actor, user: Row | None, outcome: str, code: str, started: float, message: str = ""
-) -> None:
-    target, domain = (user.username, user.domain) if user else ("", "")
-    begun = audit.begin(connection, actor, "session.begin", target, {}, domain=domain)
-    seconds = time.monotonic() - started
-    audit.end(connection, begun, outcome, code=code, message=message, duration_ms=seconds * 1000, changes=None)
 
 
 def _may_come(row: Row, address: str) -> bool:

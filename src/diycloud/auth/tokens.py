@@ -52,6 +52,7 @@ class Holder(NamedTuple):
     """A token that holds, with its user. factor_asked, has_factor: as forced.must_enrol takes them."""
 
     id: int
+    key_id: str
     scopes: frozenset[str]
     last_used: int
     user_id: int
@@ -119,8 +120,8 @@ def find(connection: Connection, token: str, *, now: int) -> Holder | None:
     if not hmac.compare_digest(_hash(parts.secret), bytes(secret_hash)) or now >= expires_at or status not in SIGN_IN:
         return None
     return Holder(
-        token_id, _lent(str(scopes)), last_used or 0, user_id, username, Role(role), bool(must_change), domain, str(networks),
-        bool(asked), bool(has_factor),
+        token_id, parts.key_id, _lent(str(scopes)), last_used or 0, user_id, username, Role(role), bool(must_change), domain,
+        str(networks), bool(asked), bool(has_factor),
     )  # fmt: skip
 
 

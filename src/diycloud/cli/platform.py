@@ -39,6 +39,7 @@ def _install_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-packages", action="store_true", default=None, help="install no distribution packages"
     )
+    parser.add_argument("--without-notebooks", action="store_true", default=None, help="set no notebooks up")
     parser.epilog = "Each option can stand in the environment too: DIYCLOUD_ADMIN_NAME and so on."
 
 
@@ -71,6 +72,12 @@ def _db_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def _jupyter_options(parser: argparse.ArgumentParser) -> None:
+    from diycloud.cli.jupyter import add_options
+
+    add_options(parser)
+
+
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "install": _install_options,
     "uninstall": _uninstall_options,
@@ -78,6 +85,7 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "doctor": _json_option,
     "config": _config_options,
     "db": _db_options,
+    "jupyter": _jupyter_options,
     "trash": _trash_options,
 }
 
@@ -89,7 +97,10 @@ def _print(line: str) -> None:
 def _install(arguments: argparse.Namespace) -> int:
     from diycloud.core.operations import install
 
-    names = ("dry_run", "domain", "https_port", "http_port", "admin_name", "admin_password_file", "without_packages")
+    names = (
+        "dry_run", "domain", "https_port", "http_port", "admin_name", "admin_password_file", "without_packages",
+        "without_notebooks",
+    )  # fmt: skip
     given = {name: getattr(arguments, name) for name in names}
     return install({**given, "prefix": None if arguments.prefix == "/" else arguments.prefix}, _print)
 
@@ -209,6 +220,12 @@ def _db(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _jupyter(arguments: argparse.Namespace) -> int:
+    from diycloud.cli.jupyter import run
+
+    return run(arguments)
+
+
 def _completion(arguments: argparse.Namespace) -> int:
     from diycloud.cli.completion import script
 
@@ -225,6 +242,7 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "config": _config,
     "db": _db,
+    "jupyter": _jupyter,
     "trash": _trash,
     "completion": _completion,
 }

@@ -8,7 +8,7 @@ from typing import Any
 from diycloud.actions.action import Action
 from diycloud.auth import actions as auth
 from diycloud.auth.oidc import actions as apps
-from diycloud.cli import applications, factors, identities, signing, tenancy
+from diycloud.cli import applications, factors, identities, notebooks, signing, tenancy
 from diycloud.cli.output import as_json, colour, facts, printable, table
 from diycloud.domains import actions as domains
 from diycloud.groups import actions as groups
@@ -176,11 +176,15 @@ def entries(result: dict[str, Any]) -> str:
     if not result["entries"]:
         return "Nothing is recorded."
     rows = [
-        (e["id"], e["at"], e["actor"], e["via"], e["action"], e["target"], e["outcome"], e["message"][:60])
+        (e["id"], e["at"], e["actor"], _way(e), e["action"], e["target"], e["outcome"], e["message"][:60])
         for e in result["entries"]
     ]
     text = table(("ID", "WHEN (UTC)", "ACTOR", "VIA", "ACTION", "ON", "OUTCOME", "MESSAGE"), rows, right=("ID",))
     return text + (f"\nOlder ones: --before {result['next']}" if result["next"] else "")
+
+
+def _way(entry: dict[str, Any]) -> str:
+    return f"{entry['via']}, token {entry['token']}" if entry["token"] else str(entry["via"])
 
 
 def host(found: dict[str, Any]) -> str:
@@ -249,6 +253,7 @@ _VIEWS: dict[type[Action[Any]], Callable[[Any], str]] = {
     auth.ListAudit: entries,
     ShowHost: host,
     **factors.VIEWS,
+    **notebooks.VIEWS,
     **identities.VIEWS,
 }
 _DONE = {

@@ -24,6 +24,7 @@ from diycloud.agent.protocol import Ping, Pong
 from diycloud.agent.registry import Registry
 from diycloud.config import Paths
 from diycloud.core import certificates
+from diycloud.core.doctor_notebooks import examine_notebooks
 from diycloud.core.install_steps import probe_arguments, read_database
 from diycloud.core.installation import Installation
 from diycloud.core.options import InstallOptions
@@ -393,6 +394,7 @@ _CHECKS: tuple[tuple[str, Callable[[Installation], Iterator[Check]]], ...] = (
     ("groups", _groups),
     ("installation", _as_installed),
     ("SSH keys", _ssh_keys),
+    ("notebooks", lambda here: (Check("notebooks", *found) for found in examine_notebooks(here))),
     ("homes", _homes),
     ("firewall", _barriers),
 )

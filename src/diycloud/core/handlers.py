@@ -18,6 +18,8 @@ from diycloud.domains import actions as domains
 from diycloud.domains import service as domains_service
 from diycloud.groups import actions as groups
 from diycloud.groups import service as groups_service
+from diycloud.notebooks import actions as notebooks
+from diycloud.notebooks import service as notebooks_service
 from diycloud.policies import actions as policies
 from diycloud.policies import service as policies_service
 from diycloud.resources import actions as resources
@@ -91,6 +93,9 @@ HANDLERS: dict[type[Action[Any]], Handler] = {
     outside.ListIdentities: outside_service.list_identities,
     outside.LinkIdentity: outside_service.link_identity,
     outside.UnlinkIdentity: outside_service.unlink_identity,
+    notebooks.ListNotebooks: notebooks_service.list_notebooks,
+    notebooks.StartNotebook: notebooks_service.start_notebook,
+    notebooks.StopNotebook: notebooks_service.stop_notebook,
     auth.ListAudit: history.list_audit,
     auth.ExportAudit: history.export_audit,
     apps.CreateApp: apps_service.create_app,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from diycloud.config import Paths
 from diycloud.core import install_steps as do
+from diycloud.core import notebook_steps as notebooks
 from diycloud.core.install_log import InstallLog
 from diycloud.core.installation import Installation
 from diycloud.core.lock import only_one
@@ -25,12 +27,14 @@ from diycloud.system.recording import Recording
 STEPS: tuple[Step[Installation], ...] = (
     Step("Look at this host", do.look),
     Step("Distribution packages", do.packages),
-    Step("Service account", do.accounts),
+    Step("Service accounts", do.accounts),
     Step("Folders and settings", do.folders),
     Step("Database", do.database),
     Step("Certificates", do.certificates),
     Step("Sign-in hook (PAM)", do.sign_in_hook),
     Step("SSH keys", do.ssh_keys),
+    Step("Notebooks: environments", notebooks.environments),
+    Step("Notebooks: sign-in", notebooks.sign_in),
     Step("Nginx site", do.nginx_site),
     Step("Services", do.services),
     Step("Start", do.start),
@@ -39,7 +43,21 @@ STEPS: tuple[Step[Installation], ...] = (
 )
 
 
-def install(system: System, options: InstallOptions, out: Printer) -> int:
+NOTEBOOK_STEPS: tuple[Step[Installation], ...] = (
+    Step("Look at this host", do.look),
+    Step("Service accounts", do.accounts),
+    Step("Folders and settings", do.folders),
+    Step("Notebooks: environments", notebooks.environments),
+    Step("Notebooks: sign-in", notebooks.sign_in),
+    Step("Nginx site", do.nginx_site),
+    Step("Services", do.services),
+    Step("Start", notebooks.start),
+    Step("Check that it answers", do.check),
+)
+"""What `diycloud jupyter setup` does where the platform is installed."""
+
+
+def install(system: System, options: InstallOptions, out: Printer, steps: Sequence[Step[Installation]] = STEPS) -> int:
     """Install, repair or upgrade the platform on this host. Returns the exit status: 0 done, 1 a step failed.
 
     out: prints a line. Raises InvalidInput for options that cannot be and Conflict while another installation or
@@ -48,7 +66,7 @@ def install(system: System, options: InstallOptions, out: Printer) -> int:
     if options.dry_run:
         out("Dry run: this is what would be done. Nothing is changed.")
         context = Installation(DryRun(system, lambda line: out(f"         {line}")), options)
-        return _run(context, out, log=None)
+        return _run(context, steps, out, log=None)
     if os.geteuid() != 0:
         raise InvalidInput("Only root can install.", "Run it with sudo.")
     paths = Paths(options.prefix)
@@ -60,12 +78,15 @@ def install(system: System, options: InstallOptions, out: Printer) -> int:
             out(line)
             log.write(line)
 
-        return _run(context, both, log=log, summary=out)
+        return _run(context, steps, both, log=log, summary=out)
 
 
-def _run(context: Installation, out: Printer, *, log: InstallLog | None, summary: Printer | None = None) -> int:
+def _run(
+    context: Installation, steps: Sequence[Step[Installation]], out: Printer, *, log: InstallLog | None,
+    summary: Printer | None = None,
+) -> int:  # fmt: skip
     try:
-        run_steps(STEPS, context, out, plan=context.dry)
+        run_steps(steps, context, out, plan=context.dry)
     except StepFailed as failure:
         cause = failure.__cause__
         assert isinstance(cause, DiyCloudError)
@@ -78,7 +99,7 @@ def _run(context: Installation, out: Printer, *, log: InstallLog | None, summary
         return 1
     for note in context.notes:
         out(f"Note: {note}")
-    if log is not None:
+    if log is not None and steps is STEPS:
         # The one-time password goes to the terminal only, never to the log.
         context.print_summary(summary or out)
         context.finish()

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from diycloud import config
 from diycloud.core import certificates as tls
+from diycloud.core import notebook_steps as notebooks
 from diycloud.core import settings_file
 from diycloud.core.installation import FirstAdministrator, Installation
+from diycloud.core.services import OURS
 from diycloud.db.migrate import Found
 from diycloud.distro.detect import Init
 from diycloud.distro.os_release import Support
@@ -74,18 +77,33 @@ def packages(run: Installation) -> str:
 
 
 def accounts(run: Installation) -> str:
-    """Make the server's account: a system account, no shell, no home."""
-    name, shell = run.server_user, run.table.nologin
+    """Make the accounts of the server and of the hub: system accounts, no shell, no home."""
     _codes_group(run)
+    found = [_account(run, run.server_user, "DIY Cloud server", "agent.server_user")]
+    if run.settings.notebooks.enabled:
+        found.append(_account(run, run.hub_user, "DIY Cloud notebooks", "notebooks.hub_user"))
+        _hub_groups(run)
+    return ", ".join(found)
+
+
+def _hub_groups(run: Installation) -> None:
+    """Let the hub reach the agent's socket (the server's group), and those of the server and of notebooks (Nginx's)."""
+    held = run.system.query(["id", "-Gn", run.hub_user]).stdout.split()
+    if missing := [group for group in (run.server_user, run.table.nginx.group) if group not in held]:
+        run.system.run(["usermod", "--append", "--groups", ",".join(missing), run.hub_user])
+
+
+def _account(run: Installation, name: str, comment: str, setting: str) -> str:
+    shell = run.table.nologin
     line = run.system.query(["getent", "passwd", name]).stdout.strip().split(":")
     if len(line) >= 7:
         if int(line[2]) == 0 or int(line[2]) >= run.settings.agent.uid_min or line[6] not in (shell, "/bin/false"):
             raise Conflict(
                 f"There is an account {name} already, and it is not a service's (uid {line[2]}, shell {line[6]}).",
-                "Rename it, or set agent.server_user in the settings to another name.",
+                f"Rename it, or set {setting} in the settings to another name.",
             )
         return f"{name} is there"
-    description = ["--comment", "DIY Cloud server", "--home-dir", "/nonexistent", "--no-create-home", "--shell", shell]
+    description = ["--comment", comment, "--home-dir", "/nonexistent", "--no-create-home", "--shell", shell]
     group = run.system.query(["getent", "group", name]).stdout
     membership = ["--gid", name] if group else ["--user-group"]
     run.system.run([run.table.binaries["useradd"], "--system", *membership, *description, name])
@@ -125,7 +143,11 @@ def folders(run: Installation) -> str:
     for key, value in chosen.items():
         if value:
             text = settings_file.set_key(text, "server", key, value)
+    if run.notebooks_chosen is not None and config.parse(text, paths.config).notebooks.enabled != run.notebooks_chosen:
+        text = settings_file.set_key(text, "notebooks", "enabled", run.notebooks_chosen)
     written = run.system.write(paths.config, text)
+    if run.settings.notebooks.enabled:
+        notebooks.folders(run)
     done = [f"{made} made or mended"] if made else []
     done += ["settings written"] if written else []
     return ", ".join(done) or "as they should be"
@@ -206,8 +228,8 @@ def services(run: Installation) -> str:
 
 
 def start(run: Installation) -> str:
-    """Start what does not run. Agent and server are started again, so that this program is the one that runs."""
-    started = run.platform.up(restart=True)
+    """Start what does not run. Our own services are started again, so that this program is the one that runs."""
+    started = run.platform.up(restart=OURS)
     if "nginx" in run.changed and run.platform.nginx not in started:
         run.platform.reload_nginx()
         started.append("Nginx's sites")
@@ -252,7 +274,9 @@ def check(run: Installation) -> str:
 
 def probe_arguments(run: Installation, *, wait: float) -> list[str]:
     """Return the arguments of diycloud.core.probe. wait: seconds that the answer may take."""
+    hub = {"--also": "/jupyter/hub/health"} if run.settings.notebooks.enabled else {}
     named = {
+        **hub,
         "--socket": str(run.paths.server_socket),
         "--name": run.names[0],
         "--port": str(run.settings.server.https_port),

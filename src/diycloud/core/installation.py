@@ -16,7 +16,7 @@ from diycloud.agent.registry import DEFAULT_LIMITS
 from diycloud.config import Paths, Settings
 from diycloud.core import certificates
 from diycloud.core.names import host_name, in_url
-from diycloud.core.nginx import Nginx, Site
+from diycloud.core.nginx import Nginx, Site, notebook_places
 from diycloud.core.options import InstallOptions
 from diycloud.core.services import Platform
 from diycloud.core.steps import Printer
@@ -31,7 +31,7 @@ from diycloud.system import Owner, System
 from diycloud.system.dry_run import DryRun
 
 _NOT_YET = Owner(65534, 65534)
-_STANDS_FOR = "uid 65534 stands for the service account, which is not there yet."
+_STANDS_FOR = "uid 65534 stands for a service account that is not there yet."
 
 
 class FirstAdministrator(msgspec.Struct, frozen=True):
@@ -87,7 +87,18 @@ class Installation:
             if value
         }
         found = config.load(self.paths.config)
-        return msgspec.structs.replace(found, server=msgspec.structs.replace(found.server, **server))
+        notebooks = found.notebooks
+        if self.notebooks_chosen is not None:
+            notebooks = msgspec.structs.replace(notebooks, enabled=self.notebooks_chosen)
+        server_settings = msgspec.structs.replace(found.server, **server)
+        return msgspec.structs.replace(found, server=server_settings, notebooks=notebooks)
+
+    @property
+    def notebooks_chosen(self) -> bool | None:
+        """Whether this run was told to set notebooks up, or not to; None: the settings say."""
+        if self.options.without_notebooks:
+            return False
+        return True if self.options.with_notebooks else None
 
     @cached_property
     def platform(self) -> Platform:
@@ -112,7 +123,7 @@ class Installation:
 
     @property
     def site(self) -> Site:
-        server = self.settings.server
+        server, notebooks = self.settings.server, self.settings.notebooks
         return Site(
             names=self.names,
             https_port=server.https_port,
@@ -121,7 +132,13 @@ class Installation:
             certificates=self.paths.certificates,
             static=Path(str(resources.files("diycloud.web"))) / "static",
             folder=self.paths.config_dir / "nginx",
+            notebooks=notebook_places(self.paths, notebooks) if notebooks.enabled else None,
         )
+
+    @property
+    def guard_cache(self) -> Path:
+        """Nginx's, in memory: what was said of who may see whose notebooks (core/nginx.py)."""
+        return notebook_places(self.paths, self.settings.notebooks).guard_cache
 
     @property
     def hook(self) -> Hook:
@@ -150,11 +167,23 @@ class Installation:
         return Owner(int(fields[2]), int(fields[3])) if len(fields) > 3 else None
 
     @property
+    def hub_user(self) -> str:
+        return self.settings.notebooks.hub_user
+
+    @property
     def server_owner(self) -> Owner:
         """The server's user. In a dry run it may not be there yet."""
-        found = self.account(self.server_user)
+        return self._owner(self.server_user)
+
+    @property
+    def hub_owner(self) -> Owner:
+        """The hub's user. In a dry run it may not be there yet."""
+        return self._owner(self.hub_user)
+
+    def _owner(self, name: str) -> Owner:
+        found = self.account(name)
         if found is None and not self.dry:
-            raise HostError(f"There is no account {self.server_user}.", "Run the installation from its beginning.")
+            raise HostError(f"There is no account {name}.", "Run the installation from its beginning.")
         if found is None and _STANDS_FOR not in self.notes:
             self.notes.append(_STANDS_FOR)
         return found or _NOT_YET

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from diycloud.config import Paths
+from diycloud.config_notebooks import NotebookSettings
 from diycloud.core.certificates import Files
 from diycloud.core.names import in_url
 from diycloud.distro.render import render
@@ -28,12 +30,69 @@ BODY_SIZE = "16m"
 """Enough for a CSV of tens of thousands of users."""
 _HTTP2_DIRECTIVE = (1, 25, 1)
 
+_NAME = "[a-z_][a-z0-9_-]{0,31}"
+_SERVER_NAME = "[a-z0-9-]{1,30}"
+_EXTENSION = "(@[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*"
+_HASHED = r"([A-Za-z0-9_-]+\.)?[0-9a-f]{16,64}\.[a-z0-9]+"
+"""Files of JupyterLab's whose names change with their content, such as `main.6d69ea3ffd340c2c.js`."""
+_COOKIES_TAKEN_OUT = 6
+"""So many of the portal's cookies are taken out one by one; it has fewer."""
+_OF_A_WHOLE_SITE = (
+    "Accept-CH",
+    "Alt-Svc",
+    "Clear-Site-Data",
+    "Critical-CH",
+    "Expect-CT",
+    "Link",
+    "NEL",
+    "Origin-Agent-Cluster",
+    "Public-Key-Pins",
+    "Refresh",
+    "Report-To",
+    "Reporting-Endpoints",
+    "Service-Worker-Allowed",
+    "Speculation-Rules",
+    "Strict-Transport-Security",
+)
+"""Headers that would take effect on the portal's pages when a user's own server sends them, or send its visitors on."""
+
 _INCLUDE = re.compile(r"\binclude\s+([^;]+?)\s*;")
 _LISTEN = re.compile(r"\blisten\s+([^;]+);")
 
 
+class Notebooks(msgspec.Struct, frozen=True):
+    """What our site needs to know of notebooks.
+
+    sockets, runtime: folders with a socket, and a folder, of each server (agent/notebooks.py). lab: the environment whose
+    files are served. guard_cache: a folder in memory that Nginx makes itself. asks_passwords: the hub's own page does.
+    """
+
+    hub_socket: Path
+    sockets: Path
+    runtime: Path
+    lab: Path
+    guard_cache: Path
+    asks_passwords: bool = False
+    body_size: str = "1g"
+
+
+def notebook_places(paths: Paths, settings: NotebookSettings) -> Notebooks:
+    """Return what the site needs to know of notebooks from where the platform's places are."""
+    return Notebooks(
+        hub_socket=paths.hub_socket,
+        sockets=paths.notebooks / "sockets",
+        runtime=paths.notebooks / "runtime",
+        lab=paths.lab_environment,
+        guard_cache=paths.run.parent / "diycloud-guard",
+        asks_passwords=settings.sign_in == "pam",
+    )
+
+
 class Site(msgspec.Struct, frozen=True):
-    """What our site needs to know. names: checked host names and addresses. folder: for the page shown when we are away."""
+    """What our site needs to know. names: checked host names and addresses. folder: for the page shown when we are away.
+
+    notebooks: None where there are none.
+    """
 
     names: tuple[str, ...]
     https_port: int
@@ -42,6 +101,7 @@ class Site(msgspec.Struct, frozen=True):
     certificates: Path
     static: Path
     folder: Path
+    notebooks: Notebooks | None = None
 
     @property
     def away_page(self) -> Path:
@@ -60,8 +120,8 @@ class SiteReport(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def render_site(site: Site, *, default: bool, ipv6: bool, http2_directive: bool) -> str:
-    """Return the site's file. default: it also answers requests for other names."""
+def render_site(site: Site, *, default: bool, ipv6: bool, http2_directive: bool, gzip_static: bool = False) -> str:
+    """Return the site's file. default: it also answers requests for other names. gzip_static: this Nginx has the module."""
     files = Files(site.certificates)
     names = [in_url(name) for name in site.names]
     return render(
@@ -79,6 +139,14 @@ def render_site(site: Site, *, default: bool, ipv6: bool, http2_directive: bool)
         static=site.static,
         away_page=site.away_page,
         away_style=_style_hash(render_away_page()),
+        notebooks=site.notebooks,
+        name=_NAME,
+        server=_SERVER_NAME,
+        extension=_EXTENSION,
+        hashed=_HASHED,
+        cookies=_COOKIES_TAKEN_OUT,
+        hidden=_OF_A_WHOLE_SITE,
+        gzip_static=gzip_static,
     )
 
 
@@ -191,6 +259,7 @@ class Nginx:
             default=default,
             ipv6=self._system.exists("/proc/net/if_inet6"),
             http2_directive=self._version() >= _HTTP2_DIRECTIVE,
+            gzip_static=self._has("http_gzip_static_module"),
         )
         changed |= self._system.write(self.file, text)
         if self._link is not None and self._system.read(self._link) != text:
@@ -258,6 +327,11 @@ class Nginx:
     def _version(self) -> tuple[int, ...]:
         answer = self._system.query([self._layout.binary, "-v"])
         return parse_version(answer.stderr + answer.stdout)
+
+    def _has(self, module: str) -> bool:
+        """Tell whether this Nginx was built with a module."""
+        answer = self._system.query([self._layout.binary, "-V"])
+        return re.search(rf"--with-{module}(\s|$)", answer.stderr + answer.stdout) is not None
 
 
 _HINT = "Mend what it names (`nginx -t` tells when it is right). What runs goes on with its old settings."

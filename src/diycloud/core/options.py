@@ -15,7 +15,10 @@ from diycloud.errors import InvalidInput
 
 
 class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be chosen. admin_password: empty makes a one-time password. domain: the name people type."""
+    """What may be chosen. admin_password: empty makes a one-time password. domain: the name people type.
+
+    without_notebooks, with_notebooks: written into the settings; neither leaves them as they are.
+    """
 
     admin_name: str = "admin"
     admin_password: str = ""
@@ -23,6 +26,8 @@ class InstallOptions(msgspec.Struct, frozen=True, kw_only=True):
     https_port: Port | None = None
     http_port: Port | None = None
     without_packages: bool = False
+    without_notebooks: bool = False
+    with_notebooks: bool = False
     dry_run: bool = False
     prefix: str = "/"
 

@@ -43,10 +43,10 @@ class _LoopbackTls(http.client.HTTPSConnection):
         self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
 
 
-def ask(connection: http.client.HTTPConnection) -> str:
+def ask(connection: http.client.HTTPConnection, path: str = PATH) -> str:
     """Return an empty text if the answer is 200, else what is wrong."""
     try:
-        connection.request("GET", PATH)
+        connection.request("GET", path)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         return f"{type(error).__name__}: {error}"
@@ -71,15 +71,21 @@ def ask_json(socket_path: Path, path: str) -> dict[str, Any]:
     return found
 
 
-def probe(socket_path: Path, name: str, port: int, authority: Path, *, wait: float) -> str:
-    """Ask both ways until both answer or `wait` seconds have passed. Returns an empty text or what is wrong."""
+def probe(socket_path: Path, name: str, port: int, authority: Path, *, wait: float, also: str = "") -> str:
+    """Ask both ways until both answer or `wait` seconds have passed. Returns an empty text or what is wrong.
+
+    also: a path that is asked for through Nginx too.
+    """
     deadline = time.monotonic() + wait
     while True:
         server = ask(_UnixConnection(str(socket_path), 5))
         nginx = "" if server else ask(_LoopbackTls(name, port, authority, 5))
-        if not server and not nginx:
+        rest = "" if server or nginx or not also else ask(_LoopbackTls(name, port, authority, 5), also)
+        if not server and not nginx and not rest:
             return ""
         if time.monotonic() >= deadline:
+            if rest:
+                return f"{also} at port {port}: {rest}"
             return f"the server at {socket_path}: {server}" if server else f"Nginx at port {port}: {nginx}"
         time.sleep(0.2)
 
@@ -92,8 +98,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--authority", type=Path, required=True)
     parser.add_argument("--wait", type=float, default=0)
+    parser.add_argument("--also", default="")
     given = parser.parse_args()
-    fault = probe(given.socket, given.name, given.port, given.authority, wait=given.wait)
+    fault = probe(given.socket, given.name, given.port, given.authority, wait=given.wait, also=given.also)
     sys.stderr.write(f"{fault}\n" if fault else "")
     return 1 if fault else 0
 

@@ -14,6 +14,7 @@ from diycloud.auth.oidc import actions as apps
 from diycloud.auth.outside import actions as outside
 from diycloud.domains import actions as domains
 from diycloud.groups import actions as groups
+from diycloud.notebooks import actions as notebooks
 from diycloud.policies import actions as policies
 from diycloud.resources import actions as resources
 from diycloud.users import actions as users
@@ -85,6 +86,9 @@ ROUTES = (
     Route("GET", "/users/{username}/keys", auth.ListKeys, "key list"),
     Route("POST", "/users/{username}/keys", auth.AddKey, "key add"),
     Route("DELETE", "/users/{username}/keys", auth.RemoveKey, "key remove"),
+    Route("GET", "/users/{username}/notebooks", notebooks.ListNotebooks, "notebook list"),
+    Route("POST", "/users/{username}/notebooks", notebooks.StartNotebook, "notebook start"),
+    Route("DELETE", "/users/{username}/notebooks", notebooks.StopNotebook, "notebook stop"),
     Route("GET", "/sessions", auth.ListSessions, "session list"),
     Route("GET", "/users/{username}/sessions", auth.ShowSessions, "session show"),
     Route("DELETE", "/users/{username}/sessions/{session}", auth.EndSession, "session end", 204),

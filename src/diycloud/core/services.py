@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -17,6 +18,10 @@ from diycloud.system import System
 
 AGENT = "diycloud-agent"
 SERVER = "diycloud-server"
+LAUNCHER = "diycloud-launcher"
+HUB = "diycloud-hub"
+OURS = (AGENT, SERVER, LAUNCHER, HUB)
+"""What runs this program and is started again for a new one; nothing that users run ends by it."""
 RENEWAL = "diycloud-renewal"
 _SUPERVISED_NGINX = "nginx"
 
@@ -76,6 +81,43 @@ def _over_network(url: str) -> bool:
     return any(host and not unquote(host).startswith("/") for host in hosts)
 
 
+def launcher_service(paths: Paths) -> Service:
+    """Return the description of what starts notebook servers. What it starts inherits no hardening, so it has none."""
+    return Service(
+        name=LAUNCHER,
+        description="DIY Cloud: launcher, starts users' notebook servers when the agent asks",
+        command=_python("diycloud.launcher", paths, paths.lab_environment / "bin" / "python"),
+        environment=_ENVIRONMENT,
+        folders=(
+            Folder(str(paths.run), "root", "root", 0o755),
+            Folder(str(paths.launcher_socket.parent), "root", "root", 0o700),
+        ),
+        leaves_children=True,
+        umask=0o022,
+    )
+
+
+def hub_service(paths: Paths, settings: Settings) -> Service:
+    """Return the hub's description. It reaches the agent, the server and users' servers through its account's groups."""
+    user = settings.notebooks.hub_user
+    return Service(
+        name=HUB,
+        description="DIY Cloud: JupyterHub, users' notebooks",
+        command=_python("diycloud.hub.main", paths, paths.hub_environment / "bin" / "python"),
+        user=user,
+        group=user,
+        environment=_ENVIRONMENT,
+        hardening=Hardening.STRICT,
+        folders=(
+            Folder(str(paths.run), "root", "root", 0o755),
+            Folder(str(paths.hub_socket.parent), user, user, 0o755),
+        ),
+        writable=(str(paths.hub_state), str(paths.hub_socket.parent)),
+        after=(AGENT, SERVER, LAUNCHER),
+        wants=(AGENT, SERVER, LAUNCHER),
+    )
+
+
 def nginx_service(table: Family) -> Service:
     """Return Nginx's description for a host without init; elsewhere the distribution's own unit is used."""
     return Service(
@@ -110,10 +152,13 @@ def renewal_service(paths: Paths) -> Service:
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8"}
 
 
-def _python(module: str, paths: Paths) -> tuple[str, ...]:
-    """Return the command line of one of our modules: isolated from users' site folders and PYTHON* variables."""
+def _python(module: str, paths: Paths, interpreter: Path | None = None) -> tuple[str, ...]:
+    """Return the command line of one of our modules: isolated from users' site folders and PYTHON* variables.
+
+    interpreter: of an environment of its own; else the platform's.
+    """
     prefix = () if paths.prefix == "/" else ("--prefix", paths.prefix)
-    return (sys.executable, "-I", "-u", "-m", module, *prefix)
+    return (str(interpreter or sys.executable), "-I", "-u", "-m", module, *prefix)
 
 
 class Platform:
@@ -136,15 +181,19 @@ class Platform:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (AGENT, SERVER, self.nginx, RENEWAL)
+        """The services, in the order they are started."""
+        notebooks = (LAUNCHER, HUB) if self._settings.notebooks.enabled else ()
+        return (AGENT, SERVER, *notebooks, self.nginx, RENEWAL)
 
     def ensure(self) -> list[str]:
-        """Write and enable the services. Returns those whose description changed."""
+        """Write and enable the services, and end those that the settings do not want. Returns those that changed."""
         services = [
             agent_service(self._paths, self._settings),
             server_service(self._paths, self._settings, self._table.nginx.group),
             renewal_service(self._paths),
         ]
+        if self._settings.notebooks.enabled:
+            services += [launcher_service(self._paths), hub_service(self._paths, self._settings)]
         if self._init is Init.NONE:
             services.append(nginx_service(self._table))
         changed = []
@@ -154,10 +203,12 @@ class Platform:
         for name in self.names:
             if not self._manager.is_enabled(name):
                 self._manager.enable(name)
+        if not self._settings.notebooks.enabled:
+            changed += [name for name in (HUB, LAUNCHER) if self._manager.remove(name)]
         return changed
 
-    def up(self, *, restart: bool = False) -> list[str]:
-        """Start what does not run; with restart, start ours again, so that a new program runs. Returns what was started."""
+    def up(self, *, restart: Collection[str] = ()) -> list[str]:
+        """Start what does not run; start those in restart again, so that a new program runs. Returns what was started."""
         self._take_over_nginx()
         # A supervisor that is not there yet starts everything at once; each is then only waited for.
         fresh = isinstance(self._manager, Supervisor) and not self._manager.is_up()
@@ -165,7 +216,7 @@ class Platform:
         for name in self.names:
             if fresh or not self._manager.is_active(name):
                 self._manager.start(name)
-            elif restart and name in (AGENT, SERVER):
+            elif name in restart:
                 self._manager.restart(name)
             else:
                 continue
@@ -204,7 +255,7 @@ class Platform:
     def remove(self) -> None:
         """Stop ours and remove their descriptions; without init also the supervisor that ran them."""
         supervised = (_SUPERVISED_NGINX,) if self._init is Init.NONE else ()
-        for name in (RENEWAL, *supervised, SERVER, AGENT):
+        for name in (RENEWAL, *supervised, HUB, LAUNCHER, SERVER, AGENT):
             self._manager.remove(name)
         if isinstance(self._manager, Supervisor):
             self._manager.down()

@@ -25,6 +25,7 @@ from diycloud.host import keys
 from diycloud.host.accounts import remove_account, stop_processes
 from diycloud.host.groups import check_folder, remove_group
 from diycloud.host.homes import STAGING, TRASH, check_home
+from diycloud.host.notebooks import Places, is_looked_after
 from diycloud.host.pam import remove_pam
 from diycloud.host.slices import Slices, detect_slices
 from diycloud.host.sudo import DROP_IN, STAGED
@@ -53,6 +54,7 @@ class _Removal(Installation):
         self.agent = self.settings.agent
         self.our_site: Site = self.site
         self.our_hook = self.hook
+        self.our_hub_user = self.hub_user
         reader = DryRun(system, lambda _: None)  # an installation that never got to its end has none, and gets none
         self.registry = Registry(reader, self.paths.managed, uid_min=self.agent.uid_min, uid_max=self.agent.uid_max)
         self.groups = GroupRegistry(
@@ -99,6 +101,22 @@ def _run(removal: _Removal, out: Printer) -> int:
 def _services(removal: _Removal) -> str:
     removal.platform.remove()
     return "stopped and removed"
+
+
+def _notebooks(removal: _Removal) -> str:
+    """End users' notebook servers: the program that they run goes. Files stay where they are."""
+    slices = detect_slices(removal.system, removal.agent.cgroup)
+    places = Places(removal.system, removal.paths)
+    known = sorted(places.known())
+    for key in known:
+        entry = removal.registry.get(key.name)
+        if entry is not None and not isinstance(slices, Unsupported):
+            slices.part(key.name, entry.uid, key.part).end()
+        record = places.read_record(key)
+        if record is not None and is_looked_after(removal.system, record):
+            removal.system.kill(record.shim)
+        places.forget(key)
+    return f"{len(known)} ended" if known else "none ran"
 
 
 def _sign_in_hook(removal: _Removal) -> str:
@@ -218,21 +236,24 @@ def _others_sites(removal: _Removal) -> str:
     return ""
 
 
-def _account(removal: _Removal) -> str:
-    name = removal.agent.server_user
-    found = removal.account(name)
-    if found is None:
-        return "there was none"
-    if found.uid == 0 or found.uid >= removal.agent.uid_min:
-        removal.notes.append(f"The account {name} is not a service's and stays.")
-        return "left alone"
-    removal.system.run(["userdel", name])
-    return f"removed {name}"
+def _accounts(removal: _Removal) -> str:
+    """The hub's first: while it is in the server's group, that group would stay."""
+    gone = []
+    for name in (removal.our_hub_user, removal.agent.server_user):
+        found = removal.account(name)
+        if found is None:
+            continue
+        if found.uid == 0 or found.uid >= removal.agent.uid_min:
+            removal.notes.append(f"The account {name} is not a service's and stays.")
+            continue
+        removal.system.run(["userdel", name])
+        gone.append(name)
+    return f"removed {', '.join(gone)}" if gone else "there were none"
 
 
 def _folders(removal: _Removal) -> str:
     paths = removal.paths
-    folders = [paths.config_dir, paths.state.parent, paths.run]
+    folders = [paths.config_dir, paths.state.parent, paths.run, removal.guard_cache]
     if removal.uninstall.keep_logs:
         removal.notes.append(f"The logs stay in {paths.logs}.")
     else:
@@ -251,13 +272,14 @@ def _program(removal: _Removal) -> str:
 
 _STEPS: tuple[Step[_Removal], ...] = (
     Step("Services", _services),
+    Step("Notebooks", _notebooks),
     Step("Nginx site", _nginx),  # soon after its end, for the sites of others
     Step("Sign-in hook (PAM)", _sign_in_hook),
     Step("SSH keys", _ssh_keys),
     Step("Sudo", _sudo),
     Step("Users", _users),
     Step("Groups", _groups),  # after the users: one of these may be somebody's first group
-    Step("Service account", _account),
+    Step("Service accounts", _accounts),
     Step("Folders", _folders),
     Step("Program", _program),
 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from diycloud.db.postgres import Address
 
-HEAD = "0004"
+HEAD = "0005"
 SCRIPTS = Path(__file__).parent / "migrations"
 
 

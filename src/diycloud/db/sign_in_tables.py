@@ -100,10 +100,14 @@ identities = Table(
     Column("subject", Text, nullable=False),
     Column("linked_at", Text, nullable=False, server_default=NOW),
     Column("last_used", Text),
+    Column("vouched", Integer, nullable=False, server_default="0"),
     UniqueConstraint("provider", "subject"),
     sqlite_autoincrement=True,
 )
-"""Who a user is to an outside directory or provider (settings: sign_in)."""
+"""Who a user is to an outside directory or provider (settings: sign_in).
+
+vouched: an administrator said so, or the user was made with it; else the setting `link` did, or they themselves.
+"""
 
 oidc_clients = Table(
     "oidc_clients",

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from sqlalchemy import Column, ForeignKey, Index, LargeBinary, Table, UniqueConstraint, text
 
+from diycloud.db import notebook_tables as notebooks
 from diycloud.db import sign_in_tables as sign_in
 from diycloud.db.sql import Integer, RandomHex, Real, Text
 from diycloud.db.tables_base import NOW, metadata, one_of
 
-__all__ = ["metadata", "sign_in"]  # whoever takes the metadata of here has every table
+__all__ = ["metadata", "notebooks", "sign_in"]  # whoever takes the metadata of here has every table
 
 STATUSES = ("pending", "active", "inactive", "deleted", "purging", "purge-error")
 ROLES = ("admin", "domain-admin", "monitor", "user")
@@ -224,12 +225,14 @@ audit = Table(
     Column("message", Text, nullable=False, server_default=""),
     Column("duration_ms", Real),
     Column("changes", Text, nullable=False, server_default="{}"),
+    Column("token", Text, nullable=False, server_default=""),
     one_of("outcome", ("started", "done", "refused", "failed", "crashed")),
     Index("audit_target", "target", "id"),
     Index("audit_actor", "actor", "id"),
     Index("audit_domain", "domain", "id"),
     sqlite_autoincrement=True,
 )
+"""token: the key id of the API token by which it was done, empty without one."""
 
 TRIGGERS = (
     # is_active follows status and status follows is_active, so that both old queries and new ones tell the truth.

@@ -85,6 +85,18 @@ def _read_command_line(system: System, pid: str) -> str:
         return ""
 
 
+def _leads_its_own(system: System, pid: str) -> bool:
+    """Tell whether a process is in the first group of a session of its own, which no service is (they share supervisord's).
+
+    A notebook server is forked from the launcher, has its command line, and goes on when the launcher ends.
+    """
+    try:
+        words = (system.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
+    except OSError:  # it ended meanwhile
+        return False
+    return len(words) > 3 and words[2] == words[3]
+
+
 class Supervisor:
     """supervisord of the platform's own environment, its socket for root only.
 
@@ -233,7 +245,9 @@ class Supervisor:
         argv = shlex.split(line[1].replace("%%", "%")) if line else []
         wanted = "\0".join(argv[argv.index("--") + 1 :] if argv[:1] == [_SETPRIV] else argv) + "\0"
         for pid in filter(str.isdigit, self._system.list_dir("/proc")):
-            if argv and _read_command_line(self._system, pid) == wanted and self._system.kill(int(pid), signal.SIGTERM):
+            if not argv or _read_command_line(self._system, pid) != wanted or _leads_its_own(self._system, pid):
+                continue
+            if self._system.kill(int(pid), signal.SIGTERM):
                 self._system.run(["/bin/sh", "-c", _END, "end", pid])
 
     def _set_autostart(self, name: str, value: str) -> None:

@@ -76,13 +76,39 @@ def pack_home(
     now: seconds since 1970. still_wanted: called twice a second; what it raises ends the work. Nothing but a whole
     archive stays. Raises HostError if there is no room, or the packing fails.
     """
-    home = f"{base}/{name}"
+    return _pack(
+        system, folder, base, name, name, owner, within=within, now=now, still_wanted=still_wanted
+    )  # fmt: skip
+
+
+def pack_folder(
+    system: System, folder: Path, source: Path, name: str, owner: Owner, *, within: Sequence[str] = (), now: float
+) -> Archive:
+    """Pack one folder of a user's, as `pack_home` packs a home. name: of the user. Raises HostError as it does."""
+    with system.locked(_made(system, folder) / f".{name}.lock", patience_s=1):
+        return _pack(
+            system, folder, str(source.parent), source.name, name, owner, within=within, now=now,
+            still_wanted=lambda: None,
+        )  # fmt: skip
+
+
+def _made(system: System, folder: Path) -> Path:
     for missing in [path for path in reversed(folder.parents) if not system.exists(path)]:
         system.make_dir(missing)
     system.make_dir(folder, mode=0o700)
+    return folder
+
+
+def _pack(
+    system: System, folder: Path, base: str, inside: str, name: str, owner: Owner, *, within: Sequence[str], now: float,
+    still_wanted: Callable[[], None],
+) -> Archive:  # fmt: skip
+    """Pack base/inside into folder. name: of the user, whose the archive is."""
+    home = f"{base}/{inside}"
+    _made(system, folder)
     part = folder / f".{name}-{owner.uid}.part"
     system.remove(part)  # of a start that was cut off
-    size = measure_home(base, name).bytes
+    size = measure_home(base, inside).bytes
     if _free(folder) < size + RESERVE:
         raise HostError(
             f"{home} has {human_size(size)}, and {folder} has {human_size(_free(folder))} free.",
@@ -101,7 +127,7 @@ def pack_home(
     program = [sys.executable, "-I", "-S", packing.__file__]
     try:
         told = system.store_output(
-            [*within, *program, str(owner.uid), str(owner.gid), home, name, method], part, watch=watch
+            [*within, *program, str(owner.uid), str(owner.gid), home, inside, method], part, watch=watch
         )
     except BaseException:
         system.remove(part)

@@ -4,6 +4,7 @@
     cpu, pids          user/NAME            has the limits
                        user/NAME/main       holds the processes; as many tasks as the limit
                        user/NAME/rescue     RESERVED_TASKS more, for a sign-in while `main` is full
+    all                user/NAME/notebook…  a notebook server each (host/parts.py)
 
 `rescue` has the same CPU shares as `main`, so a sign-in beside a fork bomb gets half of the user's CPU time, not one
 part in a thousand. pids/user/NAME/main is made last: where it is, all limits are set. The PAM hook relies on that
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from diycloud.errors import HostError
 from diycloud.host import cgroup
 from diycloud.host.cgroup import ensure_value, page_floor
+from diycloud.host.parts import PartV1, follow_v1
 from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
 from diycloud.system import System
 from diycloud.units import CPU_PERIOD_US, cpu_quota_us, cpu_shares
@@ -44,6 +46,7 @@ class CgroupV1Slices:
             self._make_groups(groups)
         # Memory first: it alone can be refused, and then nothing else has changed.
         changed = self._ensure_memory(name, at["memory"], page_floor(limits.memory))
+        changed |= follow_v1(self._system, at, limits)
         for path, value in (
             (f"{at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US),
             (f"{at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(limits.cpu)),
@@ -79,6 +82,9 @@ class CgroupV1Slices:
     def _leaves(self, name: str) -> list[str]:
         at = self._folders(name)
         return [at["cpuacct"], at["memory"], f"{at['cpu']}/main", f"{at['pids']}/main"]
+
+    def part(self, name: str, uid: int, part: str) -> PartV1:
+        return PartV1(self._system, {controller: f"{at}/{part}" for controller, at in self._folders(name).items()})
 
     def stop(self, name: str, uid: int) -> int:
         return cgroup.stop_below(self._system, self._folders(name)["pids"])

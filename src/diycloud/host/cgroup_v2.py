@@ -3,6 +3,7 @@
     user/NAME           has the limits
     user/NAME/main      holds the processes; as many tasks as the limit
     user/NAME/rescue    RESERVED_TASKS more, for a sign-in while `main` is full; the same CPU weight as `main`
+    user/NAME/notebook… a notebook server each (host/parts.py)
 
 A cgroup that hands controllers down may hold no process itself ("no internal processes"), which the two leaves give
 without more ado. user/NAME/main is made last: where it is, all limits are set (templates/pam/pam-session relies on it).
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from diycloud.errors import HostError
 from diycloud.host import cgroup
 from diycloud.host.cgroup import ensure_value, page_floor
+from diycloud.host.parts import PartV2, follow_v2
 from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
 from diycloud.system import System
 from diycloud.units import cpu_max, cpu_weight
@@ -43,7 +45,7 @@ class CgroupV2Slices:
         memory = page_floor(limits.memory)
         if memory < (cgroup.read_int(self._system, f"{slice_}/memory.max") or 0):
             cgroup.refuse_below_use(name, self.read(name, uid), limits)
-        changed = False
+        changed = follow_v2(self._system, slice_, limits)
         for path, value in (
             ("memory.high", cgroup.memory_high(memory)),
             ("memory.max", memory),
@@ -77,6 +79,9 @@ class CgroupV2Slices:
 
     def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
         return cgroup.take_in(self._system, [f"{self._root}/{name}/main"], pids)
+
+    def part(self, name: str, uid: int, part: str) -> PartV2:
+        return PartV2(self._system, f"{self._root}/{name}/{part}")
 
     def stop(self, name: str, uid: int) -> int:
         return cgroup.stop_below(self._system, f"{self._root}/{name}")

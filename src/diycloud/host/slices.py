@@ -7,11 +7,14 @@ its files), CgroupV1Slices and CgroupV2Slices (`user/NAME`, written directly, wh
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from diycloud.errors import Unsupported
 from diycloud.system import System
 from diycloud.units import Bytes, Cores
+
+if TYPE_CHECKING:
+    from diycloud.host.parts import Part
 
 
 class Limits(NamedTuple):
@@ -64,6 +67,9 @@ class Slices(Protocol):
 
     def take_in(self, name: str, uid: int, pids: Iterable[int]) -> int:
         """Move processes that run already into the slice, which exists. Returns how many could be moved."""
+
+    def part(self, name: str, uid: int, part: str) -> Part:
+        """Return a part of the slice by its name (`notebook`, `notebook-lab`), whether it is there or not."""
 
     def stop(self, name: str, uid: int) -> int:
         """End every process in the slice (SIGTERM, a short grace, SIGKILL until none is left). Returns how many.

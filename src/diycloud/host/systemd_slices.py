@@ -22,11 +22,12 @@ Sources: systemd.resource-control(5), systemd.unit(5), org.freedesktop.systemd1(
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from diycloud.errors import HostError
 from diycloud.host import cgroup
 from diycloud.host.cgroup import Tree, page_floor
+from diycloud.host.parts import Bounds, Part
 from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
 from diycloud.system import System
 from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_quota_us, cpu_weight
@@ -143,6 +144,12 @@ class SystemdSlices:
         count = 5 if policy else 4
         return self._system.run([*_MANAGER, *start, str(count), *properties, "0"], ok=(0, 1), timeout=30).ok
 
+    def part(self, name: str, uid: int, part: str) -> Scope:
+        # By UID: names may hold `-`, and one unit must not be two people's.
+        unit = f"diycloud-{part.replace('notebook', f'notebook-{uid}', 1)}.scope"
+        at = {controller: f"{folder}/{unit}" for controller, folder in self._folders(uid).items()}
+        return Scope(self._system, at, is_v2=bool(self._tree.v2), unit=unit, slice_=f"user-{uid}.slice")
+
     def stop(self, name: str, uid: int) -> int:
         before = cgroup.read_int(self._system, f"{self._folders(uid)['pids']}/pids.max")
         forbidden = False
@@ -212,6 +219,66 @@ class SystemdSlices:
             else cgroup.read_limits_v1(self._system, at)
         )
         return Limits(*read) if read else None
+
+
+class Scope(Part):
+    """A part of the slice as a transient scope: systemd adopts the first process, and collects it after the last."""
+
+    def __init__(self, system: System, folders: Mapping[str, str], *, is_v2: bool, unit: str, slice_: str) -> None:
+        super().__init__(system, folders, is_v2=is_v2)
+        self._unit, self._slice = unit, slice_
+
+    def hold(self, pid: int, bounds: Bounds) -> None:
+        properties = [
+            *("PIDs", "au", "1", str(pid)),
+            *("Slice", "s", self._slice),
+            *("TasksMax", "t", str(bounds.tasks)),
+            *("CollectMode", "s", "inactive-or-failed"),
+            *(
+                word
+                for name in ("CPUAccounting", "MemoryAccounting", "TasksAccounting")
+                for word in (name, "b", "true")
+            ),
+        ]
+        count = 7
+        if bounds.cpu:
+            quota = cpu_quota_us(bounds.cpu) // 10 * 10 * (1_000_000 // CPU_PERIOD_US)
+            properties += ["CPUQuotaPerSecUSec", "t", str(quota)]
+            count += 1
+        if bounds.memory:
+            properties += [
+                "MemoryMax",
+                "t",
+                str(bounds.memory),
+                "MemoryHigh",
+                "t",
+                str(cgroup.memory_high(bounds.memory)),
+            ]
+            count += 2
+        start = [*_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", self._unit, "fail"]
+        # OOMPolicy= of a scope is refused before systemd 253; the last scope of the name may be collected a moment late.
+        for policy in (_OOM_POLICY, [], _OOM_POLICY, []):
+            number = str(count + bool(policy))
+            if self._system.run([*start, number, *properties, *policy, "0"], ok=(0, 1), timeout=30).ok:
+                break
+            time.sleep(0.1)
+        end = time.monotonic() + _ARRIVE_S
+        while pid not in self.processes():
+            if time.monotonic() > end or not self._system.exists(f"/proc/{pid}"):
+                raise HostError(
+                    f"systemd did not take the process {pid} into {self._unit}.", f"See systemctl status {self._unit}."
+                )
+            time.sleep(0.01)
+
+    def _forbid_forks(self) -> None:
+        limit = [*_CALL, self._unit, "true", "1", "TasksMax", "t", "1"]
+        self._system.run(limit, ok=(0, 1), timeout=30)  # 1: it is gone with its last process
+        self._system.run(["systemctl", "kill", "--signal=SIGKILL", self._unit], ok=(0, 1, 5))
+
+    def _remove(self) -> None:
+        end = time.monotonic() + _ARRIVE_S
+        while self._system.exists(self._at["pids"]) and time.monotonic() < end:
+            time.sleep(0.01)
 
 
 def _in_kernel(limits: Limits) -> Limits:

@@ -22,6 +22,7 @@ from diycloud.errors import (
     TooManyRequests,
     Unavailable,
 )
+from diycloud.notebooks import eviction
 from diycloud.units import human_size
 from diycloud.users import history, host, repository, service, shown
 from diycloud.users.actions import DeleteUser, DisableUser, EnableUser, PreviewPurge, PurgeUser, RestoreUser
@@ -46,6 +47,8 @@ async def _lock_out(ctx: Context, username: str, to: Status, *, keep_running: bo
     service.check_transition(row, to)
     await service.keep_an_admin(ctx, row)
     changed = await _move(ctx, row, to, end_sessions=True)
+    later = await eviction.carry_out(ctx.services, row.username)
+    changed = Changed(changed.user, warnings=(*changed.warnings, *later))
     if keep_running or row.portal_only or changed.user.uid is None or row.host_generation == 0:
         return changed
     try:
@@ -82,6 +85,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
         repository.change(connection, row.id, {"status": to}, since=row.status)
         if end_sessions:
             end_everything(connection, row.id)
+            eviction.ask(connection, ctx.services, row)
             if row.role is Role.ADMIN:
                 service.leave_an_admin(connection)
 
@@ -175,10 +179,21 @@ async def finish_purge(services: Services, row: Row) -> None:
         except DiyCloudError as error:
             # A name of the host's, written here by hand, or adopted without root's word to the agent.
             if isinstance(error, PermissionDenied) and (row.uid is None or row.host_generation == 0):
-                await services.database.write(history.remove, row)
+                await _forget(services, row)
                 return
             problem: dict[str, Any] = {"status": Status.PURGE_ERROR, "host_problem": error.message[:500]}
             await services.database.write(repository.change, row.id, problem)
             raise
-    await services.database.write(history.remove, row)
+    await _forget(services, row)
     log.info("user purged", username=row.username, uid=row.uid)
+
+
+async def _forget(services: Services, row: Row) -> None:
+    """Remove a purged user's rows, and have the notebooks' hub forget the name, which is free from now on."""
+
+    def store(connection: Connection) -> None:
+        history.remove(connection, row)
+        eviction.ask(connection, services, row, gone=True)
+
+    await services.database.write(store)
+    await eviction.carry_out(services, row.username)

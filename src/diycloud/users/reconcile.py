@@ -15,6 +15,7 @@ from diycloud.auth import demands, host_password, sessions, tokens
 from diycloud.auth.oidc import grants
 from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.groups import host as groups
+from diycloud.notebooks import eviction
 from diycloud.notebooks import repository as notebooks
 from diycloud.users import host, life, repository
 from diycloud.users.models import Status
@@ -38,6 +39,7 @@ async def reconcile(services: Services) -> wire.SyncReport:
     await _settle_all(services)
     rows = await services.database.read_long(repository.wishes)
     asked = await demands.asked(services)
+    await eviction.carry_out(services)
     report = await services.agent.sync(
         host.wish(row, asked.get(row.id, demands.NOTHING)) for row in rows if not host.impossible(row)
     )

@@ -19,6 +19,7 @@ from diycloud.auth.ending import end_everything
 from diycloud.config import ServerSettings
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, Unavailable
 from diycloud.host.names import is_reserved
+from diycloud.notebooks import eviction
 from diycloud.units import human_size
 from diycloud.users import changing, host, listing, placing, repository, shown
 from diycloud.users.actions import CreateUser, ListUsers, ModifyUser, SetLimits, SetPassword, ShowUser
@@ -261,9 +262,10 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
             placing.check_within(connection, row, where.policy)
         told = _regroup(connection, row, where, groups, changes)
         told += _reseat(connection, row, values)
+        eviction.ask_if_outside(connection, services, row, values)
         return told + over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
 
-    return await apply(ctx, row.id, await ctx.write(store))
+    return await apply(ctx, row.id, await ctx.write(store) + await eviction.carry_out(services, row.username))
 
 
 def _regroup(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import msgspec
 from starlette.responses import RedirectResponse, Response
 
-from diycloud.auth import proof, tokens
+from diycloud.auth import factors, passkeys, proof, tokens
 from diycloud.auth.actions import (
     AddKey,
     ChangePassword,
@@ -21,7 +22,6 @@ from diycloud.auth.actions import (
     RevokeToken,
     ShowSessions,
 )
-from diycloud.auth.factors import state
 from diycloud.auth.outside.actions import ListIdentities
 from diycloud.config_sign_in import LDAP
 from diycloud.errors import Conflict, InvalidInput, NotFound, TooManyRequests, Unavailable
@@ -205,40 +205,82 @@ async def end_other_sessions(page: Page) -> Response:
 # -- proof
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A form that waits in the browser for its proof. to: the page that takes it; fields: but for its token."""
+
+    to: str
+    fields: list[tuple[str, str]]
+
+
+class Asked(NamedTuple):
+    """What a proof is asked for. target: where to go after; again: a form was lost on the way; kept: one was not, as JSON."""
+
+    target: str
+    again: str = ""
+    kept: str = ""
+
+
 async def show_confirm(page: Page) -> Response:
     query = page.request.query_params
-    return await _confirm(page, 200, query.get("next", ""), "again" if query.get("again") else "", "")
+    return await _confirm(page, 200, Asked(query.get("next", ""), "1" if query.get("again") else ""), "")
 
 
-async def _confirm(page: Page, status: int, target: str, again: str, error: str, wait: int = 0) -> Response:
+async def _confirm(page: Page, status: int, asked: Asked, error: str, wait: int = 0) -> Response:
     services = page.portal.dispatcher.services
-    found = await services.database.read(state, page.visitor.actor.user_id or 0)
+    found = await services.database.read(factors.state, page.visitor.actor.user_id or 0)
     mine = await page.run(ListIdentities, {"username": page.visitor.actor.name})
+    party = passkeys.party(services.settings.server)
     known = {one.name: one.label or one.name for one in services.settings.sign_in.providers}
     linked = [(one.provider, known[one.provider]) for one in mine.identities if one.provider in known]
     return page.render(
-        "confirm.html", status, next=target, again=again, error=error, retry_after=wait, factors=found, providers=linked,
-        has_password=mine.password or any(one.provider == LDAP for one in mine.identities),
-        minutes=proof.FRESH_S // 60,
+        "confirm.html", status, next=asked.target, asked=asked, error=error, retry_after=wait, factors=found,
+        providers=linked, has_password=mine.password or any(one.provider == LDAP for one in mine.identities),
+        passkeys=party if found.passkey and party.possible else None, minutes=proof.FRESH_S // 60,
     )  # fmt: skip
 
 
 async def confirm(page: Page) -> Response:
-    kept = page.sent("next", "again")
-    target, again = kept.get("next", ""), kept.get("again", "")
+    sent = page.sent("next", "again", "kept")
+    asked = Asked(sent.get("next", ""), sent.get("again", ""), sent.get("kept", ""))
     try:
-        done = await page.run(Prove, page.sent("password", "code"))
+        done = await page.run(Prove, page.sent("password", "code", "passkey"))
     except TooManyRequests as error:
-        return await _confirm(page, 429, target, again, error.message, error.retry_after)
+        return await _confirm(page, 429, asked, error.message, error.retry_after)
     except (InvalidInput, Unavailable) as error:
-        return await _confirm(page, 422 if isinstance(error, InvalidInput) else 503, target, again, error.message)
-    flashes = [("info", "Thank you. Nothing was changed before: please do it once more.")] if again else []
-    return _go_on(page, page.redirect(pages.safe_next(target), *flashes), done.session_token)
+        return await _confirm(page, 422 if isinstance(error, InvalidInput) else 503, asked, error.message)
+    if asked.kept:
+        return _go_on(page, _send_again(page, asked.kept), done.session_token)
+    flashes = [("info", "Thank you. Nothing was changed before: please do it once more.")] if asked.again else []
+    return _go_on(page, page.redirect(pages.safe_next(asked.target), *flashes), done.session_token)
 
 
-def to_confirm(page: Page) -> Response:
-    """Send somebody to prove who they are, and from there back to where they were (the form's page, for a form)."""
+def _send_again(page: Page, text: str) -> Response:
+    """Answer with a page that holds a form as it was sent, and a button that sends it."""
+    try:
+        kept = msgspec.json.decode(text, type=Kept)
+    except msgspec.DecodeError:
+        return page.redirect("/", ("warn", "The form was damaged: please fill it in once more."))
+    return page.render("again.html", to=pages.safe_next(kept.to), fields=kept.fields)
+
+
+async def ask_passkey(page: Page) -> Response:
+    """Give the page's script what it asks the browser for: a passkey of who is signed in."""
+    user_id = page.visitor.actor.user_id
+    assert user_id is not None  # who has a session is somebody
+    asked = passkeys.Challenge(passkeys.PROVE, user_id)
+    options = await factors.ask_passkey(page.portal.dispatcher.services, asked, f"user {user_id}")
+    return Response(options, 200, HEADERS, "application/json")
+
+
+async def to_confirm(page: Page) -> Response:
+    """Have somebody prove who they are, and from there go on where they were.
+
+    A form that is kept (Page.kept) waits in the page itself; for others it is the form's page.
+    """
     url = page.request.url
+    if page.kept is not None:
+        kept = msgspec.json.encode(Kept(url.path, page.kept)).decode()
+        return await _confirm(page, 403, Asked(url.path, kept=kept), "")
     asked = {"next": url.path + (f"?{url.query}" if url.query else "")}
     if page.request.method == "POST":
         asked = {"next": _came_from(page) or "/account", "again": "1"}
@@ -268,4 +310,5 @@ PAGES = (
     Entry("POST", "/account/sessions/end-others", end_other_sessions),
     Entry("GET", "/confirm", show_confirm),
     Entry("POST", "/confirm", confirm),
+    Entry("POST", "/confirm/passkey", ask_passkey, scripted=True),
 )

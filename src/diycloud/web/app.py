@@ -21,6 +21,7 @@ from diycloud.core.handlers import HANDLERS
 from diycloud.users import places, reconcile
 from diycloud.users.usage import Gauges
 from diycloud.web import identity, problems
+from diycloud.web.internal import Internal
 from diycloud.web.oidc import Provider
 from diycloud.web.portal import Portal
 from diycloud.web.ratelimit import Limits
@@ -60,9 +61,11 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
             if outside is not None:
                 await outside.close()
             await gauges.close()
+            if services.hub is not None:
+                await services.hub.close()
 
     provider = Provider(services, limits, portal.keys)
-    routes: list[BaseRoute] = [rest, *provider.routes(), *portal.routes()]
+    routes: list[BaseRoute] = [Internal(services), rest, *provider.routes(), *portal.routes()]
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

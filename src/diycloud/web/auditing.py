@@ -7,7 +7,19 @@ from starlette.responses import Response
 from diycloud.auth.actions import ExportAudit, ListAudit
 from diycloud.web.portal import Entry, Page, download
 
-AUDIT_FILTERS = ("target", "actor", "action", "outcome", "via", "address", "domain", "search", "since", "until")
+AUDIT_FILTERS = (
+    "target",
+    "actor",
+    "action",
+    "outcome",
+    "via",
+    "address",
+    "token",
+    "domain",
+    "search",
+    "since",
+    "until",
+)
 
 
 def _audit_query(page: Page) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,18 +1,20 @@
 """Who sends a request: the kernel's word for the socket's peer, a session's cookie or a bearer token.
 
 The server listens on one Unix socket. uid 0 there, with no forwarded-for header, is the host's administrator (the
-command line). Any other peer is Nginx, which alone can reach the socket's folder and always sets the header; only there
-does the header count. On a TCP port (tests and benchmarks) nobody is root and no header counts.
+command line). The uid of the notebooks' hub is the hub: it reaches what web/internal.py names and nothing else. Any other
+peer is Nginx, which besides them alone can reach the socket's folder and always sets the header; only there does the header
+count. On a TCP port (tests and benchmarks) nobody is root and no header counts.
 """
 
 from __future__ import annotations
 
+import pwd
 import secrets
 import socket
 import struct
 import time
 from asyncio import Transport
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.requests import HTTPConnection
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,23 +24,39 @@ from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.auth import forced, sessions, tokens
 from diycloud.auth.addresses import allows
+from diycloud.auth.sessions import Session
 from diycloud.auth.signin import stranger
 from diycloud.errors import PermissionDenied, Unauthenticated
 
 COOKIE = "__Host-diycloud"
 UNIX_PEER = "unix-uid"
+HUB_PEER = "unix-hub"
 _UCRED = struct.Struct("3i")
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, telling in scope["client"] which uid is at the other end of a Unix socket."""
+    """uvicorn's protocol, telling in scope["client"] which uid is at the other end of a Unix socket, and if it is the hub."""
+
+    hub_user: ClassVar[str] = ""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         peer = transport.get_extra_info("socket")
         if peer is not None and peer.family == socket.AF_UNIX:
             _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            self.client = (UNIX_PEER, uid)
+            self.client = (HUB_PEER if self._is_hub(uid) else UNIX_PEER, uid)
+
+    def _is_hub(self, uid: int) -> bool:
+        """Tell whether a uid is the hub's. Asked by number: a name that is not there yet would go to every directory."""
+        try:
+            return uid != 0 and pwd.getpwuid(uid).pw_name == self.hub_user
+        except KeyError:
+            return False
+
+
+def protocol(hub_user: str) -> type[PeerProtocol]:
+    """Return the protocol of a server whose notebooks' hub runs as that account."""
+    return type("HubAwareProtocol", (PeerProtocol,), {"hub_user": hub_user})
 
 
 class Visitor:
@@ -52,7 +70,7 @@ class Visitor:
         self.csrf = csrf
 
 
-def _field(connection: HTTPConnection, name: bytes) -> str:
+def field(connection: HTTPConnection, name: bytes) -> str:
     """Return a header field's first line, empty without one: asked several times a request, so without Starlette's detour."""
     for key, value in connection.scope["headers"]:
         if key == name:
@@ -62,7 +80,7 @@ def _field(connection: HTTPConnection, name: bytes) -> str:
 
 def request_id(connection: HTTPConnection) -> str:
     """Return Nginx's id of the request, or a new one."""
-    given = _field(connection, b"x-request-id")
+    given = field(connection, b"x-request-id")
     return given if given.isalnum() and len(given) <= 64 else secrets.token_hex(8)
 
 
@@ -72,8 +90,8 @@ def address(connection: HTTPConnection) -> str:
     if client is None:
         return ""
     if client[0] == UNIX_PEER:
-        return _field(connection, b"x-forwarded-for").rpartition(",")[2].strip()[:64]
-    return str(client[0])
+        return field(connection, b"x-forwarded-for").rpartition(",")[2].strip()[:64]
+    return "" if client[0] == HUB_PEER else str(client[0])
 
 
 def is_root(connection: HTTPConnection) -> bool:
@@ -83,7 +101,7 @@ def is_root(connection: HTTPConnection) -> bool:
 
 async def visitor(connection: HTTPConnection, services: Services, *, via: str) -> Visitor:
     """Return who sends a request. Raises Unauthenticated for a token that does not hold."""
-    header = _field(connection, b"authorization")
+    header = field(connection, b"authorization")
     if header:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer":
@@ -96,12 +114,18 @@ async def visitor(connection: HTTPConnection, services: Services, *, via: str) -
         return Visitor(found.actor, signed_in=True)
     if is_root(connection):
         return Visitor(Actor("root", Role.ADMIN, "cli", request_id=request_id(connection)), signed_in=True)
+    if via == "rest" and is_script(connection):  # the portal has no script that asks REST: this one is a notebook's
+        return Visitor(stranger(via, address(connection), request_id(connection)), signed_in=False)
     cookie = connection.cookies.get(COOKIE)
     found = await _of_session(connection, services, cookie, via) if cookie else None
     return found or Visitor(stranger(via, address(connection), request_id(connection)), signed_in=False)
 
 
-async def _of_session(connection: HTTPConnection, services: Services, token: str, via: str) -> Visitor | None:
+async def session_of(connection: HTTPConnection, services: Services, token: str) -> tuple[Session, str] | None:
+    """Return the session of a token with where the request comes from, None if it holds no more; counts as use of it.
+
+    Raises Unauthenticated for a user who may not come from there.
+    """
     now, idle = int(time.time()), services.settings.server.session_idle_minutes * 60
     session = await services.database.read(sessions.find, token, now=now, idle_s=idle)
     if session is None:
@@ -109,6 +133,14 @@ async def _of_session(connection: HTTPConnection, services: Services, token: str
     came_from = _allowed_address(connection, session.username, session.allowed_client_ip)
     if now - session.last_seen >= sessions.SEEN_EVERY_S:
         services.database.write_later(sessions.seen, session.id, now)
+    return session, came_from
+
+
+async def _of_session(connection: HTTPConnection, services: Services, token: str, via: str) -> Visitor | None:
+    found = await session_of(connection, services, token)
+    if found is None:
+        return None
+    session, came_from = found
     must_enrol = forced.must_enrol(
         services.settings.server, session.role, asked=session.factor_asked, has_one=session.has_factor
     )
@@ -134,7 +166,7 @@ async def _of_token(connection: HTTPConnection, services: Services, token: str, 
     actor = Actor(
         holder.username, holder.role, via, holder.user_id, came_from, request_id(connection), None,
         holder.must_change_password, holder.domain, scopes=holder.scopes, token_id=holder.id,
-        must_enrol=must_enrol,
+        must_enrol=must_enrol, token=holder.key_id,
     )  # fmt: skip
     return Visitor(actor, signed_in=True)
 
@@ -145,6 +177,15 @@ def _allowed_address(connection: HTTPConnection, username: str, networks: str) -
     if not allows(networks, found):
         raise Unauthenticated(f"{username} may not come from {found or 'an unknown address'}.", "Ask an administrator.")
     return found
+
+
+def is_script(connection: HTTPConnection) -> bool:
+    """Tell whether a page's script sent a request, by the browser's own word (Fetch Metadata, 2.3).
+
+    Scripts of this origin are not all the portal's: what answers under /jupyter/user/ is its user's code.
+    """
+    mode = field(connection, b"sec-fetch-mode")
+    return mode not in ("", "navigate")
 
 
 def check_same_origin(connection: HTTPConnection) -> None:

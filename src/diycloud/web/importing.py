@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from diycloud.actions.parsing import Source, decode_json, fields_of
+from diycloud.auth import proof
 from diycloud.errors import DiyCloudError, InvalidInput
 from diycloud.users.actions import CreateUser, ImportUsers
 from diycloud.users.importing import ImportRefused
@@ -52,6 +53,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 async def show_import(page: Page) -> Response:
     await page.check(ImportUsers)
+    proof.require(page.visitor.actor)  # asked before anything is typed: rows may make administrators
     return _form(page, 200, {}, "", Sent("", update=False, confirmed=False))
 
 
@@ -72,6 +74,8 @@ async def import_users(page: Page) -> Response:
         sent = msgspec.structs.replace(sent, text=await _text(page))
     except InvalidInput as error:
         return _form(page, 422, {"file": error.message}, "", sent)
+    page.kept = [("csv", sent.text), *((name, "true") for name in ("update", "confirm") if fields.get(name))]
+    proof.require(page.visitor.actor)
     if not sent.text.strip():
         return _form(page, 422, {"csv": "is empty: choose a file or paste the rows"}, "", sent)
 
@@ -101,6 +105,8 @@ async def _text(page: Page) -> str:
             return (await upload.read()).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise InvalidInput("is not UTF-8; save it as “CSV UTF-8”") from None
+        finally:
+            await upload.close()
     return page.sent("csv").get("csv", "")
 
 

@@ -28,8 +28,9 @@ from diycloud.db.engine import open_database
 from diycloud.db.vault import Vault
 from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.log import configure_logging
+from diycloud.notebooks.hub import Hub
+from diycloud.web import identity
 from diycloud.web.app import make_app
-from diycloud.web.identity import PeerProtocol
 
 log = structlog.get_logger()
 WAIT_S = 2.0
@@ -46,6 +47,7 @@ def make_services(paths: Paths) -> Services:
         throttle=Throttle(),
         settings=settings,
         vault=Vault.at(paths.secret_key),
+        hub=Hub(paths.hub_socket, paths.portal_token),
     )
 
 
@@ -89,7 +91,7 @@ async def serve(paths: Paths, port: int | None) -> None:
     services = await claim_services(paths)
     options = uvicorn.Config(
         make_app(services),
-        http=PeerProtocol,
+        http=identity.protocol(services.settings.notebooks.hub_user),
         port=port or 0,
         log_config=None,
         access_log=False,

@@ -1,4 +1,4 @@
-"""Signing in with an OpenID Connect provider, and which of them open one's own account."""
+"""Signing in with an OpenID Connect provider; which providers open one's own account, and which a user's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import Any
 
 from starlette.responses import Response
 
+from diycloud.actions.action import Permission
+from diycloud.actions.reach import scope_of
+from diycloud.actions.roles import Scope
 from diycloud.auth import proof
-from diycloud.auth.outside.actions import ListIdentities, UnlinkIdentity
+from diycloud.auth.outside.actions import LinkIdentity, ListIdentities, UnlinkIdentity
 from diycloud.config_sign_in import LDAP
-from diycloud.errors import Conflict, NotFound, Unauthenticated, Unavailable
+from diycloud.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Unavailable
 from diycloud.web import account, signing_in
 from diycloud.web.pages import safe_next
-from diycloud.web.portal import Entry, Page
+from diycloud.web.portal import Entry, Page, field_errors
 
 COOKIE = "__Host-diycloud-outside"
 COOKIE_S = 600
@@ -102,10 +105,57 @@ async def unlink_mine(page: Page) -> Response:
     return page.redirect(MINE, ("ok", "It opens your account no more."))
 
 
+async def show_theirs(page: Page) -> Response:
+    return await _theirs(page, 200, {}, {}, "")
+
+
+async def _theirs(page: Page, status: int, values: dict[str, str], errors: dict[str, str], message: str) -> Response:
+    """Show who a user is elsewhere, and to who may say so the form that links them."""
+    found = await page.run(ListIdentities, {"username": page.path["username"]})
+    settings = page.portal.dispatcher.services.settings.sign_in
+    labels = {one.name: one.label or one.name for one in settings.providers}
+    if settings.ldap is not None:
+        labels[LDAP] = settings.ldap.label or "the directory"
+    linked = {one.provider for one in found.identities}
+    return page.render(
+        "user_identities.html", status, username=found.username, found=found, labels=labels, ldap=LDAP,
+        free=[(name, label) for name, label in labels.items() if name not in linked],
+        may_link=scope_of(page.visitor.actor, Permission.USERS_PASSWORD) is Scope.ALL, values=values, errors=errors,
+        message=message, section="users",
+    )  # fmt: skip
+
+
+async def link_theirs(page: Page) -> Response:
+    sent = {name: value.strip() for name, value in page.sent("provider", "subject", "name_there").items()}
+    page.kept = list(sent.items())
+    name = page.path["username"]
+    try:
+        done = await page.run(LinkIdentity, {"username": name, **{key: value for key, value in sent.items() if value}})
+    except (InvalidInput, Conflict, NotFound, Unavailable) as error:
+        return await _theirs(page, 422, sent, *field_errors(error, {"provider", "subject", "name_there"}))
+    notes = [("warn", text) for text in done.warnings]
+    return page.redirect(
+        f"/users/{name}/identities", ("ok", f"Whoever that is signs in as {name} from now on."), *notes
+    )
+
+
+async def unlink_theirs(page: Page) -> Response:
+    name, sent = page.path["username"], page.sent("provider")
+    page.kept = list(sent.items())
+    try:
+        await page.run(UnlinkIdentity, {"username": name, **sent})
+    except (NotFound, Conflict) as error:
+        return page.redirect(f"/users/{name}/identities", ("error", str(error)))
+    return page.redirect(f"/users/{name}/identities", ("ok", f"It opens the account of {name} no more."))
+
+
 PAGES = (
     Entry("POST", "/sign-in/with/{name}", start, open=True),
     Entry("GET", "/sign-in/with/{name}/back", come_back, open=True),
     Entry("GET", MINE, show_mine),
     Entry("POST", f"{MINE}/link", link_mine),
     Entry("POST", f"{MINE}/unlink", unlink_mine),
+    Entry("GET", "/users/{username}/identities", show_theirs),
+    Entry("POST", "/users/{username}/identities", link_theirs),
+    Entry("POST", "/users/{username}/identities/unlink", unlink_theirs),
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +20,8 @@ from diycloud.errors import DiyCloudError, NotFound, TooManyRequests
 from diycloud.groups import repository as groups_repository
 from diycloud.groups import service as groups_service
 from diycloud.groups.models import Group
+from diycloud.notebooks import service as notebooks
+from diycloud.notebooks.models import Notebooks
 from diycloud.resources.actions import ShowHost
 from diycloud.users import host, repository, service, shown
 from diycloud.users.actions import ListUsers, ReadUsage
@@ -45,19 +49,35 @@ async def home(page: Page) -> Response:
     actor, services = page.visitor.actor, page.portal.dispatcher.services
     row = await service.get(services, actor.name)
     usage = None if row.portal_only else await page.portal.gauges.glance(row)
+    servers = await notebooks_tile(page, row)
     reach = scope_of(actor, Permission.USERS_READ)
     return page.render(
         "home.html",
         usage=usage,
         disk=None if row.portal_only else {"used": None, "limit": row.allocation.disk},
         ssh=None if row.portal_only else f"ssh {row.username}@{page.portal.host}",
-        notebooks=None,
+        notebooks=servers,
+        mark=mark(servers) if servers else "",
         containers=None,
         folders=await _folders(page, row),
         notices=await services.database.read(notices.of_user, row.id),
         overview=await _overview(page, reach) if reach > roles.Scope.OWN else None,
         section="home",
     )
+
+
+async def notebooks_tile(page: Page, row: Row) -> Notebooks | None:
+    """Return somebody's servers as the agent has them; None where they have none, or notebooks are not set up."""
+    hub = page.portal.dispatcher.services.hub
+    if row.portal_only or hub is None or not hub.is_set_up:
+        return None
+    return await notebooks.read(page.portal.dispatcher.services, row, ask_hub=False)
+
+
+def mark(found: Notebooks) -> str:
+    """Return what is another text whenever the page would show something else than other figures."""
+    shown = [(one.name, one.state, one.profile, one.reason, one.started_at) for one in found.servers]
+    return hashlib.sha256(msgspec.json.encode([shown, found.more, found.warnings])).hexdigest()[:16]
 
 
 async def _folders(page: Page, row: Row) -> list[Group]:
@@ -120,10 +140,10 @@ async def live_usage(page: Page) -> Response:
             if sent * EVERY_S >= MAX_STREAM_S:
                 return
 
-    return _Stream(events(), page.portal.streams, page.visitor.actor.name)
+    return EventStream(events(), page.portal.streams, page.visitor.actor.name)
 
 
-class _Stream(Stream):
+class EventStream(Stream):
     """A stream that is counted from when it is admitted, before anything is sent, until it ends, however it ends.
 
     open_streams: by watcher. Raises TooManyRequests for one too many.
@@ -131,7 +151,9 @@ class _Stream(Stream):
 
     def __init__(self, events: AsyncIterator[bytes], open_streams: Counter[str], watcher: str) -> None:
         if open_streams[watcher] >= MAX_STREAMS:
-            raise TooManyRequests(f"{watcher} looks at {MAX_STREAMS} gauges already.", "Close a page.", retry_after=5)
+            raise TooManyRequests(
+                f"{watcher} looks at {MAX_STREAMS} live pages already.", "Close a page.", retry_after=5
+            )
         super().__init__(events, 200, {**HEADERS, "x-accel-buffering": "no"}, "text/event-stream")
         self._open_streams, self._watcher = open_streams, watcher
         open_streams[watcher] += 1
@@ -151,6 +173,6 @@ async def components(page: Page) -> Response:
 
 PAGES = (
     Entry("GET", "/", home),
-    Entry("GET", "/events/usage", live_usage),
+    Entry("GET", "/events/usage", live_usage, scripted=True),
     Entry("GET", "/components", components),
 )

@@ -93,6 +93,7 @@ async def _new_user(page: Page, status: int, values: dict[str, str], errors: dic
 
 async def create_user(page: Page) -> Response:
     sent = page.sent(*FIELDS)
+    page.kept = list(sent.items())
     try:
         created = await page.run(CreateUser, {name: value for name, value in sent.items() if value != ""})
     except (InvalidInput, Conflict) as error:
@@ -127,6 +128,7 @@ async def render_user(page: Page, status: int, errors: dict[str, str]) -> Respon
         errors=errors,
         keys=(await page.run(ListKeys, {"username": name})).keys,
         factors=await page.run(ShowFactors, {"username": name}),
+        others=page.portal.dispatcher.services.settings.sign_in.is_used,
         section="users",
     )
 
@@ -170,6 +172,7 @@ async def _edit(
 
 async def edit_user(page: Page) -> Response:
     sent = page.sent(*EDITED)
+    page.kept = list(page.sent(*EDITED, "force").items())
     raw: dict[str, Any] = {name: None if not value and name in CLEARABLE else value for name, value in sent.items()}
     raw["username"] = page.path["username"]
     before = await page.run(ShowUser, {"username": raw["username"]})
@@ -199,7 +202,7 @@ def back_to_user(page: Page, changed: Changed, text: str) -> Response:
 
 
 PAGES = (
-    Entry("GET", "/users", list_users),
+    Entry("GET", "/users", list_users, scripted=True),
     Entry("GET", "/export/users", export_users),
     Entry("GET", "/new-user", show_new_user),
     Entry("POST", "/new-user", create_user),

@@ -75,6 +75,8 @@ class Page:
         self.visitor = visitor
         self.form = form
         self.person: Person | None = None
+        self.kept: list[tuple[str, str]] | None = None
+        """What the form holds, to be sent again once who sent it has proved who they are; None: it is filled in anew."""
 
     @property
     def path(self) -> Mapping[str, str]:
@@ -104,8 +106,9 @@ class Page:
             address=self.portal.address,
             version=__version__,
             actor=self.person,
-            csrf=self.visitor.csrf,
+            csrf="" if identity.is_script(self.request) else self.visitor.csrf,  # no script reads it from a page
             may=self.may,
+            notebooks_here=self.portal.has_notebooks,
             flashes=[*_read_flashes(self.request), *({"kind": "warn", "text": text} for text in notes)],
             **context,
         )
@@ -160,12 +163,17 @@ PageFunction = Callable[[Page], Awaitable[Response]]
 
 
 class Entry(NamedTuple):
-    """A row of a module's PAGES. open: for people who are not signed in or must change their password first."""
+    """A row of a module's PAGES. open: for people who are not signed in or must change their password first.
+
+    scripted: what the portal's own scripts ask for. All other pages are for people: a script that asks for one is a
+    notebook's, which shares this origin (web/internal.py).
+    """
 
     methods: str
     path: str
     function: PageFunction
     open: bool = False
+    scripted: bool = False
 
 
 class Portal:
@@ -187,6 +195,12 @@ class Portal:
         """Of the provider's ID tokens."""
         self._static = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
 
+    @property
+    def has_notebooks(self) -> bool:
+        """Whether notebooks are set up on this host."""
+        hub = self.dispatcher.services.hub
+        return hub is not None and hub.is_set_up
+
     def routes(self) -> list[BaseRoute]:
         """Return Starlette's routes of every page."""
         from diycloud.web import (
@@ -196,6 +210,7 @@ class Portal:
             choosing,
             importing,
             managing,
+            notebooks,
             oidc_pages,
             outside,
             pages,
@@ -210,6 +225,7 @@ class Portal:
             signing_in,
             outside,
             pages,
+            notebooks,
             account,
             second_factor,
             signed_in,
@@ -234,6 +250,10 @@ class Portal:
         async def endpoint(request: Request) -> Response:
             page = Page(self, request, nobody(request), None)
             try:
+                if not entry.scripted and identity.is_script(request):
+                    raise PermissionDenied(
+                        "This page is for people, not for scripts.", "Open it in a window of its own."
+                    )
                 await page.meet()
                 visitor = page.visitor
                 if (
@@ -252,7 +272,7 @@ class Portal:
                     page.form = await self._form(request, visitor)
                 return await entry.function(page)
             except ProofNeeded:
-                return account.to_confirm(page)
+                return await account.to_confirm(page)
             except DiyCloudError as error:
                 return _error_page(page, error)
 

@@ -148,7 +148,7 @@ PAGES = (
     Entry("POST", f"{HERE}/app", activate_app),
     Entry("POST", f"{HERE}/app/remove", remove_app),
     Entry("POST", f"{HERE}/codes", renew_codes),
-    Entry("POST", f"{HERE}/passkeys/begin", begin_passkey),
+    Entry("POST", f"{HERE}/passkeys/begin", begin_passkey, scripted=True),
     Entry("POST", f"{HERE}/passkeys", add_passkey),
     Entry("POST", f"{HERE}/passkeys/rename", rename_passkey),
     Entry("POST", f"{HERE}/passkeys/remove", remove_passkey),

@@ -149,19 +149,13 @@ async def _now(done: SignedIn) -> SignedIn:
 async def ask_passkey(page: Page) -> Response:
     """Give the page's script what it asks the browser for: any passkey of this portal, or one of who holds a ticket."""
     services = page.portal.dispatcher.services
-    here = passkeys.party(services.settings.server)
-    passkeys.check_possible(here)
-    if not page.sent("second").get("second"):
-        owner = f"network {network(page.visitor.actor.address)!r}"
-        token = services.challenges_of_strangers.put(owner, passkeys.Challenge(passkeys.ALONE, None))
-        options = await passkeys.sign_in_options(here, token, [])
-    else:
+    asked, owner = passkeys.Challenge(passkeys.ALONE, None), f"network {network(page.visitor.actor.address)!r}"
+    if page.sent("second").get("second"):
         found = await page.portal.sign_in.ways(page.request.cookies.get(TICKET, ""))
         if found is None:
             raise Unauthenticated(LATE)
-        row = found[0]
-        token = services.challenges.put(f"user {row.id}", passkeys.Challenge(passkeys.SECOND, row.id))
-        options = await passkeys.sign_in_options(here, token, await services.database.read(passkeys.of_user, row.id))
+        asked, owner = passkeys.Challenge(passkeys.SECOND, found[0].id), f"user {found[0].id}"
+    options = await factors.ask_passkey(services, asked, owner)
     return Response(options, 200, HEADERS, "application/json")
 
 
@@ -175,6 +169,6 @@ PAGES = (
     Entry("POST", "/sign-in", sign_in, open=True),
     Entry("GET", "/sign-in/second", show_second, open=True),
     Entry("POST", "/sign-in/second", second, open=True),
-    Entry("POST", "/sign-in/passkey", ask_passkey, open=True),
+    Entry("POST", "/sign-in/passkey", ask_passkey, open=True, scripted=True),
     Entry("POST", "/sign-out", sign_out, open=True),
 )

@@ -100,6 +100,16 @@ def ago(value: Moment, now: datetime | None = None) -> str:
     return f"{moment.day} {moment:%b %Y}"
 
 
+def lasting(seconds: float | None) -> str:
+    """Return a length of time for reading: `0.4 s`, `12 s`, `5 min`, `3 h`, `2 days`."""
+    if seconds is None:
+        return ""
+    for unit, size in (("days", 172_800), ("h", 7200), ("min", 120)):
+        if seconds >= size:
+            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
 def cores(value: float | None) -> str:
     """Return cores without needless zeros: `1`, `0.5`, `0.42`."""
     return "–" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
@@ -152,6 +162,7 @@ def environment() -> jinja2.Environment:
         data_url=data_url,
         human=human,
         iso=iso,
+        lasting=lasting,
         number=number,
         percent=percent,
         size=size,

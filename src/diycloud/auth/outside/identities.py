@@ -64,8 +64,14 @@ def of_user(connection: Connection, user_id: int) -> list[Identity]:
     return [Identity(*row) for row in connection.execute(query)]
 
 
-def link(connection: Connection, user_id: int, provider: str, subject: str) -> bool:
-    """Link a user; False if it was done before.
+def is_vouched(connection: Connection, user_id: int, provider: str) -> bool:
+    """Tell whether an administrator said who a user is to a provider, or the user was made with that link."""
+    here = (identities.c.user_id == user_id) & (identities.c.provider == provider)
+    return bool(connection.execute(select(identities.c.vouched).where(here)).scalar())
+
+
+def link(connection: Connection, user_id: int, provider: str, subject: str, *, vouched: bool = False) -> bool:
+    """Link a user; False if it was done before. vouched: see db/sign_in_tables.py.
 
     Raises Conflict if another user is linked so, or this one to somebody else there.
     """
@@ -75,8 +81,18 @@ def link(connection: Connection, user_id: int, provider: str, subject: str) -> b
     if before not in (None, subject):
         raise Conflict(f"This user is linked to somebody else at {provider}.", "Remove that link first.")
     if before is None:
-        connection.execute(insert(identities).values(user_id=user_id, provider=provider, subject=subject))
+        connection.execute(
+            insert(identities).values(user_id=user_id, provider=provider, subject=subject, vouched=int(vouched))
+        )
     return before is None
+
+
+def link_for_sure(connection: Connection, user_id: int, provider: str, subject: str) -> bool:
+    """Link a user on an administrator's word, which counts for a link that is there, too. As `link`."""
+    new = link(connection, user_id, provider, subject)
+    here = (identities.c.user_id == user_id) & (identities.c.provider == provider)
+    connection.execute(update(identities).where(here).values(vouched=1))
+    return new
 
 
 def unlink(connection: Connection, user_id: int, provider: str) -> list[str]:

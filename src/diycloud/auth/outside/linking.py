@@ -59,12 +59,15 @@ class Linker:
         if row is None:
             if not may_come(person, rules):
                 raise Unauthenticated(NOBODY, ASK)
-            row = await self._linked(person, rules, visitor) or await self._made(person, rules, visitor)
+            row = await self._met(person, rules, visitor)
         if row.status not in SIGN_IN:
             return row
         if not may_come(person, rules):
             raise Unauthenticated("You are in none of the groups that may sign in here.", "Ask an administrator.")
-        await self._database.write(_use, row, person)
+        try:
+            await self._database.write(_use, row, person)
+        except Conflict as error:  # an administrator has changed the link meanwhile
+            raise Unauthenticated(NOBODY, ASK) from error
         fresh = await self._database.read(repository.by_id, row.id)
         return await self._mapped(fresh or row, person, rules)
 
@@ -77,12 +80,25 @@ class Linker:
 
         return await self._database.read(read)
 
+    async def _met(self, person: Person, rules: Linking, visitor: Actor) -> Row:
+        """Rules 2 to 4. Who comes twice at once is met once: the second finds what the first has stored."""
+        try:
+            return await self._linked(person, rules, visitor) or await self._made(person, rules, visitor)
+        except Conflict:
+            row = await self._known(person)
+            if row is None:
+                raise
+            return row
+
     async def _linked(self, person: Person, rules: Linking, visitor: Actor) -> Row | None:
         """Rule 2."""
 
         def store(connection: Connection) -> Row | None:
+            user_id = identities.user_of(connection, person.provider, person.subject)
+            if user_id is not None:  # since `_known` looked
+                return repository.by_id(connection, user_id)
             row = candidate(connection, person, rules)
-            if row is not None and identities.link(connection, row.id, person.provider, person.subject):
+            if row is not None and identities.link(connection, row.id, person.provider, person.subject, vouched=False):
                 note(connection, visitor, "identity.link", row, person.provider, person.subject)
             return row
 
@@ -115,7 +131,7 @@ class Linker:
         def store(connection: Connection) -> Row | None:
             row = repository.by_name(connection, username)
             if row is not None:
-                identities.link(connection, row.id, person.provider, person.subject)
+                identities.link(connection, row.id, person.provider, person.subject, vouched=True)
                 repository.note(connection, row.id, {"password_hash": NO_PASSWORD})
                 note(connection, visitor, "identity.link", row, person.provider, person.subject)
             return repository.by_name(connection, username)
@@ -137,6 +153,8 @@ class Linker:
         Raises Unavailable if something is in the way: rights that ought to be taken away must not stay because of it.
         """
         wanted = mapping.mapped(person, rules, role=row.role, groups=shown.names(row.groups))
+        if await self._database.read(_others_may_come, row, person):
+            wanted = _not_raised(wanted, row)
         changes: dict[str, object] = {}
         domain = wanted.domain or row.domain
         if domain != row.domain:
@@ -166,12 +184,31 @@ class Linker:
         return fresh
 
 
+def _others_may_come(connection: Connection, row: Row, person: Person) -> bool:
+    """Tell whether somebody else may know a password of a user's: of one who was there before, and whom nobody vouched for.
+
+    Whose password the directory keeps comes in by that one only.
+    """
+    if person.provider == LDAP or row.password_hash == NO_PASSWORD:
+        return False
+    return not identities.is_vouched(connection, row.id, person.provider)
+
+
+def _not_raised(wanted: mapping.Mapped, row: Row) -> mapping.Mapped:
+    """Return what the rules ask for without rights over others or another domain: whoever made the account would have them."""
+    role = None if wanted.role is None or mapping.is_above(wanted.role, row.role) else wanted.role
+    domain = None if wanted.domain != row.domain else wanted.domain
+    if (role, domain) != (wanted.role, wanted.domain):
+        log.warning("rights not given: has a password here, and no administrator made the link", username=row.username)
+    return wanted._replace(role=role, domain=domain)
+
+
 def _use(connection: Connection, row: Row, person: Person) -> None:
     """Note that somebody signs in by a link, making it of the column external_id the first time.
 
     Whose password the directory keeps has none to change here.
     """
-    identities.link(connection, row.id, person.provider, person.subject)
+    identities.link(connection, row.id, person.provider, person.subject, vouched=True)
     identities.used(connection, row.id, person.provider)
     if person.provider == LDAP and row.must_change_password:
         repository.change(connection, row.id, {"must_change_password": 0})
@@ -216,7 +253,7 @@ async def link_own(services: Services, actor: Actor, person: Person) -> None:
         row = repository.by_id(connection, actor.user_id or 0)
         if row is None or row.status not in SIGN_IN:
             raise Unauthenticated("Your account is gone.", "Ask an administrator.")
-        if identities.link(connection, row.id, person.provider, person.subject):
+        if identities.link(connection, row.id, person.provider, person.subject, vouched=False):
             note(connection, actor, "identity.link", row, person.provider, person.subject)
 
     await services.database.write(store)

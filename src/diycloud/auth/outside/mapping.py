@@ -21,6 +21,11 @@ class Mapped(NamedTuple):
     domain: str | None
 
 
+def is_above(role: Role, other: Role) -> bool:
+    """Tell whether a role counts more than another."""
+    return RANK.index(role) < RANK.index(other)
+
+
 def mapped(person: Person, rules: Linking, *, role: Role, groups: Iterable[str]) -> Mapped:
     """Return what somebody is to be here. role, groups: what they are now."""
     return Mapped(_groups(person, rules, frozenset(groups)), _role(person, rules, role), _domain(person, rules))

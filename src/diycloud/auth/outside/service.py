@@ -43,7 +43,7 @@ async def link_identity(ctx: Context, action: LinkIdentity) -> Identities:
     if bool(action.subject) == bool(action.name_there):
         raise InvalidInput.of([FieldError("subject", "either this or name_there is needed")])
     subject = action.subject or await _subject_of(ctx, action)
-    new = await ctx.write(identities.link, row.id, action.provider, subject)
+    new = await ctx.write(identities.link_for_sure, row.id, action.provider, subject)
     ctx.changes = {action.provider: [None, subject]} if new else {}
     warnings: tuple[str, ...] = ()
     if services.settings.sign_in.rules_of(action.provider) is None:

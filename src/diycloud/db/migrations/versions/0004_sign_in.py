@@ -75,6 +75,7 @@ def upgrade() -> None:
     op.add_column("users", sa.Column("password_void", Integer, nullable=False, server_default="0"))
     op.add_column("sessions", sa.Column("methods", Text, nullable=False, server_default="pwd"))
     op.add_column("sessions", sa.Column("proved_at", Integer, nullable=False, server_default="0"))
+    op.add_column("audit", sa.Column("token", Text, nullable=False, server_default=""))
     op.create_table(
         "totps",
         sa.Column("id", Integer, primary_key=True),
@@ -147,6 +148,7 @@ def upgrade() -> None:
         sa.Column("subject", Text, nullable=False),
         sa.Column("linked_at", Text, nullable=False, server_default=sa.func.current_timestamp()),
         sa.Column("last_used", Text),
+        sa.Column("vouched", Integer, nullable=False, server_default="0"),
         sa.UniqueConstraint("provider", "subject"),
         sqlite_autoincrement=True,
     )

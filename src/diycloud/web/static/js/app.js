@@ -1,6 +1,7 @@
 // Every page works without this. Each module is fetched only where the page has something for it.
 const parts = [
   ["[data-live]", "./live.js"],
+  ["[data-follow]", "./follow.js"],
   ["[data-slide]", "./limits.js"],
   ["[data-search]", "./search.js"],
   ["[data-choose]", "./choose.js"],

@@ -1,0 +1,174 @@
+"""Parts of a slice: a cgroup of its own for one piece of a user's work, within all that the user may have.
+
+Beside `main` (or, with systemd, beside the sessions' scopes) the slice holds one for each notebook server. A part can be
+bounded more tightly than the slice; what is in it is counted by itself, found again by its folder, and ended as one.
+
+    v1       CONTROLLER/user/NAME/PART      all of cpu, cpuacct, memory, pids
+    v2       user/NAME/PART
+    systemd  user-UID.slice/diycloud-PART of UID.scope, a transient scope that adopts the first process
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import NamedTuple
+
+from diycloud.errors import HostError
+from diycloud.host import cgroup
+from diycloud.host.cgroup import ensure_value, page_floor
+from diycloud.host.slices import Counters, Limits
+from diycloud.system import System
+from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_max, cpu_quota_us
+
+PREFIX = "notebook"
+"""What a part's name begins with; the slice's own leaves are called otherwise."""
+END_S = 10.0
+
+
+class Bounds(NamedTuple):
+    """What one part may have. cpu: cores, memory: bytes, 0 for all that the slice has; tasks: processes and threads."""
+
+    cpu: Cores
+    memory: Bytes
+    tasks: int
+
+
+class Part:
+    """One part, whether it is there or not. folders: controller → its cgroup's folder; is_v2: of the unified hierarchy."""
+
+    def __init__(self, system: System, folders: Mapping[str, str], *, is_v2: bool) -> None:
+        self._system = system
+        self._at = folders
+        self._is_v2 = is_v2
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of its cgroup: one for each v1 hierarchy, or one."""
+        return list(dict.fromkeys(self._at.values()))
+
+    @property
+    def kills(self) -> tuple[str, str]:
+        """The file, and the key in it, that counts what was killed in it for memory."""
+        return f"{self._at['memory']}/{'memory.events' if self._is_v2 else 'memory.oom_control'}", "oom_kill"
+
+    def usage_files(self, *, whole: bool) -> tuple[str, str]:
+        """Return the kernel's files of memory now and of CPU time, of the part or of the whole slice."""
+        memory, cpu = ("memory.current", "cpu.stat") if self._is_v2 else ("memory.usage_in_bytes", "cpuacct.usage")
+        at = {name: str(PurePath(folder).parent) if whole else folder for name, folder in self._at.items()}
+        return f"{at['memory']}/{memory}", f"{at['cpuacct']}/{cpu}"
+
+    def hold(self, pid: int, bounds: Bounds) -> None:
+        """Make the part with its bounds, and move a process into it. Raises HostError if the host refuses."""
+        self._make(bounds)
+        if not cgroup.take_in(self._system, self.folders, [pid]):
+            raise HostError(f"The process {pid} could not be put into {self._at['pids']}.", "Did it end at once?")
+
+    def _make(self, bounds: Bounds) -> None:
+        raise NotImplementedError
+
+    def read(self) -> Counters | None:
+        """Read its counters, None if it is not there."""
+        if self._is_v2:
+            return cgroup.read_counters_v2(self._system, self._at["pids"])
+        return cgroup.read_counters_v1(self._system, self._at)
+
+    def processes(self) -> list[int]:
+        """Return the pids in it and below."""
+        return cgroup.read_pids(self._system, self._at["pids"])
+
+    def end(self) -> int:
+        """Kill what is in it until nothing is, then remove it. Returns how many processes there were. Repeatable.
+
+        Raises HostError if some outlive SIGKILL for ten seconds (they wait for a device).
+        """
+        there = self.processes()
+        if there:
+            self._forbid_forks()
+        end = time.monotonic() + END_S
+        while left := self.processes():
+            if time.monotonic() > end:
+                raise HostError(f"{len(left)} processes outlive SIGKILL: {left[:8]}.", "They wait for a device.")
+            for pid in left:
+                self._system.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        self._remove()
+        return len(there)
+
+    def _forbid_forks(self) -> None:
+        try:
+            self._system.set_value(f"{self._at['pids']}/pids.max", "0")
+        except HostError:
+            pass  # it is gone with its last process
+
+    def _remove(self) -> None:
+        for folder in self.folders:
+            cgroup.remove_groups(self._system, folder)
+
+
+class PartV1(Part):
+    """On cgroup v1 without systemd."""
+
+    def __init__(self, system: System, folders: Mapping[str, str]) -> None:
+        super().__init__(system, folders, is_v2=False)
+
+    def _make(self, bounds: Bounds) -> None:
+        for folder in self.folders:
+            self._system.make_dir(folder)
+        if bounds.memory:
+            limit = page_floor(bounds.memory)
+            ensure_value(self._system, f"{self._at['memory']}/memory.limit_in_bytes", limit)
+            with_swap = f"{self._at['memory']}/memory.memsw.limit_in_bytes"
+            if self._system.exists(with_swap):
+                ensure_value(self._system, with_swap, limit)
+        if bounds.cpu:
+            ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US)
+            ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(bounds.cpu))
+        ensure_value(self._system, f"{self._at['pids']}/pids.max", bounds.tasks)
+
+
+class PartV2(Part):
+    """On cgroup v2 without systemd."""
+
+    def __init__(self, system: System, folder: str) -> None:
+        super().__init__(system, dict.fromkeys(cgroup.MEASURED, folder), is_v2=True)
+
+    def _make(self, bounds: Bounds) -> None:
+        folder = self._at["pids"]
+        self._system.make_dir(folder)
+        if bounds.memory:
+            limit = page_floor(bounds.memory)
+            ensure_value(self._system, f"{folder}/memory.high", cgroup.memory_high(limit))
+            ensure_value(self._system, f"{folder}/memory.max", limit)
+        if bounds.cpu:
+            ensure_value(self._system, f"{folder}/cpu.max", cpu_max(bounds.cpu))
+        ensure_value(self._system, f"{folder}/pids.max", bounds.tasks)
+
+
+def names_in(system: System, slice_: str) -> list[str]:
+    """Return the names of the parts in a slice's folder (without systemd)."""
+    return [name for name in system.list_dir(slice_) if name.startswith(PREFIX)]
+
+
+def follow_v1(system: System, at: Mapping[str, str], limits: Limits) -> bool:
+    """Hold a slice's parts to its new limits, before the slice has them. at: controller → the slice's folder.
+
+    The kernel refuses a CPU quota that is below a part's own (sched-bwc.rst: "Hierarchical considerations").
+    """
+    changed = False
+    for name in names_in(system, at["pids"]):
+        quota = f"{at['cpu']}/{name}/cpu.cfs_quota_us"
+        if (cgroup.read_int(system, quota) or 0) > cpu_quota_us(limits.cpu):
+            changed |= ensure_value(system, quota, cpu_quota_us(limits.cpu))
+        changed |= ensure_value(system, f"{at['pids']}/{name}/pids.max", limits.tasks)
+    return changed
+
+
+def follow_v2(system: System, slice_: str, limits: Limits) -> bool:
+    """Hold a slice's parts to its new limits. slice_: its folder."""
+    changed = False
+    for name in names_in(system, slice_):
+        changed |= ensure_value(system, f"{slice_}/{name}/pids.max", limits.tasks)
+    return changed

@@ -1,0 +1,86 @@
+"""The hub: JupyterHub with the platform's parts, and what it does beside answering requests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from jupyterhub import orm
+from jupyterhub.app import JupyterHub
+
+from diycloud.agent.client import Client
+from diycloud.config import Paths, Settings
+from diycloud.hub.board import Board, Key
+from diycloud.hub.culling import Culling
+from diycloud.hub.handlers import HANDLERS
+from diycloud.hub.portal import Portal
+
+
+class Hub(JupyterHub):
+    """paths, settings: the platform's; the spawners and the authenticator ask here for the agent and the portal."""
+
+    name = "jupyterhub"
+    paths: ClassVar[Paths]
+    settings: ClassVar[Settings]
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.agent = Client(self.paths.agent_socket)
+        self.board = Board(self.agent)
+        self.portal = Portal(self.paths.server_socket)
+        self.turns = asyncio.Semaphore(self.settings.notebooks.at_once)
+        """Servers that are starting: a class that comes at once gets its turn one after the other."""
+        self.ends: dict[Key, str] = {}
+        """Why a server ended, or did not start, for the page that offers to start it."""
+        self._by: dict[Key, str] = {}
+        self._culling: asyncio.Task[None] | None = None
+
+    def load_config_file(self, *_: Any, **__: Any) -> None:
+        """Load none: a file in the working directory must not configure the hub (settings.py does)."""
+
+    def init_tornado_settings(self) -> None:
+        """Let pages say why a server ended."""
+        super().init_tornado_settings()
+        for environment in ("jinja2_env", "jinja2_env_sync"):
+            self.tornado_settings[environment].globals["why_ended"] = lambda name, server: self.ends.get((name, server), "")
+
+    def init_handlers(self) -> None:
+        """Put the platform's pages before JupyterHub's of the same address."""
+        super().init_handlers()
+        self.handlers = [*self.add_url_prefix(self.hub_prefix, list(HANDLERS)), *self.handlers]
+
+    async def init_api_tokens(self) -> None:
+        """Let the portal's token be the one in its file alone: those that were there before do not hold any more."""
+        await super().init_api_tokens()
+        for service in self.db.query(orm.Service):
+            current = [orm.APIToken.find(self.db, token) for token, name in self.service_tokens.items() if name == service.name]
+            for token in list(service.api_tokens):
+                if token not in current:
+                    self.db.delete(token)
+        self.db.commit()
+
+    async def start(self) -> None:
+        await super().start()
+        self._culling = asyncio.create_task(Culling(self, self.settings.notebooks).run())
+
+    async def cleanup(self) -> None:
+        if self._culling is not None:
+            self._culling.cancel()
+        await super().cleanup()
+        await self.portal.close()
+
+    async def end_server(self, spawner: Any, *, by: str) -> None:
+        """Stop a server on the hub's own account, as JupyterHub does with one that died."""
+        key = (spawner.user.name, spawner.name)
+        self._by[key] = by
+        spawner._stop_pending = True
+        try:
+            await self.proxy.delete_user(spawner.user, spawner.name)
+            await spawner.user.stop(spawner.name)
+        finally:
+            self._by.pop(key, None)
+            spawner._stop_pending = False
+
+    def asked_by(self, spawner: Any) -> str:
+        """Return who has a server stopped if it is not its user."""
+        return self._by.get((spawner.user.name, spawner.name), "")

@@ -1,0 +1,94 @@
+"""Signing in to the hub: whoever is signed in at the portal, by OpenID Connect; asked again at every request.
+
+A user who was disabled, deleted, or comes from where they may not, is out at once, with cookies and tokens alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from jupyterhub.auth import Authenticator
+from oauthenticator.generic import GenericOAuthenticator
+from tornado import web
+
+from diycloud.errors import Unavailable
+from diycloud.hub.origin import Origin, origin_of
+from diycloud.hub.portal import Person, decode_json
+
+ADMINISTRATORS = "portal:administrators"
+"""The hub's group that has what an administrator may do there (settings.py). No group of users' can be called so."""
+ALWAYS = -1
+"""auth_refresh_age under which JupyterHub asks at every request: it would keep the answer for all addresses alike, while
+hub/portal.py keeps it by address. (0 means never.)"""
+
+
+class PersonRefresh(Authenticator):
+    """What every way of signing in shares: the server's word on who somebody is now. parent: the hub (hub/app.py)."""
+
+    async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> Any:
+        """Return True while all is as it was, what changed, or False for somebody who must sign in again."""
+        address, visitor = self._origin(user, handler)
+        if visitor is not None and visitor != user.name:
+            return False  # signed out of the portal in this browser, or somebody else is signed in there
+        try:
+            person = await self.parent.portal.person(user.name, address)
+        except Unavailable as error:
+            self.log.warning("Nobody can tell whether %s may work: %s", user.name, error)
+            return False
+        if not person.active:
+            self.log.warning("%s may not work: %s", user.name, person.reason or "no reason given")
+            return False
+        groups = groups_of(person)
+        if groups == sorted(group.name for group in user.orm_user.groups):
+            return True
+        return {"name": user.name, "groups": groups}
+
+    def post_spawn_stop(self, user: Any, spawner: Any) -> None:
+        """Leave no token of a server that has ended."""
+        spawner.forget_tokens()
+
+    def _origin(self, user: Any, handler: Any) -> Origin:
+        """Return where the user is; a request that somebody else makes for them tells nothing of that."""
+        if handler is None or getattr(handler, "_jupyterhub_user", None) is not user:
+            return Origin()
+        found = origin_of(handler.request, self.parent.paths.server_socket.parent)
+        # A token stands for itself: what the portal's cookie says does not matter to it.
+        return found._replace(visitor=None) if getattr(handler, "_token_authenticated", False) else found
+
+
+class PortalAuthenticator(PersonRefresh, GenericOAuthenticator):
+    """OpenID Connect with the portal; what the hub itself asks goes over the server's socket."""
+
+    async def httpfetch(
+        self, url: str, label: str = "", parse_json: bool = True, raise_error: bool = True, **request: Any
+    ) -> Any:
+        """Ask the portal's endpoints for applications. Raises HTTPError 403 for what it refuses, 503 if it is away."""
+        parts = urlsplit(url)
+        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        headers, body = dict(request.get("headers") or {}), request.get("body")
+        try:
+            answer = await self.parent.portal.exchange(request.get("method", "GET"), path, headers, body)
+        except Unavailable as error:
+            raise web.HTTPError(503, str(error)) from error
+        if answer.status >= 400 and raise_error:
+            self.log.warning("The portal answered %s to %s", answer.status, parts.path)
+            raise web.HTTPError(503 if answer.status >= 500 else 403, "The portal did not confirm the sign-in. Try again.")
+        return decode_json(answer) if parse_json else answer
+
+    async def update_auth_model(self, auth_model: dict[str, Any]) -> dict[str, Any]:
+        """Add what the server knows of who has just signed in. Raises HTTPError 403 for who may not work."""
+        try:
+            person = await self.parent.portal.person(auth_model["name"], None)
+        except Unavailable as error:
+            raise web.HTTPError(503, str(error)) from error
+        if not person.active:
+            raise web.HTTPError(403, person.reason or "You may not use notebooks. Ask an administrator.")
+        auth_model["admin"] = None  # JupyterHub's own administrators may enter others' servers; ours may not
+        auth_model["auth_state"][self.user_auth_state_key]["groups"] = groups_of(person)
+        return auth_model
+
+
+def groups_of(person: Person) -> list[str]:
+    """Return the hub's groups of a user, sorted."""
+    return sorted({*person.groups, ADMINISTRATORS} if person.admin else person.groups)

@@ -1,0 +1,51 @@
+"""What the agent says of the notebook servers: asked at most once a second, for all of them together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from diycloud.agent.client import Client
+from diycloud.agent.protocol import MAX_NOTEBOOKS, Notebook, ReadNotebooks
+
+AGE_S = 1.0
+Key = tuple[str, str]
+"""A user's name and the server's, empty for the first."""
+
+
+class Board:
+    """The agent's word on every server, kept for AGE_S. Safe for any number of tasks."""
+
+    def __init__(self, agent: Client) -> None:
+        self._agent = agent
+        self._lock = asyncio.Lock()
+        self._found: dict[Key, Notebook] = {}
+        self._at = 0.0
+        self._changes = 0
+
+    async def read(self) -> dict[Key, Notebook]:
+        """Return all that the agent knows of. Raises Unavailable if it does not answer."""
+        async with self._lock:
+            if time.monotonic() - self._at < AGE_S:
+                return self._found
+            changes, at = self._changes, time.monotonic()
+            found = await self._ask()
+            if changes == self._changes:  # else something changed while it was read
+                self._found, self._at = found, at
+            return found
+
+    def forget(self) -> None:
+        """Have the next reading ask anew: a server was started or stopped."""
+        self._changes += 1
+        self._at = 0.0
+
+    async def _ask(self) -> dict[Key, Notebook]:
+        found: dict[Key, Notebook] = {}
+        after = ""
+        while True:
+            part = await self._agent.call(ReadNotebooks(after=after), list[Notebook])
+            found |= {(notebook.name, notebook.server): notebook for notebook in part}
+            if len(part) < MAX_NOTEBOOKS:
+                return found
+            last = part[-1]
+            after = f"{last.name}+{last.server}" if last.server else last.name

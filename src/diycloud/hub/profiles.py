@@ -1,0 +1,51 @@
+"""The sizes of notebook that people may choose (settings: notebooks.profiles)."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from jupyterhub.spawner import SpawnException
+
+from diycloud.config_notebooks import NotebookSettings, Profile
+
+
+def chosen(settings: NotebookSettings, options: Mapping[str, Any]) -> str:
+    """Return the profile that options name, the first without one, empty where there is none. Raises SpawnException.
+
+    options: what a form or a client of the hub's API sent; anything.
+    """
+    unknown = options.keys() - {"profile"}
+    if unknown:
+        raise SpawnException(f"There is no option {min(unknown)!r}. There is: profile.", reason="option")
+    name = options.get("profile") or next(iter(settings.profiles), "")
+    if name and name not in settings.profiles:
+        raise SpawnException(f"There is no profile {name!r}. {_there_are(settings)}", reason="profile")
+    return str(name)
+
+
+def options_form(settings: NotebookSettings, last: Mapping[str, Any]) -> str:
+    """Return the choice as HTML, nothing with fewer than two profiles. last: what was chosen before."""
+    if len(settings.profiles) < 2:
+        return ""
+    marked = last.get("profile")
+    if marked not in settings.profiles:
+        marked = next(iter(settings.profiles))
+    rows = "".join(_row(name, profile, name == marked) for name, profile in settings.profiles.items())
+    return f'<fieldset class="choices"><legend>Size</legend>{rows}</fieldset>'
+
+
+def _row(name: str, profile: Profile, marked: bool) -> str:
+    bounds = [f"{profile.cpu:g} cores"] if profile.cpu else []
+    bounds += [f"{profile.memory} memory"] if profile.memory else []
+    said = ", ".join(bounds) or "all that you have"
+    title = html.escape(profile.title or name)
+    return (
+        f'<label class="choice"><input type="radio" name="profile" value="{html.escape(name)}"{" checked" if marked else ""}>'
+        f"<span><b>{title}</b> <span class=\"muted\">{html.escape(said)}</span></span></label>"
+    )
+
+
+def _there_are(settings: NotebookSettings) -> str:
+    return f"There are: {', '.join(settings.profiles)}." if settings.profiles else "There are none."

@@ -1,0 +1,88 @@
+"""What Linux offers and Python 3.11 does not: mount namespaces, prctl, the bounding set of capabilities.
+
+Sources: unshare(2), mount(2), prctl(2), capabilities(7), and the numbers of the kernel's uapi headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_CLONE_NEWNS = 0x00020000
+_MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 32, 4096, 16384, 1 << 19
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+
+def _check(result: int, what: str) -> None:
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _prctl(option: int, value: int | bytes = 0) -> int:
+    number = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    zero = ctypes.c_ulong(0)
+    return int(_libc.prctl(option, number, zero, zero, zero))
+
+
+def set_name(name: str) -> None:
+    """Set the name that ps and top show. At most 15 bytes."""
+    _check(_prctl(_PR_SET_NAME, name.encode()), "PR_SET_NAME")
+
+
+def become_subreaper() -> None:
+    """Become the parent of descendants whose own parent ends."""
+    _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1), "PR_SET_CHILD_SUBREAPER")
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Get a signal when the parent ends. A change of UID forgets this: call it afterwards."""
+    _check(_prctl(_PR_SET_PDEATHSIG, signal_number), "PR_SET_PDEATHSIG")
+
+
+def allow_own_reading() -> None:
+    """Let the process's user read its files in /proc, as of any program that was executed by them."""
+    _check(_prctl(_PR_SET_DUMPABLE, 1), "PR_SET_DUMPABLE")
+
+
+def forbid_new_privileges() -> None:
+    """Make setuid programs and file capabilities give nothing, in this process and all that it starts."""
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "PR_SET_NO_NEW_PRIVS")
+
+
+def drop_bounding_set() -> None:
+    """Give up, for good, every capability that a program could gain. Needs CAP_SETPCAP."""
+    _check(_prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL), "PR_CAP_AMBIENT")
+    for capability in range(64):
+        held = _prctl(_PR_CAPBSET_READ, capability)
+        if held == -1:  # the kernel has no more
+            return
+        if held:
+            _check(_prctl(_PR_CAPBSET_DROP, capability), "PR_CAPBSET_DROP")
+
+
+def own_mounts() -> None:
+    """Enter a mount namespace: what the host mounts later is seen here, what is mounted here is not seen there."""
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+    _mount(None, "/", _MS_SLAVE | _MS_REC)
+
+
+def bind(source: int, target: int) -> None:
+    """Mount what one descriptor means on what another means: no name is looked up that somebody could change."""
+    _mount(f"/proc/self/fd/{source}", f"/proc/self/fd/{target}", _MS_BIND | _MS_REC)
+
+
+def forbid_devices(folder: Path) -> None:
+    """Make setuid programs and devices of a bind mount give nothing."""
+    _mount(None, str(folder), _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV)
+
+
+def _mount(source: str | None, target: str, flags: int) -> None:
+    origin = source.encode() if source else None
+    _check(_libc.mount(origin, target.encode(), None, ctypes.c_ulong(flags), None), f"mount on {target}")

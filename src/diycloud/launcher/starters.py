@@ -1,0 +1,57 @@
+"""Starter notebooks: copied once into `notebooks/` of a home, by the user's own process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+FOLDER = "notebooks"
+_MARK = Path(".local/share/diycloud/starters")
+"""Below the home: names that were given once. Who removes a starter, or renames it, does not get it again."""
+_LARGEST = 50 * 1024 * 1024
+
+
+def copy_starters(sources: Iterable[Path], home: Path) -> None:
+    """Copy what the user has not had yet. Nothing is overwritten, and a home that takes nothing (full) stops no server."""
+    try:
+        _copy_new(sources, home)
+    except OSError as error:
+        print(f"Starter notebooks: {error}")  # noqa: T201 - the server's own output, kept by the shim
+
+
+def _copy_new(sources: Iterable[Path], home: Path) -> None:
+    mark, folder = home / _MARK, home / FOLDER
+    had = set(mark.read_text(encoding="utf-8").splitlines()) if mark.exists() else set()
+    new = [file for file in _files(sources) if file.name not in had]
+    if not new:
+        return
+    folder.mkdir(exist_ok=True)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    for file in new:
+        _copy(file, folder / file.name)
+    with mark.open("a", encoding="utf-8") as names:
+        names.writelines(f"{file.name}\n" for file in new)
+
+
+def _files(sources: Iterable[Path]) -> list[Path]:
+    """Return the files of the folders, one of each name: the last folder's."""
+    found: dict[str, Path] = {}
+    for source in sources:
+        for entry in sorted(source.iterdir()) if source.is_dir() else ():
+            facts = entry.stat()
+            if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST and not entry.name.startswith((".", "_")):
+                found[entry.name] = entry
+    return list(found.values())
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that is not there; what is there, be it a link to nowhere, stays."""
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
+        shutil.copyfileobj(original, copy)

@@ -1,0 +1,383 @@
+"""The hub with everything real: portal, agent, launcher, Nginx, JupyterHub and users' servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import notebooks
+from tests.notebooks import HUB_USER, Browser, Kernel, Notebooks
+from tests.stack import Stack
+
+pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
+ALICE, BOB, CAROL = "dtnhalice", "dtnhbob", "dtnhcarol"
+CLASS = [f"dtnhc{number:02}" for number in range(10)]
+SETTINGS = """\
+  named_servers: 2
+  profiles:
+    whole: {title: "All you have"}
+    small: {title: "Small <b>one</b>", cpu: 0.5, memory: 300M}
+"""
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Notebooks]:
+    with Notebooks(Stack(uid_min=58_200, uid_max=58_299, cgroup="dtnoteh"), SETTINGS) as running:
+        for name in (ALICE, BOB, CAROL, *CLASS):
+            running.user(name)
+        yield running
+
+
+@pytest.fixture
+def alice(bed: Notebooks) -> Iterator[Browser]:
+    with bed.browser() as browser:
+        browser.sign_in(ALICE, notebooks.PASSWORD)
+        yield browser
+    stop(bed, ALICE)
+
+
+def start(bed: Notebooks, name: str, server: str = "", **options: str) -> httpx.Response:
+    """Start a server as the portal does, and wait until it is there."""
+    bed.hub_api("POST", f"/users/{name}")
+    path = f"/users/{name}/servers/{server}" if server else f"/users/{name}/server"
+    done = bed.hub_api("POST", path, options)
+    if done.status_code == 202:
+        until(lambda: shown(bed, name, server).get("ready"))
+    return done
+
+
+def stop(bed: Notebooks, name: str, server: str = "") -> None:
+    path = f"/users/{name}/servers/{server}" if server else f"/users/{name}/server"
+    bed.hub_api("DELETE", path)
+    until(lambda: not shown(bed, name, server))
+
+
+def shown(bed: Notebooks, name: str, server: str = "") -> dict:
+    """Return what the hub says of a server that is not just stopped."""
+    answer = bed.hub_api("GET", f"/users/{name}")
+    found = answer.json().get("servers", {}).get(server) if answer.status_code == 200 else None
+    return found if found and (found["ready"] or found["pending"]) else {}
+
+
+def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def processes(name: str) -> list[int]:
+    """Return the pids of a user's servers: processes of the user whose parent is root's."""
+    listed = subprocess.run(["ps", "-u", name, "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+    found = []
+    for line in listed.splitlines():
+        pid, parent = (int(word) for word in line.split())
+        try:
+            if Path(f"/proc/{parent}").stat().st_uid == 0:
+                found.append(pid)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_from_the_portal_to_a_cell_without_a_second_sign_in(bed: Notebooks, alice: Browser) -> None:
+    form = alice.open("/jupyter/")
+    assert form.status_code == 200 and "Small &lt;b&gt;one&lt;/b&gt;" in form.text, form.text
+    lab = alice.submit(form, {"profile": "whole"})
+    lab = alice.open(str(lab.url))
+    assert lab.status_code == 200 and lab.url.path == f"/jupyter/user/{ALICE}/lab", (lab.url, lab.text[:500])
+    kernel = Kernel(alice, f"/jupyter/user/{ALICE}/")
+    assert kernel.run("import os; print(os.getuid(), 6 * 7)").split() == ["58200", "42"]
+    assert kernel.run("import os; [k for k in os.environ if 'TOKEN' in k]") == "[]"
+    kernel.close()
+
+
+def test_an_address_asked_for_first_is_where_one_ends(bed: Notebooks) -> None:
+    start(bed, BOB)
+    with bed.browser() as bob:
+        page = bob.open(f"/jupyter/user/{BOB}/tree")
+        assert page.url.path == "/sign-in", page.url
+        page = bob.submit(page, {"username": BOB, "password": notebooks.PASSWORD})
+        assert page.url.path == f"/jupyter/user/{BOB}/tree", page.url
+    stop(bed, BOB)
+
+
+def test_nobody_gets_into_somebody_elses_server(bed: Notebooks, alice: Browser) -> None:
+    start(bed, BOB)
+    start(bed, ALICE)
+    alice.open(f"/jupyter/user/{ALICE}/lab")
+    assert alice.open(f"/jupyter/user/{BOB}/lab").status_code in (403, 404)
+    assert alice.open(f"/jupyter/hub/user/{BOB}/lab").status_code == 404
+    assert alice.open(f"/jupyter/hub/spawn/{BOB}").status_code in (403, 404)
+    for path in (f"/users/{BOB}", f"/users/{BOB}/server"):
+        method = "DELETE" if path.endswith("server") else "GET"
+        assert alice.ask(method, f"/jupyter/hub/api{path}").status_code in (403, 404)
+    stop(bed, BOB)
+
+
+def test_an_administrator_sees_and_stops_servers_and_enters_none(bed: Notebooks) -> None:
+    bed.stack.cli("user", "modify", CAROL, "--role", "admin")
+    start(bed, BOB)
+    with bed.browser() as carol:
+        carol.sign_in(CAROL, notebooks.PASSWORD)
+        carol.open("/jupyter/hub/token")
+        me = carol.ask("GET", "/jupyter/hub/api/user").json()
+        assert "portal:administrators" in me["groups"] and not me["admin"], me
+        assert not [scope for scope in me["scopes"] if scope.startswith("access:servers") and CAROL not in scope]
+        users = carol.ask("GET", "/jupyter/hub/api/users").json()
+        assert BOB in [user["name"] for user in users]
+        assert carol.open(f"/jupyter/user/{BOB}/lab").status_code == 403
+        assert carol.ask("DELETE", f"/jupyter/hub/api/users/{BOB}/server").status_code in (202, 204)
+        until(lambda: not processes(BOB))
+        bed.stack.cli("user", "modify", CAROL, "--role", "user")
+        until(lambda: carol.ask("GET", "/jupyter/hub/api/users").status_code == 403, 5)
+
+
+def test_who_is_disabled_is_out_within_five_seconds(bed: Notebooks) -> None:
+    start(bed, BOB)
+    with bed.browser() as bob:
+        bob.sign_in(BOB, notebooks.PASSWORD)
+        bob.open(f"/jupyter/user/{BOB}/lab")
+        bob.open("/jupyter/hub/token")
+        token = bob.ask("POST", f"/jupyter/hub/api/users/{BOB}/tokens", {"note": "script"}).json()["token"]
+        assert bed.hub_api("GET", "/user", token=token).status_code == 200
+        kernel = Kernel(bob, f"/jupyter/user/{BOB}/")
+        bed.stack.cli("user", "disable", BOB)
+        began = time.monotonic()
+        try:
+            until(lambda: bed.hub_api("GET", "/user", token=token).status_code == 403, 5)
+            until(lambda: bob.ask("GET", "/jupyter/hub/api/user").status_code == 403, 5)
+            until(lambda: bob.ask("GET", f"/jupyter/user/{BOB}/api/status").status_code in (401, 403), 5)
+            assert not kernel.is_open(5.0 - (time.monotonic() - began))
+            refused = bed.hub_api("POST", f"/users/{BOB}/server")
+            assert refused.status_code in (400, 403), refused.text
+        finally:
+            bed.stack.cli("user", "enable", BOB)
+            kernel.close()
+    until(lambda: not processes(BOB))
+    until(lambda: not shown(bed, BOB))
+
+
+def test_who_signs_out_or_another_who_signs_in_is_not_taken_for_the_first(bed: Notebooks, alice: Browser) -> None:
+    alice.open("/jupyter/hub/token")
+    assert alice.ask("GET", "/jupyter/hub/api/user").json()["name"] == ALICE
+    kept = [cookie for cookie in alice.client.cookies.jar if cookie.name.startswith("__Host-")]
+    for cookie in kept:
+        alice.client.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
+    assert alice.open("/jupyter/hub/token").url.path == "/sign-in"
+    assert alice.ask("GET", "/jupyter/hub/api/user").status_code == 403
+    alice.sign_in(BOB, notebooks.PASSWORD)
+    alice.open("/jupyter/hub/token")
+    assert alice.ask("GET", "/jupyter/hub/api/user").json()["name"] == BOB
+
+
+def test_networks_hold_at_the_hub_and_only_nginx_is_believed(bed: Notebooks) -> None:
+    with bed.browser() as bob:
+        bob.sign_in(BOB, notebooks.PASSWORD)
+        bob.open("/jupyter/hub/token")
+        token = bob.ask("POST", f"/jupyter/hub/api/users/{BOB}/tokens", {"note": "script"}).json()["token"]
+        through = {"Authorization": f"token {token}"}
+        with httpx.Client(verify=False) as client:
+            ask = lambda: client.get(f"{bed.url}/jupyter/hub/api/user", headers=through).status_code  # noqa: E731
+            assert ask() == 200
+            bed.stack.cli("user", "modify", BOB, "--allowed-client-ip", "192.0.2.0/24")
+            try:
+                until(lambda: ask() == 403, 5)
+                assert bob.ask("GET", "/jupyter/hub/api/user").status_code == 403
+                assert as_user(bed, "nobody", token, "198.51.100.9") == 200  # no browser, wherever it says it is
+                assert ask() == 403
+            finally:
+                bed.stack.cli("user", "modify", BOB, "--allowed-client-ip", "")
+
+
+def as_user(bed: Notebooks, account: str, token: str, address: str) -> int:
+    """Ask the hub's socket as an account of the host, claiming an address; returns the status."""
+    script = (
+        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        "s.sendall(sys.stdin.read().encode()); print(s.recv(64).split()[1].decode())"
+    )
+    request = (
+        f"GET /jupyter/hub/api/user HTTP/1.1\r\nHost: x\r\nAuthorization: token {token}\r\n"
+        f"X-Forwarded-For: {address}\r\nConnection: close\r\n\r\n"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", script, str(bed.paths.hub_socket)], input=request, text=True, capture_output=True,
+        check=True, user=account, cwd="/",
+    )  # fmt: skip
+    return int(done.stdout)
+
+
+def test_profiles_are_those_of_the_settings(bed: Notebooks) -> None:
+    for options in ({"profile": "huge"}, {"image": "evil"}, {"profile": ["whole"]}):
+        refused = bed.hub_api("POST", f"/users/{ALICE}/server", options)
+        assert refused.status_code == 400 and "There " in refused.json()["message"], refused.text
+    assert start(bed, ALICE, profile="small").status_code == 201
+    assert shown(bed, ALICE)["user_options"] == {"profile": "small"}
+    stop(bed, ALICE)
+
+
+def test_named_servers_run_beside_the_first(bed: Notebooks, alice: Browser) -> None:
+    assert start(bed, ALICE).status_code == 201
+    assert start(bed, ALICE, "second").status_code == 201
+    assert len(processes(ALICE)) == 2
+    base = f"/jupyter/user/{ALICE}/second/"
+    assert alice.open(f"{base}lab").url.path == f"{base}lab"
+    kernel = Kernel(alice, base)
+    assert kernel.run("1 + 1") == "2"
+    kernel.close()
+    stop(bed, ALICE, "second")
+    assert len(processes(ALICE)) == 1
+    assert start(bed, ALICE, "third").status_code == 201
+    stop(bed, ALICE, "third")
+    assert bed.hub_api("POST", f"/users/{ALICE}/servers/fourth", {}).status_code == 400  # two beside the first
+    for name in ("second", "third"):
+        bed.hub_api("DELETE", f"/users/{ALICE}/servers/{name}", {"remove": True})
+
+
+def test_a_kill_for_memory_is_told_as_such(bed: Notebooks, alice: Browser) -> None:
+    start(bed, ALICE, profile="small")
+    alice.open(f"/jupyter/user/{ALICE}/lab")
+    [server] = processes(ALICE)
+    os.kill(server, signal.SIGKILL)
+    until(lambda: not shown(bed, ALICE), 15)
+    page = alice.open(f"/jupyter/user/{ALICE}/lab")
+    assert page.status_code == 424 and "ended by signal 9" in page.text, page.text
+    assert f"/jupyter/hub/spawn/{ALICE}" in page.text
+
+
+def test_a_servers_token_can_little_and_ends_with_it(bed: Notebooks) -> None:
+    """It tells that the server is used, and lets its own user in; a hub that was killed in between leaves none behind."""
+    start(bed, ALICE)
+    [scopes] = server_tokens(bed, ALICE)
+    assert sorted(scopes) == [f"access:servers!server={ALICE}/", "users:activity!user"], scopes
+    bed.stop_hub(signal.SIGKILL)
+    bed.start_hub()
+    assert len(server_tokens(bed, ALICE)) == 1
+    stop(bed, ALICE)
+    assert server_tokens(bed, ALICE) == []
+
+
+def server_tokens(bed: Notebooks, name: str) -> list[list[str]]:
+    """Return the scopes of each token of a user's servers, as the hub's database has them."""
+    asked = "SELECT scopes FROM api_tokens t JOIN users u ON u.id = t.user_id WHERE u.name = ? AND note LIKE 'Server at %'"
+    with contextlib.closing(sqlite3.connect(bed.paths.hub_state / "jupyterhub.sqlite")) as database:
+        return [json.loads(row[0]) for row in database.execute(asked, (name,))]
+
+
+def test_a_killed_hub_loses_and_doubles_nothing(bed: Notebooks, alice: Browser) -> None:
+    start(bed, ALICE)
+    alice.open(f"/jupyter/user/{ALICE}/lab")
+    kernel = Kernel(alice, f"/jupyter/user/{ALICE}/")
+    kernel.run("x = 41")
+    before = processes(ALICE)
+    bed.stop_hub(signal.SIGKILL)
+    assert kernel.run("x + 1") == "42"
+    bed.start_hub()
+    assert kernel.run("x + 2") == "43"
+    assert shown(bed, ALICE)["ready"] and processes(ALICE) == before
+    assert alice.open("/jupyter/").url.path == f"/jupyter/user/{ALICE}/lab"
+    kernel.close()
+
+
+def test_a_hub_killed_while_ten_are_starting(bed: Notebooks) -> None:
+    for name in CLASS:
+        bed.hub_api("POST", f"/users/{name}")
+    with ThreadPoolExecutor(len(CLASS)) as pool:
+        asked = [pool.submit(ask_quietly, bed, name) for name in CLASS]
+        time.sleep(0.6)
+        bed.stop_hub(signal.SIGKILL)
+        for one in asked:
+            one.result()
+    bed.start_hub()
+    with ThreadPoolExecutor(len(CLASS)) as pool:
+        list(pool.map(lambda name: ask_quietly(bed, name), CLASS))
+    for name in CLASS:
+        until(lambda name=name: shown(bed, name).get("ready"), 60)
+        assert len(processes(name)) == 1, name
+    for name in CLASS:
+        stop(bed, name)
+        until(lambda name=name: not processes(name))
+
+
+def ask_quietly(bed: Notebooks, name: str) -> None:
+    try:
+        bed.hub_api("POST", f"/users/{name}/server", {})
+    except httpx.TransportError:
+        pass  # the hub was killed meanwhile
+
+
+def test_servers_that_the_hub_does_not_know_are_stopped(bed: Notebooks) -> None:
+    start(bed, ALICE)
+    bed.stop_hub()
+    assert processes(ALICE)  # a hub that is stopped in order leaves them, too
+    for file in bed.paths.hub_state.glob("jupyterhub.sqlite*"):
+        file.unlink()
+    bed.start_hub()
+    until(lambda: not processes(ALICE), 90)
+
+
+def test_what_died_while_the_hub_was_down_is_gone_from_its_list(bed: Notebooks) -> None:
+    start(bed, ALICE)
+    bed.stop_hub(signal.SIGKILL)
+    for server in processes(ALICE):
+        os.kill(server, signal.SIGKILL)
+    until(lambda: not processes(ALICE))
+    bed.start_hub()
+    until(lambda: not shown(bed, ALICE))
+    assert start(bed, ALICE).status_code == 201
+    stop(bed, ALICE)
+
+
+def test_a_hub_that_starts_while_the_agent_is_away_keeps_servers(bed: Notebooks, alice: Browser) -> None:
+    start(bed, ALICE)
+    before = processes(ALICE)
+    bed.stop_hub(signal.SIGKILL)
+    bed.stack.stop_agent(signal.SIGKILL)
+    bed.start_hub()
+    assert shown(bed, ALICE)["ready"]
+    bed.stack.start_agent()
+    until(lambda: alice.open(f"/jupyter/user/{ALICE}/lab").status_code == 200)
+    assert processes(ALICE) == before
+
+
+def test_a_server_of_the_portals_that_is_away_for_a_moment_throws_nobody_out(bed: Notebooks) -> None:
+    start(bed, BOB)
+    with bed.browser() as bob:
+        bob.sign_in(BOB, notebooks.PASSWORD)
+        bob.open("/jupyter/hub/token")
+        token = bob.ask("POST", f"/jupyter/hub/api/users/{BOB}/tokens", {"note": "script"}).json()["token"]
+        assert bed.hub_api("GET", "/user", token=token).status_code == 200
+        bed.stack.stop_server(signal.SIGKILL)
+        try:
+            time.sleep(2)
+            assert bed.hub_api("GET", "/user", token=token).status_code == 200
+        finally:
+            bed.stack.start_server()
+    stop(bed, BOB)
+
+
+def test_the_hub_has_no_privileges_and_no_port(bed: Notebooks) -> None:
+    assert bed.hub is not None
+    status = Path(f"/proc/{bed.hub.pid}/status").read_text()
+    assert f"Uid:\t{notebooks.pwd.getpwnam(HUB_USER).pw_uid}" in status and "CapEff:\t0000000000000000" in status
+    inodes = {os.readlink(entry) for entry in Path(f"/proc/{bed.hub.pid}/fd").iterdir()}
+    listening = [
+        line.split()[9] for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A"
+    ]  # fmt: skip
+    assert not [inode for inode in listening if f"socket:[{inode}]" in inodes]
+    assert bed.paths.hub_state.joinpath("jupyterhub.sqlite").stat().st_mode & 0o077 == 0
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(bed.paths.hub_socket))

@@ -1,0 +1,196 @@
+"""Lab shows the slice's numbers, and says so when a kernel was killed for memory: a real server in a real cgroup."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import cannot_run
+from tests.notebooks import environment
+from tests.stack import ROOT, remove_cgroups
+
+CGROUP = "dtnoteb"
+LIMIT = 400 << 20
+USER, UID = "dtnbslice", 58_690
+TOKEN = "a-token-of-this-test"
+SERVER = """
+import json, os, sys
+from pathlib import Path
+from jupyterlab.labapp import LabApp
+from diycloud.launcher import lab_settings
+from diycloud.launcher.request import parse_request
+request = parse_request(sys.stdin.readline().encode())
+os.environ.update(lab_settings.environment(request, os.environ), JUPYTER_RUNTIME_DIR=str(request.runtime))
+app = LabApp.initialize_server(
+    argv=[f"--ServerApp.sock={request.socket}", "--IdentityProvider.token=" + sys.argv[1]], config=lab_settings.settings(request)
+)
+app.start()
+"""
+
+
+class Server:
+    """Lab as the launcher sets it, in a cgroup with a limit that others of the same slice count against."""
+
+    def __init__(self, lab: Path, folder: Path) -> None:
+        self.lab, self.folder, self.socket = lab, folder, folder / "lab.sock"
+        self.slice = {name: Path(f"/sys/fs/cgroup/{name}/{CGROUP}/{USER}") for name in ("memory", "cpuacct")}
+        for path in self.slice.values():
+            (path / "notebook").mkdir(parents=True)
+        for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+            (self.slice["memory"] / name).write_text(str(LIMIT))
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        request = {
+            "name": USER, "uid": UID, "gid": UID, "home": str(self.folder), "shell": "/bin/bash", "tmp": "/tmp",
+            "runtime": str(self.folder / "runtime"), "record": "/nonexistent", "log": "/nonexistent",
+            "socket": str(self.socket),
+            "kills": {"file": str(self.slice["memory"] / "notebook/memory.oom_control"), "key": "oom_kill"},
+            "slice": {
+                "memory": str(self.slice["memory"] / "memory.usage_in_bytes"), "memory_limit": 1,
+                "cpu": str(self.slice["cpuacct"] / "cpuacct.usage"), "cpu_limit": 1.5,
+            },
+        }  # fmt: skip
+        process = self.enter([str(self.lab / "bin/python"), "-c", SERVER, TOKEN], "notebook")
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.close()
+        for _ in range(400):
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(self.socket)) == 0:
+                    return process
+            assert process.poll() is None, self.log()
+            time.sleep(0.05)
+        raise AssertionError(self.log())
+
+    def enter(self, argv: list[str], leaf: str) -> subprocess.Popen[str]:
+        """Run a program as the user in the slice, or in a leaf of it."""
+        into = "".join(f"echo $$ > {path / leaf}/cgroup.procs; " for path in self.slice.values())
+        become = f"exec setpriv --reuid={UID} --regid={UID} --clear-groups -- "
+        env = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "USER": USER, "LANG": "C.UTF-8"}
+        with (self.folder / "log").open("a") as log:
+            return subprocess.Popen(
+                ["sh", "-c", f'{into}{become}"$@"', "sh", *argv], cwd=self.folder, env=env, text=True,
+                stdin=subprocess.PIPE, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def ask(self, **what: Any) -> dict[str, Any]:
+        """Do what tests/lab.py can."""
+        done = subprocess.run(
+            [self.lab / "bin/python", ROOT / "tests/lab.py"], capture_output=True, text=True, check=False, timeout=120,
+            input=json.dumps({"socket": str(self.socket), "token": TOKEN, "cells": [], **what}),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:] + self.log()
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()[-4000:]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    if reason := cannot_run():
+        pytest.skip(reason)
+    try:
+        lab = environment("lab")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    folder = Path(f"/var/tmp/dtnb-slice-{os.getpid()}")
+    folder.mkdir(mode=0o700)
+    subprocess.run(["useradd", "-M", "-U", "-u", str(UID), "-d", str(folder), USER], check=True)
+    try:
+        os.chown(folder, UID, pwd.getpwnam(USER).pw_gid)
+        running = Server(lab, folder)
+        yield running
+        running.process.terminate()
+        running.process.wait(20)
+    finally:
+        remove_cgroups(CGROUP)
+        subprocess.run(["userdel", USER], check=True, capture_output=True)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_the_numbers_are_the_slices(server: Server) -> None:
+    fill = "import time; data = bytearray(120 << 20); print('filled', flush=True); time.sleep(600)"
+    other = server.enter(["/usr/bin/python3", "-c", fill], "")
+    try:
+        time.sleep(1)
+        busy = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\nprint('done')"
+        told = server.ask(before=["/api/metrics/v1"], cells=[busy], after=["/api/metrics/v1", "/api/metrics/v1"])
+    finally:
+        other.kill()
+        other.communicate()
+    first, second, third = told["before"][0], *told["after"]
+    assert first["limits"]["memory"]["rss"] == LIMIT, "the kernel's file, not what was told at the start"
+    assert first["rss"] > (120 + 50) << 20, "what runs beside the server counts too"
+    stat = (server.slice["memory"] / "memory.stat").read_text()
+    assert "total_inactive_file" in stat
+    assert first["limits"]["cpu"]["cpu"] == 1.5
+    assert 40 < second["cpu_percent"] < 160, "about one core since the question before"
+    assert third["cpu_percent"] == second["cpu_percent"]
+    assert not first["limits"]["memory"]["warn"]
+
+
+@pytest.mark.slow
+def test_warns_near_the_limit_and_tells_of_a_kill(server: Server) -> None:
+    usage = Path(server.slice["memory"] / "memory.usage_in_bytes")
+    room = LIMIT - int(usage.read_text())
+    fill = f"data = bytearray(b'x') * {room - (75 << 20)}\nprint('near')"
+    hog = "print('before', flush=True)\nmore = []\nwhile True: more.append(bytearray(b'y') * (8 << 20))"
+    told = server.ask(cells=[fill, hog, "print('after')"], after=["/api/kernels"])
+    near, killed, after = told["cells"]
+    assert near["stdout"] == "near\n"
+    assert killed["last"] == "restarting"
+    assert killed["stdout"] == "before\n"
+    assert "killed because all of your memory (0.391 GiB) was in use" in killed["stderr"]
+    assert "Its variables are lost; your files are not." in killed["stderr"]
+    assert killed["seconds"] < 15
+    assert after["stdout"] == "after\n", "the kernel starts anew"
+    assert "all of your memory" in told["after"][0][0]["reason"]
+    assert "was killed because all of your memory" in server.log()
+    assert server.process.poll() is None, "the server itself goes on"
+
+
+@pytest.mark.slow
+def test_a_kernel_that_ends_otherwise_is_not_said_to_be_killed_for_memory(server: Server) -> None:
+    told = server.ask(cells=["import os\nos.kill(os.getpid(), 9)", "print('again')"], after=["/api/kernels"])
+    assert told["cells"][0]["last"] == "restarting"
+    assert told["cells"][0]["stderr"] == ""
+    assert told["cells"][1]["stdout"] == "again\n"
+    assert not told["after"][0][-1].get("reason")
+
+
+@pytest.mark.slow
+def test_settings_of_a_shared_host(server: Server) -> None:
+    look = (
+        "import os, json, stat\nfrom ipykernel.connect import get_connection_file\n"
+        "found = json.load(open(get_connection_file()))\n"
+        "folder = os.path.dirname(found['ip'])\n"
+        "print(json.dumps([found['transport'], stat.S_IMODE(os.stat(folder).st_mode) & 0o777, os.environ['OMP_NUM_THREADS'],"
+        "open('/proc/self/oom_score_adj').read().strip(), os.environ['CPU_LIMIT']]))"
+    )
+    told = server.ask(cells=[look], before=["/lab", "/lab/api/settings"])
+    transport, mode, threads, score, cores = json.loads(told["cells"][0]["stdout"])
+    assert (transport, mode, threads, score, cores) == ("ipc", 0o700, "2", "300", "1.5")
+    page, settings = told["before"]
+    config = json.loads(
+        page.partition('<script id="jupyter-config-data" type="application/json">')[2].partition("</script>")[0]
+    )
+    assert config["terminalsAvailable"] is True
+    assert config["news"] == {"disabled": True}
+    assert config["disabledExtensions"] == ["@jupyterlab/apputils-extension:announcements"]
+    assert config["extensionManager"]["can_install"] is False
+    shown = {found["id"]: found["schema"].get("properties") for found in settings["settings"]}
+    assert shown["@jupyter-server/resource-usage:topbar-item"]["enable"]["default"] is True
