@@ -16,6 +16,7 @@ import base64
 import contextlib
 import fcntl
 import grp
+import http.client
 import json
 import os
 import pwd
@@ -193,11 +194,15 @@ class Notebooks:
     def stop_launcher(self, sig: int = signal.SIGTERM) -> None:
         self.launcher = _end(self.launcher, sig)
 
-    def start_hub(self) -> None:
+    def start_hub(self, *program: str) -> None:
+        """Start the hub. program: words for its Python in place of the module, for benches that watch it."""
         hub, server = pwd.getpwnam(HUB_USER), pwd.getpwnam(SERVER_USER)
         with (self.stack.prefix / "hub.log").open("ab") as log:
             self.hub = subprocess.Popen(
-                [str(self.hub_environment / "bin/python"), "-I", "-m", "diycloud.hub.main", "--prefix", str(self.stack.prefix)],
+                [
+                    str(self.hub_environment / "bin/python"), "-I", *(program or ("-m", "diycloud.hub.main")),
+                    "--prefix", str(self.stack.prefix),
+                ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                 user=hub.pw_uid, group=hub.pw_gid, extra_groups=[server.pw_gid, nginx_account()[1]],
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": str(self.paths.hub_state)},
@@ -261,11 +266,16 @@ class Notebooks:
         return PASSWORD
 
     def hub_api(self, method: str, path: str, body: Any = None, *, token: str = "") -> httpx.Response:
-        """Ask the hub over its socket, as the server does."""
-        transport = httpx.HTTPTransport(uds=str(self.paths.hub_socket))
-        with httpx.Client(transport=transport, timeout=90) as client:
-            headers = {"Authorization": f"token {token or self.portal_token}"}
-            return client.request(method, f"http://hub/jupyter/hub/api{path}", json=body, headers=headers)
+        """Ask the hub over its socket, as the server does. Raises OSError, HTTPException if the hub goes away."""
+        line = socket.socket(socket.AF_UNIX)
+        with line, contextlib.closing(http.client.HTTPConnection("hub")) as connection:
+            line.settimeout(90)
+            line.connect(str(self.paths.hub_socket))
+            connection.sock = line
+            headers = {"Authorization": f"token {token or self.portal_token}", "Content-Type": "application/json"}
+            connection.request(method, f"/jupyter/hub/api{path}", None if body is None else json.dumps(body), headers)
+            with connection.getresponse() as answer:
+                return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
 
     @contextlib.contextmanager
     def browser(self) -> Iterator[Browser]:
@@ -352,7 +362,9 @@ class Kernel:
         header = {"msg_id": asked, "msg_type": "execute_request", "username": "", "session": asked, "version": "5.3"}
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
         self._send(
-            json.dumps({"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}).encode()
+            json.dumps(
+                {"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content}
+            ).encode()
         )
         said, deadline = "", time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -386,7 +398,9 @@ class Kernel:
 
     def _connect(self) -> ssl.SSLSocket:
         address = f"{self._base}api/kernels/{self.id}/channels"
-        cookie = self._browser.client.build_request("GET", urljoin(self._browser.url, address)).headers.get("cookie", "")
+        cookie = self._browser.client.build_request("GET", urljoin(self._browser.url, address)).headers.get(
+            "cookie", ""
+        )
         parts = urlsplit(self._browser.url)
         plain = socket.create_connection((parts.hostname or "", parts.port or 443), 60)
         context = ssl._create_unverified_context()
@@ -407,7 +421,13 @@ class Kernel:
 
     def _send(self, data: bytes, code: int = 1) -> None:
         length = len(data)
-        size = bytes([0x80 | length]) if length < 126 else b"\xfe" + length.to_bytes(2) if length < 65536 else b"\xff" + length.to_bytes(8)
+        size = (
+            bytes([0x80 | length])
+            if length < 126
+            else b"\xfe" + length.to_bytes(2)
+            if length < 65536
+            else b"\xff" + length.to_bytes(8)
+        )
         mask = secrets.token_bytes(4)
         masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
         self._socket.sendall(bytes([0x80 | code]) + size + mask + masked)
@@ -456,7 +476,9 @@ def ensure_account(name: str) -> None:
     try:
         pwd.getpwnam(name)
     except KeyError:
-        subprocess.run(["useradd", "--system", "-U", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", name], check=True)
+        subprocess.run(
+            ["useradd", "--system", "-U", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", name], check=True
+        )
 
 
 def _write(path: Path, text: str, owner: pwd.struct_passwd) -> None:

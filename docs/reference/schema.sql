@@ -215,6 +215,7 @@ CREATE TABLE identities (
     subject TEXT NOT NULL,
     linked_at TEXT DEFAULT CURRENT_TIMESTAMP NOT NULL,
     last_used TEXT,
+    vouched INTEGER DEFAULT '0' NOT NULL,
     UNIQUE (provider, subject),
     FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );

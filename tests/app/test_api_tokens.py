@@ -13,7 +13,7 @@ import pytest
 from diycloud.auth import tokens
 from diycloud.db.engine import Database
 from tests.app.restful import FAR, PASSWORD, World
-from tests.app.test_tenancy_attacks import SSH, Town
+from tests.app.town import SSH, Town
 
 NEW = "another long phrase of hers"
 

@@ -160,6 +160,14 @@ def test_only_the_owner_s_own_session_passes(site: OpenId, ada: int, cookie: str
     assert guard(site, admin).headers["x-notebook-user"] == "root_admin"
 
 
+def test_the_hubs_own_pages_refuse_nobody_and_are_told_who_it_is(site: OpenId, ada: int, cookie: str) -> None:
+    assert guard(site, cookie).headers["x-notebook-user"] == "ada"
+    site.by_hand("UPDATE users SET must_change_password = 1 WHERE username = 'ada'")
+    for nobody in ("", "x" * 43, cookie):
+        told = guard(site, nobody)
+        assert told.status_code == 204 and "x-notebook-user" not in told.headers
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [

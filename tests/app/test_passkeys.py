@@ -14,8 +14,8 @@ from diycloud.db.engine import Database
 from diycloud.users import repository
 from tests.authenticator import BACKUP, PRESENT, VERIFIED, Authenticator
 
+from .factors import ADA, Browser, ada, clock, enrol, entries, login, second  # noqa: F401 - a fixture
 from .restful import ADMIN, PASSWORD, World
-from .test_second_factor import ADA, Browser, ada, clock, enrol, entries, login, second  # noqa: F401 - a fixture
 
 
 @pytest.fixture

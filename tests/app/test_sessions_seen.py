@@ -12,7 +12,7 @@ import pytest
 
 from diycloud.db.engine import Database
 from tests.app.restful import FAR, PASSWORD, World
-from tests.app.test_tenancy_attacks import Town
+from tests.app.town import Town
 
 NEW = "another long phrase of hers"
 

@@ -23,12 +23,12 @@ from diycloud.config_sign_in import ProviderSettings
 from diycloud.db.engine import Database
 from diycloud.users.models import Row
 from tests.app import openid
+from tests.app.factors import clock, enrol, login, second  # noqa: F401 - a fixture
 from tests.app.openid import OpenId, told
 from tests.app.restful import FAR, PASSWORD, PlainHasher, World
 from tests.app.test_account_pages import SITE
 from tests.app.test_account_pages import Browser as Tab
-from tests.app.test_second_factor import clock, enrol, login, second  # noqa: F401 - a fixture
-from tests.app.test_tenancy_attacks import SSH, Town
+from tests.app.town import SSH, Town
 from tests.unit.test_throttle import Clock
 
 NEW = "another long phrase of hers"

@@ -72,11 +72,13 @@ class NotebookHost:
         self._wait("agent", lambda: self.call(Ping(), Pong))
 
     def start_launcher(self) -> None:
+        log = self.prefix / "launcher.log"
+        before = log.read_text().count('"ready"') if log.exists() else 0
         python = str(self.lab / "bin" / "python")
         self.launcher = self._start("launcher", [python, "-I", "-m", "diycloud.launcher", "--prefix", str(self.prefix)])
 
         def connect() -> None:
-            if '"ready"' not in (self.prefix / "launcher.log").read_text():
+            if log.read_text().count('"ready"') == before:
                 raise OSError
 
         self._wait("launcher", connect)
@@ -174,7 +176,8 @@ class NotebookHost:
 
 def part(controller: str, name: str, server: str = "") -> Path:
     """The folder of a server's own cgroup."""
-    return Path("/sys/fs/cgroup", controller, CGROUP, name, f"notebook-{server}" if server else "notebook")
+    slice_ = Path("/sys/fs/cgroup", controller, CGROUP, name, "main" if controller == "pids" else "")
+    return slice_ / (f"notebook-{server}" if server else "notebook")
 
 
 def pids(folder: Path) -> list[int]:

@@ -151,7 +151,8 @@ def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
     assert "made" not in again and "written" not in again, again
     assert "admin is there" in again
     assert sign_in(bookworm, ports.https, password) == 200
-    ours = ("/var/lib/diycloud/server", "/var/log", "/opt/diycloud/lib", "/etc/diycloud/supervisor")
+    program = ("/opt/diycloud/lib", "/opt/diycloud/requirements")
+    ours = ("/var/lib/diycloud/server", "/var/log", *program, "/etc/diycloud/supervisor")
     assert differences(settled, bookworm.snapshot(), (*ALWAYS_IGNORED, *ours)) == {}
     plan = bookworm.run("diycloud install --dry-run").stdout
     assert "write " not in plan and "useradd" not in plan, plan
@@ -261,7 +262,7 @@ def before(effect):
     if count == limit:
         sys.stdout.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-given = {"https_port": int(sys.argv[2]), "http_port": int(sys.argv[3])}
+given = {"https_port": int(sys.argv[2]), "http_port": int(sys.argv[3]), "without_notebooks": True}
 sys.exit(module.install(Recording(Local(), before=before), options_from(given), lambda line: print(line, flush=True)))
 """
 

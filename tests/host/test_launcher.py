@@ -34,6 +34,48 @@ pytestmark = [pytest.mark.skipif(bool(reason), reason=reason), pytest.mark.slow]
 ALICE, BOB = "dtlnalice", "dtlnbob"
 
 
+KEPT_PLACES = {
+    "jupyterlab.labapp.LabApp._static_immutable_initial_values",  # these three are set for each server
+    "jupyterlab.labapp.LabApp.user_settings_dir",
+    "jupyterlab.labapp.LabApp.workspaces_dir",
+    "send2trash.plat_other.HOMETRASH",  # JupyterHub's servers have no trash
+    "send2trash.plat_other.HOMETRASH_B",
+    "send2trash.plat_other.XDG_DATA_HOME",
+    "sysconfig._CONFIG_VARS",  # the scheme `user`: servers install nothing
+    "wsgiref.handlers.BaseHandler.os_environ",
+}
+"""Where a part of the launcher's home is in what is imported."""
+KEPT_VARIABLES = {
+    "JUPYTERHUB_ALLOW_TOKEN_IN_URL",  # these four are set for each server
+    "JUPYTERHUB_ALLOW_WEBSOCKET_COOKIE_AUTH",
+    "JUPYTERHUB_SERVICE_PREFIX",
+    "USER",
+    "JUPYTERHUB_API_URL",  # asked for again when it is used
+    "JUPYTERLAB_DIR",
+    "JUPYTERLAB_SETTINGS_DIR",
+    "JUPYTERLAB_WORKSPACES_DIR",
+    "JUPYTER_ALLOW_INSECURE_WRITES",
+    "JUPYTER_CONFIG_DIR",
+    "JUPYTER_NO_CONFIG",
+    "JUPYTER_PLATFORM_DIRS",
+    "JUPYTER_USE_PROGRAMDATA",
+    "JUPYTERHUB_METRICS_PREFIX",  # what no hub of ours sets
+    "JUPYTERHUB_SERVER_SPAWN_DURATION_SECONDS_BUCKETS",
+    "JUPYTERHUB_SERVER_STOP_DURATION_SECONDS_BUCKETS",
+    "JUPYTERHUB_SINGLEUSER_APP",
+    "JUPYTERHUB_SINGLEUSER_EXTENSION",
+    "JUPYTERHUB_SINGLEUSER_LOAD_OTHER_EXTENSIONS",
+    "JUPYTERHUB_SSL_CERTFILE",
+    "JUPYTERHUB_SSL_CLIENT_CA",
+    "JUPYTERHUB_SSL_KEYFILE",
+    "JUPYTERHUB_XSRF_ANONYMOUS_ID_HEADERS",
+    "JUPYTERHUB_XSRF_ANONYMOUS_IP_CIDRS",
+    "JUPYTER_GATEWAY_MAX_REQUEST_RETRIES",
+    "JUPYTER_LSP_BUILDING_DOCS",
+}
+"""Variables that are asked for when modules are imported."""
+
+
 @pytest.fixture(scope="module")
 def module_bed() -> Iterator[Bed]:
     with users():
@@ -79,6 +121,28 @@ def test_server_answers_on_the_descriptor_it_was_given(both: tuple[Answered, Ans
     assert b"jupyter-config-data" in page
     both[0].bed.hub.tokens["another-token-of-bob"] = BOB
     assert both[0].get("api/contents", "another-token-of-bob")[0] == 403
+
+
+def test_what_is_a_users_own_is_theirs(both: tuple[Answered, Answered]) -> None:
+    """Jupyter fixes some of it when it is imported, in the launcher."""
+    for server in both:
+        name = server.request["name"]
+        code, headers, _ = server.get("lab")
+        assert code == 302
+        assert "/jupyter/hub/api/oauth2/authorize" in headers["Location"]
+        assert f"Path=/jupyter/user/{name}/look/" in headers["Set-Cookie"]
+        token = server.request["environment"]["JUPYTERHUB_API_TOKEN"]
+        assert server.get("lab/api/workspaces", token)[0] == 200
+        assert server.get("lab/api/settings", token)[0] == 200
+
+
+def test_nothing_of_the_launchers_home_or_environment_is_kept(bed: Bed) -> None:
+    script = Path(__file__).with_name("launcher_imports.py")
+    command = [str(bed.lab / "bin/python"), "-I", str(script)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert set(found["places"]) <= KEPT_PLACES
+    asked = {name for name in found["variables"] if name.startswith(("JUPYTER", "JPY", "USER"))}
+    assert asked <= KEPT_VARIABLES
 
 
 def test_server_is_the_users_and_can_be_nobody_elses(both: tuple[Answered, Answered]) -> None:
@@ -281,18 +345,28 @@ def test_record_says_who_and_when(bed: Bed) -> None:
     assert ended["ended"] > ended["started"]
 
 
-def test_sigterm_ends_kernels_and_leaves_nothing(bed: Bed) -> None:
-    server = bed.start(ALICE)
-    said = server.run(
-        "import os, subprocess, sys; print(os.getpid())",
-        "gone = subprocess.Popen([sys.executable, '-c', 'import os, time\\nif os.fork(): os._exit(0)\\nos.setsid()\\n"
-        "if os.fork(): os._exit(0)\\ntime.sleep(600)']); gone.wait(); print('detached')",
-    )
-    kernel = int(said[0])
+DETACH = """import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open('/home/dtlnalice/detached', 'w').write(str(os.getpid()))
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+while not os.path.exists('/home/dtlnalice/detached') or not open('/home/dtlnalice/detached').read(): time.sleep(0.01)
+print(open('/home/dtlnalice/detached').read())"""
+
+
+@pytest.mark.parametrize("where", ["a sub-cgroup", "a scope of systemd's"])
+def test_sigterm_ends_kernels_and_leaves_nothing(bed: Bed, where: str) -> None:
+    Path("/home/dtlnalice/detached").unlink(missing_ok=True)
+    server = bed.start(ALICE, **({} if where == "a sub-cgroup" else {"groups_of_processes": []}))
+    kernel, detached = (int(said) for said in server.run("import os; print(os.getpid())", DETACH))
     assert alive(kernel)
-    assert len((folders(ALICE, "notebook")[2] / "cgroup.procs").read_text().split()) >= 4
+    assert alive(detached)
     assert server.stop()["exit_code"] == 0
     assert not alive(kernel)
+    assert not alive(detached)
     for folder in folders(ALICE, "notebook"):
         assert (folder / "cgroup.procs").read_text() == ""
     assert not Path(server.request["socket"]).exists()
@@ -536,7 +610,7 @@ def test_warm_start_is_quick_and_shares_memory(bed: Bed) -> None:
         f"ready after {statistics.median(taken):.3f} s ({min(taken):.3f} to {max(taken):.3f}); its own memory, with the shim's, "
         f"{statistics.median(sizes) / 2**20:.0f} MiB, one started by exec {alone[0]:.2f} s, {alone[1] / 2**20:.0f} MiB"
     )
-    assert min(taken) < 0.35
+    assert min(taken) < max(0.35, alone[0] / 10)  # the second for machines that do much else
     assert statistics.median(sizes) < alone[1] / 2
 
 

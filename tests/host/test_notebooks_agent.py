@@ -127,7 +127,7 @@ def test_a_server_is_its_users_in_a_cgroup_of_its_own_and_goes_without_a_trace(h
     assert uids(notebook.pid) == {uid}
     for controller in CONTROLLERS:
         assert notebook.pid in pids(part(controller, ALICE))
-    assert (part("pids", ALICE) / "pids.max").read_text().strip() == "200"
+    assert int((part("pids", ALICE).parent / "pids.current").read_text()) >= 2, "counted with what runs in sessions"
     info = os.stat(notebook.socket)
     assert (stat.S_IMODE(info.st_mode), info.st_uid) == (0o660, uid)
     assert info.st_gid != uid, "Nginx's group"
@@ -245,7 +245,7 @@ def test_the_slices_memory_holds_for_a_server_without_bounds(host: NotebookHost)
 def test_new_limits_hold_for_what_runs(host: NotebookHost) -> None:
     host.start(ALICE, profile="small")
     host.ensure(ALICE, cpu=0.1, memory=400 * MIB, tasks=90)
-    assert (part("pids", ALICE) / "pids.max").read_text().strip() == "90"
+    assert (part("pids", ALICE).parent / "pids.max").read_text().strip() == "90"
     assert (part("cpu", ALICE) / "cpu.cfs_quota_us").read_text().strip() == "10000"
     assert (part("cpu", ALICE).parent / "cpu.cfs_quota_us").read_text().strip() == "10000"
 
@@ -448,10 +448,11 @@ def test_what_an_earlier_agent_left_is_tidied_up_and_strangers_files_are_no_serv
     (run / "records" / f"{ALICE}.json").write_text('{"name": "dtnaalice", "shim": 1, "shim_start": 5, "pid": 1}')
     (run / "records" / "dtnagone.json").write_text('{"name": "dtnagone", "shim": 1, "shim_start": 5, "pid": 1}')
     (run / "records" / f"{ALICE}+bad.json").write_text("[]")
+    (run / "records" / f".{ALICE}.json.0badcafe").write_text("{")
+    (run / "logs" / f"{ALICE}+old.new").write_text("half a log")
     host.start_agent()
     assert [(one.name, one.server, one.state) for one in host.read()] == [(ALICE, "", "failed")]
-    left = sorted(path.name for path in run.glob("*/*") if "dtna" in path.name)
-    assert left == [f"{ALICE}.json"]
+    wait_until(lambda: [path.name for path in run.glob("*/*") if "dtna" in path.name] == [f"{ALICE}.json"], 3)
 
 
 def test_reading_fifty_servers_is_cheap(tmp_path: Path) -> None:

@@ -252,7 +252,8 @@ def test_what_the_launcher_is_told() -> None:
     assert asked["kills"] == {"file": f"/sys/fs/cgroup/memory/{below}/notebook-a/memory.oom_control", "key": "oom_kill"}
     assert asked["templates"] == ["/srv/more"]
     assert json.loads(json.dumps(asked))["groups_of_processes"] == [
-        f"/sys/fs/cgroup/{c}/{below}/notebook-a" for c in ("cpuacct", "cpu", "memory", "pids")
+        *(f"/sys/fs/cgroup/{c}/{below}/notebook-a" for c in ("cpuacct", "cpu", "memory")),
+        f"/sys/fs/cgroup/pids/{below}/main/notebook-a",
     ]
 
 
@@ -264,16 +265,17 @@ def test_a_part_on_v1_is_bounded_entered_and_follows_the_slices_limits() -> None
     slices.ensure("alice", 1, LIMITS)
     part = slices.part("alice", 1, "notebook")
     part.hold(77, Bounds(Cores(0.25), Bytes(32 << 20), 50))
-    at = {c: f"/sys/fs/cgroup/{c}/user/alice/notebook" for c in ("cpu", "cpuacct", "memory", "pids")}
+    at = {c: f"/sys/fs/cgroup/{c}/user/alice/notebook" for c in ("cpu", "cpuacct", "memory")}
+    at["pids"] = "/sys/fs/cgroup/pids/user/alice/main/notebook"
     assert [fake.read(f"{folder}/cgroup.procs") for folder in at.values()] == ["77"] * 4
     assert fake.read(f"{at['memory']}/memory.limit_in_bytes") == fake.read(
         f"{at['memory']}/memory.memsw.limit_in_bytes"
     )
     assert fake.read(f"{at['memory']}/memory.limit_in_bytes") == str(32 << 20)
-    assert (fake.read(f"{at['cpu']}/cpu.cfs_quota_us"), fake.read(f"{at['pids']}/pids.max")) == ("25000", "50")
+    assert (fake.read(f"{at['cpu']}/cpu.cfs_quota_us"), fake.read(f"{at['pids']}/pids.max")) == ("25000", "max")
     assert part.processes() == [77]
     slices.ensure("alice", 1, Limits(Cores(0.1), Bytes(64 << 20), 20))
-    assert (fake.read(f"{at['cpu']}/cpu.cfs_quota_us"), fake.read(f"{at['pids']}/pids.max")) == ("10000", "20")
+    assert fake.read(f"{at['cpu']}/cpu.cfs_quota_us") == "10000"
     other = slices.part("alice", 1, "notebook-b")
     other.hold(78, Bounds(Cores(0), Bytes(0), 50))
     assert fake.read("/sys/fs/cgroup/memory/user/alice/notebook-b/memory.limit_in_bytes") == "9223372036854771712"

@@ -152,7 +152,10 @@ def test_starters_of_the_later_folder_win(tmp_path: Path) -> None:
     (platform / ".hidden").write_text("")
     (platform / "folder").mkdir()
     (own / "welcome.ipynb").write_text("the administrator's")
-    copy_starters([platform, own, tmp_path / "missing"], home)
+    (tmp_path / "file").write_text("")
+    copy_starters(
+        [platform, own, tmp_path / "missing", tmp_path / "file"], home
+    )  # one that cannot be read stops no other
     assert {entry.name: entry.read_text() for entry in (home / FOLDER).iterdir()} == {
         "welcome.ipynb": "the administrator's"
     }

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
+
+
+class News:
+    """What was told of a name since it was last waited for."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there is news, for so long at most; news that came before the call counts."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.told.wait()
+        self.told.clear()
 
 
 class Topics:
-    """Names that tasks wait for. Nothing is kept for who comes later: they look first, then wait."""
+    """Names that tasks listen to. Nothing is kept for who comes later: they listen first, then look."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._listening: dict[str, set[News]] = {}
 
     def tell(self, name: str) -> None:
-        """Wake everybody who waits for a name."""
-        for event in self._waiting.get(name, ()):
-            event.set()
+        """Give everybody news who listens to a name."""
+        for news in self._listening.get(name, ()):
+            news.told.set()
 
-    async def wait(self, name: str, seconds: float) -> bool:
-        """Wait until a name is told, for so long at most; True if it was."""
-        event = asyncio.Event()
-        self._waiting.setdefault(name, set()).add(event)
+    @contextlib.contextmanager
+    def listen(self, name: str) -> Iterator[News]:
+        """Listen to a name until the block ends."""
+        news = News()
+        listening = self._listening.setdefault(name, set())
+        listening.add(news)
         try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-            return True
-        except TimeoutError:
-            return False
+            yield news
         finally:
-            waiting = self._waiting[name]
-            waiting.discard(event)
-            if not waiting:
-                del self._waiting[name]
+            listening.discard(news)
+            if not listening and self._listening.get(name) is listening:
+                del self._listening[name]

@@ -57,12 +57,12 @@ class Connection:
 
 
 class Client:
-    """The server's way to the agent. Safe for any number of tasks; opens at most CONNECTIONS at once."""
+    """The server's, or the hub's, way to the agent. Safe for any number of tasks; opens so many connections at most."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, connections: int = CONNECTIONS) -> None:
         self._path = path
         self._kept: list[Connection] = []
-        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._free = asyncio.Semaphore(connections)
 
     async def call(self, message: Message, answer: type[T], *, deadline: float = 60.0) -> T:
         """Ask the agent, and return the answer as the type given (`list[Outcome]`, `int`).

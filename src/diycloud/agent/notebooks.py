@@ -280,11 +280,11 @@ class Notebooks:
         """Tidy up after a server that did not come up; returns what is told of it."""
         self._give_up(start, part)
         known = self._servers.get(start.key)
-        lines = "\n".join(self._places.read_log(start.key))
+        lines = "\n".join(self._places.read_log(start.key)) if start.let_go else ""
         reason = error.message
         if known is not None and known.record.kills:
             reason = "It was killed because all of the memory it may have was in use."
-        return Unavailable(f"The notebook server of {start.key.name} did not start: {reason}", error.hint or lines)
+        return Unavailable(f"The notebook server of {start.key.name} did not start: {reason}", lines or error.hint)
 
     def _give_up(self, start: _Start, part: Part | None) -> None:
         """End what a start has made. How it ended is kept if the server was let go."""

@@ -34,13 +34,15 @@ class Environment(msgspec.Struct, frozen=True):
     """What an environment is to be.
 
     folder: where; requirements: a file of exact versions with their hashes; packages: requirements of pip's beside them,
-    within those versions; program: this program can be imported there, from its own folder.
+    within those versions; program: this program can be imported there, from its own folder; open: what is outside can be
+    used too, as `pip install --user` needs it (PEP 370; venv's include-system-site-packages).
     """
 
     folder: Path
     requirements: Path
     packages: tuple[str, ...] = ()
     program: bool = False
+    open: bool = False
 
     @property
     def python(self) -> Path:
@@ -83,14 +85,24 @@ def ensure_environment(system: System, environment: Environment) -> bool:
         system.run([str(interpreter()), "-I", "-m", "venv", str(environment.folder)], timeout=300)
         _write_note(system, environment, wanted, earlier=())
         earlier = ()
+    _set_open(system, environment, False)  # nothing of the host's may be taken for a part of it
     if gone := sorted({_plain(name) for name in earlier} - {_plain(name) for name in environment.packages}):
         pip(system, environment, "uninstall", "--yes", "--", *gone)
     pip(system, environment, "install", "--require-hashes", "--requirement", str(environment.requirements))
     add_packages(system, environment, environment.packages)
     if environment.program:
         system.link(environment.site_packages / "diycloud", str(PACKAGE))
+    _set_open(system, environment, environment.open)
     _write_note(system, environment, wanted, earlier=(), whole=True)
     return True
+
+
+def _set_open(system: System, environment: Environment, value: bool) -> None:
+    place = environment.folder / "pyvenv.cfg"
+    text = system.read(place)
+    if text is not None:
+        word = "true" if value else "false"
+        system.write(place, re.sub(r"(?m)^(include-system-site-packages = ).*$", rf"\g<1>{word}", text))
 
 
 def add_packages(system: System, environment: Environment, packages: Sequence[str], *, sources: bool = False) -> None:
@@ -101,9 +113,13 @@ def add_packages(system: System, environment: Environment, packages: Sequence[st
     if not packages:
         return
     held = environment.folder / "constraints.txt"
-    system.write(held, "".join(f"{pin}\n" for pin in _pins(system.read(environment.requirements) or "")))
+    system.write(held, "".join(f"{pin}\n" for pin in pins(system, environment)))
+    _set_open(system, environment, False)
     only = () if sources else ("--only-binary", ":all:")
-    pip(system, environment, "install", *only, "--constraint", str(held), "--", *packages)
+    try:
+        pip(system, environment, "install", *only, "--constraint", str(held), "--", *packages)
+    finally:
+        _set_open(system, environment, environment.open)
 
 
 def pip(system: System, environment: Environment, verb: str, *arguments: str) -> None:
@@ -113,9 +129,10 @@ def pip(system: System, environment: Environment, verb: str, *arguments: str) ->
     system.run(argv, timeout=_PIP_S, env={key: value for key, value in os.environ.items() if _OF_PIP.match(key)})
 
 
-def _pins(requirements: str) -> list[str]:
-    """Return the lines of a file of requirements that name a version, without their hashes."""
-    return [line.rstrip(" \\") for line in requirements.splitlines() if re.match(r"[A-Za-z0-9]", line)]
+def pins(system: System, environment: Environment) -> list[str]:
+    """Return the lines of an environment's requirements that name a version, without their hashes."""
+    lines = (system.read(environment.requirements) or "").splitlines()
+    return [line.rstrip(" \\") for line in lines if re.match(r"[A-Za-z0-9]", line)]
 
 
 def _plain(package: str) -> str:
@@ -134,7 +151,7 @@ def _wanted(system: System, environment: Environment) -> _Made:
 def _read_note(system: System, environment: Environment) -> _Made | None:
     try:
         return msgspec.json.decode(system.read(environment.folder / _NOTE) or "", type=_Made)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):
         return None
 
 
@@ -146,7 +163,7 @@ def _write_note(
         return
     packages = wanted.packages if whole else tuple(dict.fromkeys((*earlier, *wanted.packages)))
     note = msgspec.structs.replace(wanted, packages=packages, whole=whole)
-    system.write(environment.folder / _NOTE, msgspec.json.encode(note).decode() + "\n")
+    system.write(environment.folder / _NOTE, msgspec.json.encode(note).decode() + "\n", mode=0o600)
 
 
 def _has_pip(system: System, environment: Environment) -> bool:

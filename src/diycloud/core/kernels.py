@@ -20,6 +20,7 @@ from diycloud.core.environments import (
     add_packages,
     ensure_environment,
     interpreter,
+    pins,
 )
 from diycloud.errors import Conflict, InvalidInput, NotFound
 from diycloud.system import System
@@ -97,7 +98,8 @@ def refresh(system: System, paths: Paths) -> list[str]:
         environment = _environment(paths, kernel.name)
         if system.query([str(environment.python), "-I", "-c", ""]).ok and system.exists(environment.site_packages):
             continue
-        held = tuple(package.replace(" ", "==") for package in kernel.packages)
+        own = {pin.partition("==")[0] for pin in pins(system, environment)} | {"pip", "setuptools"}
+        held = tuple(package.replace(" ", "==") for package in kernel.packages if package.split(" ")[0] not in own)
         _fill(system, paths, kernel.name, held, sources=False)
         done.append(kernel.name)
     return done
@@ -125,7 +127,7 @@ def _fill(system: System, paths: Paths, name: str, packages: tuple[str, ...], *,
 
 
 def _environment(paths: Paths, name: str) -> Environment:
-    return Environment(paths.kernels / "envs" / name, REQUIREMENTS / "kernel.txt")
+    return Environment(paths.kernels / "envs" / name, REQUIREMENTS / "kernel.txt", open=True)
 
 
 def _spec(paths: Paths, name: str) -> Path:
@@ -138,7 +140,7 @@ def _read(system: System, paths: Paths, name: str) -> Kernel:
     for folder in system.list_dir(environment.folder / "lib"):
         for entry in system.list_dir(environment.folder / "lib" / folder / "site-packages"):
             if match := re.match(r"(.+)-([^-]+)\.dist-info\Z", entry):
-                packages.append(f"{match[1].replace('_', '-')} {match[2]}")
+                packages.append(f"{match[1].replace('_', '-').lower()} {match[2]}")
     problem = ""
     if not system.exists(_spec(paths, name) / "kernel.json"):
         problem = "it is not finished: run the same `env create` again"

@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 
 from diycloud.auth.oidc.first_party import Kept, Wanted
+from diycloud.core import kernels
 from diycloud.core.environments import REQUIREMENTS, Environment, ensure_environment, is_current
 from diycloud.core.installation import Installation
 from diycloud.core.names import in_url
 from diycloud.core.services import HUB, LAUNCHER
+from diycloud.errors import DiyCloudError
 from diycloud.system import ROOT, System
 
 CLIENT = "notebooks"
@@ -43,7 +45,7 @@ def lab_environment(run: Installation) -> Environment:
     """Describe the environment of users' servers and of the default kernel, as the settings want it."""
     wanted = run.settings.notebooks
     file = REQUIREMENTS / ("lab-data.txt" if wanted.data_science else "lab.txt")
-    return Environment(run.paths.lab_environment, file, wanted.packages, program=True)
+    return Environment(run.paths.lab_environment, file, wanted.packages, program=True, open=True)
 
 
 def environments(run: Installation) -> str:
@@ -65,6 +67,10 @@ def environments(run: Installation) -> str:
         folders = [str(share / "lab" / "static"), str(share / "labextensions")]
         run.system.run(["/bin/sh", "-c", _PRECOMPRESS, "precompress", *folders], timeout=600)
         run.system.write(precompressed, "")
+    try:
+        done += kernels.refresh(run.system, run.paths)
+    except DiyCloudError as error:  # what administrators added themselves holds nothing up
+        run.notes.append(f"A shared environment could not be made again: {error}")
     return f"made {' and '.join(done)}" if done else "up to date"
 
 
@@ -119,7 +125,7 @@ def _client(run: Installation) -> list[str]:
 def _read_client(run: Installation) -> HubClient | None:
     try:
         return msgspec.json.decode(run.system.read(run.paths.hub_client) or "", type=HubClient)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):
         return None
 
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from diycloud.core import certificates
+from diycloud.core import certificates, notebook_steps
 from diycloud.core.installation import Installation
 from diycloud.core.options import InstallOptions
 from diycloud.errors import DiyCloudError
@@ -22,6 +22,7 @@ def renew(here: Installation) -> list[str]:
     if here.nginx.ensure(here.site).changed:
         done.append("site")
     if done:
+        notebook_steps.sign_in(here)  # people come back from signing in to the name that they typed
         here.platform.reload_nginx()
     return done
 

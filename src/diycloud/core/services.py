@@ -106,7 +106,7 @@ def hub_service(paths: Paths, settings: Settings) -> Service:
         command=_python("diycloud.hub.main", paths, paths.hub_environment / "bin" / "python"),
         user=user,
         group=user,
-        environment=_ENVIRONMENT,
+        environment={**_ENVIRONMENT, "HOME": str(paths.hub_state)},
         hardening=Hardening.STRICT,
         folders=(
             Folder(str(paths.run), "root", "root", 0o755),

@@ -4,7 +4,7 @@
     cpu, pids          user/NAME            has the limits
                        user/NAME/main       holds the processes; as many tasks as the limit
                        user/NAME/rescue     RESERVED_TASKS more, for a sign-in while `main` is full
-    all                user/NAME/notebook…  a notebook server each (host/parts.py)
+    all                a notebook server each, see host/parts.py
 
 `rescue` has the same CPU shares as `main`, so a sign-in beside a fork bomb gets half of the user's CPU time, not one
 part in a thousand. pids/user/NAME/main is made last: where it is, all limits are set. The PAM hook relies on that
@@ -84,7 +84,9 @@ class CgroupV1Slices:
         return [at["cpuacct"], at["memory"], f"{at['cpu']}/main", f"{at['pids']}/main"]
 
     def part(self, name: str, uid: int, part: str) -> PartV1:
-        return PartV1(self._system, {controller: f"{at}/{part}" for controller, at in self._folders(name).items()})
+        at = self._folders(name)
+        above = {**at, "pids": f"{at['pids']}/main"}
+        return PartV1(self._system, {controller: f"{folder}/{part}" for controller, folder in above.items()})
 
     def stop(self, name: str, uid: int) -> int:
         return cgroup.stop_below(self._system, self._folders(name)["pids"])

@@ -87,7 +87,7 @@ class Places:
         self._run, self._tmp = paths.notebooks, paths.notebook_tmp
 
     def ensure(self) -> None:
-        """Make the folders."""
+        """Make the folders, at the agent's start."""
         tops = (*reversed(self._run.parents), *reversed(self._tmp.parents))
         for folder in [top for top in tops if not self._system.exists(top)]:
             self._system.make_dir(folder)
@@ -100,6 +100,9 @@ class Places:
             (self._tmp, 0o711),
         ):
             self._system.make_dir(folder, mode=mode)
+        for name in self._system.list_dir(self._run / "records"):
+            if name.startswith("."):  # an agent was killed while it wrote
+                self._system.remove(self._run / "records" / name)
 
     def ensure_own(self, key: ServerKey, owner: Owner) -> None:
         """Make the user's /tmp, and room for a runtime folder, which the shim makes: what is there is of a server before."""
@@ -152,10 +155,11 @@ class Places:
         self._system.remove_tree(self.runtime(key))
 
     def forget(self, key: ServerKey) -> None:
-        """Remove all there is of a server that runs no more."""
+        """Remove all there is of a server that runs no more, with what its shim was writing when it was killed."""
         self.close(key)
-        self._system.remove(self.record(key))
-        self._system.remove(self.log(key))
+        for path in (self.record(key), self.log(key)):
+            self._system.remove(path)
+            self._system.remove(path.with_suffix(".new"))
 
     def forget_tmp(self, uid: int) -> None:
         self._system.remove_tree(self.tmp(uid))

@@ -3,9 +3,13 @@
 Beside `main` (or, with systemd, beside the sessions' scopes) the slice holds one for each notebook server. A part can be
 bounded more tightly than the slice; what is in it is counted by itself, found again by its folder, and ended as one.
 
-    v1       CONTROLLER/user/NAME/PART      all of cpu, cpuacct, memory, pids
+    v1       CONTROLLER/user/NAME/PART for cpu, cpuacct, memory; pids/user/NAME/main/PART
     v2       user/NAME/PART
     systemd  user-UID.slice/diycloud-PART of UID.scope, a transient scope that adopts the first process
+
+On v1 the tasks of all parts and of `main` count together, and what is kept free for a sign-in stays free. A cgroup of v2
+that holds processes cannot bound others below it, so there, and with systemd, each part has the limit for itself, as each
+session has, within the slice's.
 """
 
 from __future__ import annotations
@@ -109,7 +113,7 @@ class Part:
 
 
 class PartV1(Part):
-    """On cgroup v1 without systemd."""
+    """On cgroup v1 without systemd. Its tasks are bounded by the leaf that it is below."""
 
     def __init__(self, system: System, folders: Mapping[str, str]) -> None:
         super().__init__(system, folders, is_v2=False)
@@ -126,7 +130,6 @@ class PartV1(Part):
         if bounds.cpu:
             ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US)
             ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(bounds.cpu))
-        ensure_value(self._system, f"{self._at['pids']}/pids.max", bounds.tasks)
 
 
 class PartV2(Part):
@@ -158,11 +161,10 @@ def follow_v1(system: System, at: Mapping[str, str], limits: Limits) -> bool:
     The kernel refuses a CPU quota that is below a part's own (sched-bwc.rst: "Hierarchical considerations").
     """
     changed = False
-    for name in names_in(system, at["pids"]):
+    for name in names_in(system, at["cpu"]):
         quota = f"{at['cpu']}/{name}/cpu.cfs_quota_us"
         if (cgroup.read_int(system, quota) or 0) > cpu_quota_us(limits.cpu):
             changed |= ensure_value(system, quota, cpu_quota_us(limits.cpu))
-        changed |= ensure_value(system, f"{at['pids']}/{name}/pids.max", limits.tasks)
     return changed
 
 

@@ -15,6 +15,9 @@ from diycloud.hub.culling import Culling
 from diycloud.hub.handlers import HANDLERS
 from diycloud.hub.portal import Portal
 
+STARTS = 20
+"""Connections for starts; the agent takes 32 of one account."""
+
 
 class Hub(JupyterHub):
     """paths, settings: the platform's; the spawners and the authenticator ask here for the agent and the portal."""
@@ -25,10 +28,13 @@ class Hub(JupyterHub):
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
+        at_once = self.settings.notebooks.at_once
         self.agent = Client(self.paths.agent_socket)
+        self.starter = Client(self.paths.agent_socket, connections=min(at_once, STARTS))
+        """Starts take their time, and must not keep what is read and stopped waiting."""
         self.board = Board(self.agent)
         self.portal = Portal(self.paths.server_socket)
-        self.turns = asyncio.Semaphore(self.settings.notebooks.at_once)
+        self.turns = asyncio.Semaphore(at_once)
         """Servers that are starting: a class that comes at once gets its turn one after the other."""
         self.ends: dict[Key, str] = {}
         """Why a server ended, or did not start, for the page that offers to start it."""
@@ -42,18 +48,22 @@ class Hub(JupyterHub):
         """Let pages say why a server ended."""
         super().init_tornado_settings()
         for environment in ("jinja2_env", "jinja2_env_sync"):
-            self.tornado_settings[environment].globals["why_ended"] = lambda name, server: self.ends.get((name, server), "")
+            self.tornado_settings[environment].globals["why_ended"] = lambda name, server: self.ends.get(
+                (name, server), ""
+            )
 
     def init_handlers(self) -> None:
         """Put the platform's pages before JupyterHub's of the same address."""
         super().init_handlers()
-        self.handlers = [*self.add_url_prefix(self.hub_prefix, list(HANDLERS)), *self.handlers]
+        self.handlers[:0] = self.add_url_prefix(self.hub_prefix, list(HANDLERS))
 
     async def init_api_tokens(self) -> None:
         """Let the portal's token be the one in its file alone: those that were there before do not hold any more."""
         await super().init_api_tokens()
         for service in self.db.query(orm.Service):
-            current = [orm.APIToken.find(self.db, token) for token, name in self.service_tokens.items() if name == service.name]
+            current = [
+                orm.APIToken.find(self.db, token) for token, name in self.service_tokens.items() if name == service.name
+            ]
             for token in list(service.api_tokens):
                 if token not in current:
                     self.db.delete(token)

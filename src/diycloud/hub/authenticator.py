@@ -5,9 +5,11 @@ A user who was disabled, deleted, or comes from where they may not, is out at on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from jupyterhub.auth import Authenticator
 from oauthenticator.generic import GenericOAuthenticator
 from tornado import web
@@ -22,14 +24,19 @@ ALWAYS = -1
 """auth_refresh_age under which JupyterHub asks at every request: it would keep the answer for all addresses alike, while
 hub/portal.py keeps it by address. (0 means never.)"""
 
+_JSON = {"Content-Type": "application/json"}
+
 
 class PersonRefresh(Authenticator):
     """What every way of signing in shares: the server's word on who somebody is now. parent: the hub (hub/app.py)."""
 
+    follows_portal = True
+    """Whether somebody is signed in here only while they are at the portal, in the same browser."""
+
     async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> Any:
         """Return True while all is as it was, what changed, or False for somebody who must sign in again."""
         address, visitor = self._origin(user, handler)
-        if visitor is not None and visitor != user.name:
+        if self.follows_portal and visitor is not None and visitor != user.name:
             return False  # signed out of the portal in this browser, or somebody else is signed in there
         try:
             person = await self.parent.portal.person(user.name, address)
@@ -73,7 +80,9 @@ class PortalAuthenticator(PersonRefresh, GenericOAuthenticator):
             raise web.HTTPError(503, str(error)) from error
         if answer.status >= 400 and raise_error:
             self.log.warning("The portal answered %s to %s", answer.status, parts.path)
-            raise web.HTTPError(503 if answer.status >= 500 else 403, "The portal did not confirm the sign-in. Try again.")
+            raise web.HTTPError(
+                503 if answer.status >= 500 else 403, "The portal did not confirm the sign-in. Try again."
+            )
         return decode_json(answer) if parse_json else answer
 
     async def update_auth_model(self, auth_model: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +96,30 @@ class PortalAuthenticator(PersonRefresh, GenericOAuthenticator):
         auth_model["admin"] = None  # JupyterHub's own administrators may enter others' servers; ours may not
         auth_model["auth_state"][self.user_auth_state_key]["groups"] = groups_of(person)
         return auth_model
+
+
+class PasswordAuthenticator(PersonRefresh):
+    """A form of the hub's own, for the account's password. The server compares it, as at its own sign-in: the hub may not."""
+
+    follows_portal = False
+
+    async def authenticate(self, handler: Any, data: Mapping[str, str], **_: Any) -> Any:
+        """Return who it is, None for a wrong password. Raises HTTPError 429 and 503 for what will pass."""
+        address = origin_of(handler.request, self.parent.paths.server_socket.parent).address or ""
+        asked = {"name": data.get("username", ""), "password": data.get("password", ""), "code": data.get("code", "")}
+        body = msgspec.json.encode({**asked, "address": address})
+        try:
+            answer = await self.parent.portal.exchange("POST", "/internal/hub/password", _JSON, body)
+        except Unavailable as error:
+            raise web.HTTPError(503, str(error)) from error
+        if answer.status in (429, 503):
+            raise web.HTTPError(
+                answer.status, "Too many tries. Wait a moment." if answer.status == 429 else "Try again."
+            )
+        if answer.status != 204:
+            return None
+        person = await self.parent.portal.person(asked["name"], address)
+        return {"name": person.name, "groups": groups_of(person)} if person.active else None
 
 
 def groups_of(person: Person) -> list[str]:

@@ -49,7 +49,9 @@ class Culling:
         ours = {key: spawner for key, spawner in self._spawners() if spawner.active}
         await self._end_unknown(found, ours)
         self._note_busy(found)
-        due = [(spawner, why) for key, spawner in ours.items() if spawner.ready and (why := self._why_end(key, spawner))]
+        due = [
+            (spawner, why) for key, spawner in ours.items() if spawner.ready and (why := self._why_end(key, spawner))
+        ]
         await asyncio.gather(*(self._end(spawner, why) for spawner, why in due))
 
     def _spawners(self) -> list[tuple[Key, Any]]:
@@ -84,10 +86,10 @@ class Culling:
         """Return why a server is to end, empty if it is not."""
         now, started = time.time(), _seconds(spawner.orm_spawner.started)
         if self._settings.max_hours and started and now - started > self._settings.max_hours * 3600:
-            return f"it ran for {self._settings.max_hours} hours"
+            return f"it ran for {self._settings.max_hours} h"
         used = max(started, _seconds(spawner.orm_spawner.last_activity), self._busy.get(key, (0, 0.0, 0.0))[2])
         if self._settings.idle_minutes and used and now - used > self._settings.idle_minutes * 60:
-            return f"it was not used for {self._settings.idle_minutes} minutes"
+            return f"it was not used for {self._settings.idle_minutes} min"
         return ""
 
     async def _end(self, spawner: Any, why: str) -> None:

@@ -97,7 +97,9 @@ class Portal:
             async with self._session.request(method, f"http://portal{path}", headers=headers, data=body) as answer:
                 return Response(answer.status, await answer.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable("The portal does not answer.", f"Try again in a moment ({type(error).__name__}).") from error
+            raise Unavailable(
+                "The portal does not answer.", f"Try again in a moment ({type(error).__name__})."
+            ) from error
 
     def tell(self, event: Event) -> None:
         """Have the server write down what became of a notebook server; sent again until it is taken."""

@@ -16,13 +16,13 @@ def chosen(settings: NotebookSettings, options: Mapping[str, Any]) -> str:
 
     options: what a form or a client of the hub's API sent; anything.
     """
-    unknown = options.keys() - {"profile"}
+    unknown = sorted(options.keys() - {"profile"})
     if unknown:
-        raise SpawnException(f"There is no option {min(unknown)!r}. There is: profile.", reason="option")
+        raise SpawnException(f"There is no option {unknown[0]!r}. There is: profile.", reason="option")
     name = options.get("profile") or next(iter(settings.profiles), "")
-    if name and name not in settings.profiles:
+    if not isinstance(name, str) or (name and name not in settings.profiles):
         raise SpawnException(f"There is no profile {name!r}. {_there_are(settings)}", reason="profile")
-    return str(name)
+    return name
 
 
 def options_form(settings: NotebookSettings, last: Mapping[str, Any]) -> str:
@@ -43,7 +43,7 @@ def _row(name: str, profile: Profile, marked: bool) -> str:
     title = html.escape(profile.title or name)
     return (
         f'<label class="choice"><input type="radio" name="profile" value="{html.escape(name)}"{" checked" if marked else ""}>'
-        f"<span><b>{title}</b> <span class=\"muted\">{html.escape(said)}</span></span></label>"
+        f'<span><b>{title}</b> <span class="muted">{html.escape(said)}</span></span></label>'
     )
 
 

@@ -12,7 +12,7 @@ from traitlets.config import Config
 import diycloud
 from diycloud.config import Paths, Settings
 from diycloud.errors import InvalidInput, NotFound
-from diycloud.hub.authenticator import ADMINISTRATORS, ALWAYS, PortalAuthenticator
+from diycloud.hub.authenticator import ADMINISTRATORS, ALWAYS, PasswordAuthenticator, PortalAuthenticator
 from diycloud.hub.proxy import ComputedRoutes
 from diycloud.hub.spawner import PlatformSpawner, socket_url
 
@@ -30,7 +30,16 @@ USER_SCOPES = (
     "read:users!user", "users:activity!user", "servers!user", "tokens!user", "access:servers!user"
 )  # fmt: skip
 """What JupyterHub gives users (`self`), without sharing servers with others."""
-ADMIN_SCOPES = ("admin-ui", "list:users", "read:users", "read:groups", "list:groups", "read:servers", "delete:servers", "read:hub")
+ADMIN_SCOPES = (
+    "admin-ui",
+    "list:users",
+    "read:users",
+    "read:groups",
+    "list:groups",
+    "read:servers",
+    "delete:servers",
+    "read:hub",
+)
 """The portal's administrators': seeing and stopping servers. Not JupyterHub's role `admin`, which enters others' servers."""
 
 
@@ -45,12 +54,18 @@ def make_config(paths: Paths, settings: Settings) -> Config:
     """Return the configuration. Raises NotFound if the hub is not set up, InvalidInput for a prefix it cannot take."""
     if paths.prefix != paths.prefix.lower():
         raise InvalidInput(
-            f"The hub cannot use the prefix {paths.prefix}.", "Its sockets' paths must be in small letters; choose another."
+            f"The hub cannot use the prefix {paths.prefix}.",
+            "Its sockets' paths must be in small letters; choose another.",
         )
     config = Config()
     _set_hub(config.JupyterHub, paths, settings)
     _set_spawner(config.Spawner, settings)
-    _set_authenticator(config.PortalAuthenticator, paths, settings)
+    if settings.notebooks.sign_in == "pam":
+        config.JupyterHub.authenticator_class = PasswordAuthenticator
+    else:
+        config.JupyterHub.authenticator_class = PortalAuthenticator
+        _set_client(config.PortalAuthenticator, paths, settings)
+    _set_authenticator(config.Authenticator)
     return config
 
 
@@ -65,7 +80,7 @@ def _set_hub(hub: Any, paths: Paths, settings: Settings) -> None:
     hub.cookie_secret_file = str(paths.hub_state / "cookie_secret")
     hub.cookie_max_age_days = COOKIE_DAYS
     hub.token_expires_in_max_seconds = TOKEN_DAYS * 86_400
-    hub.authenticator_class, hub.spawner_class, hub.proxy_class = PortalAuthenticator, PlatformSpawner, ComputedRoutes
+    hub.spawner_class, hub.proxy_class = PlatformSpawner, ComputedRoutes
     hub.cleanup_servers = hub.cleanup_proxy = False
     hub.admin_access = False
     hub.shutdown_on_logout = False
@@ -98,7 +113,18 @@ def _set_spawner(spawner: Any, settings: Settings) -> None:
     spawner.consecutive_failure_limit = 0
 
 
-def _set_authenticator(authenticator: Any, paths: Paths, settings: Settings) -> None:
+def _set_authenticator(authenticator: Any) -> None:
+    """What holds for every way of signing in."""
+    authenticator.allow_all = True
+    authenticator.manage_groups = True
+    authenticator.enable_auth_state = False
+    authenticator.auth_refresh_age = ALWAYS
+    authenticator.auth_refresh_strict = True
+    authenticator.refresh_pre_spawn = True
+
+
+def _set_client(authenticator: Any, paths: Paths, settings: Settings) -> None:
+    """The hub as an application of the portal's."""
     client = msgspec.json.decode(_read(paths.hub_client), type=Client)
     portal = settings.server.address.rstrip("/")
     authenticator.client_id, authenticator.client_secret = client.client_id, client.client_secret
@@ -110,12 +136,6 @@ def _set_authenticator(authenticator: Any, paths: Paths, settings: Settings) -> 
     authenticator.username_claim = "preferred_username"
     authenticator.login_service = "DIY Cloud"
     authenticator.auto_login = authenticator.auto_login_oauth2_authorize = True
-    authenticator.allow_all = True
-    authenticator.manage_groups = True
-    authenticator.enable_auth_state = False
-    authenticator.auth_refresh_age = ALWAYS
-    authenticator.auth_refresh_strict = True
-    authenticator.refresh_pre_spawn = True
 
 
 def _assets() -> Any:

@@ -12,10 +12,19 @@ from urllib.parse import quote
 
 from jupyterhub.objects import Server
 from jupyterhub.orm import APIToken
-from jupyterhub.spawner import SpawnException, Spawner
+from jupyterhub.spawner import Spawner, SpawnException
 
 from diycloud.agent.protocol import Notebook, ReadNotebooks, StartNotebook, StopNotebook
-from diycloud.errors import Conflict, DiyCloudError, InvalidInput, NotFound, PermissionDenied, Unavailable
+from diycloud.errors import (
+    Conflict,
+    DiyCloudError,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    TooManyRequests,
+    Unavailable,
+    Unsupported,
+)
 from diycloud.hub.portal import Event
 from diycloud.hub.profiles import chosen, options_form
 
@@ -65,7 +74,11 @@ class PlatformSpawner(Spawner):
 
     async def start(self) -> str:
         """Start it and return where it answers. Raises SpawnException, which says why not and what to do."""
-        profile = chosen(self._hub.settings.notebooks, self.user_options)
+        try:
+            profile = chosen(self._hub.settings.notebooks, self.user_options)
+        except SpawnException:
+            self.orm_spawner.user_options = None  # else it would be remembered, and refused for ever
+            raise
         environment = {key: str(value) for key, value in self.get_env().items() if PASSED.match(key)}
         self._waits = "Waiting for its turn: others are starting."
         async with self._hub.turns:
@@ -73,9 +86,7 @@ class PlatformSpawner(Spawner):
             began, self._asked = time.time(), True
             message = StartNotebook(self.user.name, self.name, profile, environment)
             try:
-                started = await self._hub.agent.call(
-                    message, Notebook, deadline=float(self._hub.settings.notebooks.start_seconds)
-                )
+                started = await self._start(message)
             except DiyCloudError as error:
                 self._asked = isinstance(error, Unavailable)  # else the agent refused, and there is nothing to stop
                 raise await self._failure(error, profile) from error
@@ -83,6 +94,19 @@ class PlatformSpawner(Spawner):
         self._asked, self._runs_since = False, started.started or time.time()
         self._tell("started", profile=profile, seconds=time.time() - began)
         return self.address
+
+    async def _start(self, message: StartNotebook) -> Notebook:
+        """Ask the agent; while it has its hands full (with starts that a hub before this one asked for), again."""
+        seconds = float(self._hub.settings.notebooks.start_seconds)
+        last = time.monotonic() + seconds
+        while True:
+            try:
+                started: Notebook = await self._hub.starter.call(message, Notebook, deadline=seconds)
+                return started
+            except TooManyRequests as error:
+                if time.monotonic() + error.retry_after > last:
+                    raise
+                await asyncio.sleep(error.retry_after)
 
     async def stop(self, now: bool = False) -> None:
         """End it with all it started. Raises Unavailable if the agent is away; the hub's sweep ends it then."""
@@ -146,6 +170,9 @@ class PlatformSpawner(Spawner):
 
     # -- what is chosen
 
+    async def _run_apply_user_options(self, user_options: Mapping[str, Any]) -> None:
+        """Apply nothing: `start` takes the profile, and refuses what else there is."""
+
     async def get_options_form(self) -> str:
         """Return the choice of profiles, nothing where there is none."""
         return options_form(self._hub.settings.notebooks, self.orm_spawner.user_options or {})
@@ -198,7 +225,8 @@ class PlatformSpawner(Spawner):
 
 
 _STATUS: dict[type[DiyCloudError], int] = {
-    Conflict: 403, PermissionDenied: 403, NotFound: 403, InvalidInput: 400, Unavailable: 503
+    Conflict: 403, PermissionDenied: 403, NotFound: 403, InvalidInput: 400, Unavailable: 503, Unsupported: 501,
+    TooManyRequests: 429,
 }  # fmt: skip
 
 
@@ -209,7 +237,7 @@ def socket_url(path: str) -> str:
 
 def _why_ended(found: Notebook) -> str:
     if found.memory_kill:
-        return "It was killed because your memory was used up. Close what you do not need, or choose more memory, and start it again."
+        return "It was killed because your memory was used up. Close what you do not need, or choose more, and start it again."
     if found.exit_code is not None and found.exit_code < 0:
         return f"It was ended by signal {-found.exit_code}. Start it again; its last lines say more."
     return f"It ended by itself with status {found.exit_code}. Its last lines say why."

@@ -9,6 +9,7 @@ import signal
 import site
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -90,5 +91,13 @@ def _set_environment(request: Request) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.environ.update(lab_settings.environment(request, environment))
-    # Where `pip install --user` puts things; the server's own packages go first, so that it starts whatever lies there.
-    site.addsitedir(f"{home}/.local/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages")
+    tempfile.tempdir = None  # the rehearsal made Python remember the launcher's
+    _add_own_packages(home)
+
+
+def _add_own_packages(home: Path) -> None:
+    """Find what `pip install --user` put into the home. The server's own packages go first: it starts whatever lies there."""
+    site.USER_BASE = f"{home}/.local"
+    site.USER_SITE = f"{site.USER_BASE}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    site.ENABLE_USER_SITE = True
+    site.addsitedir(site.USER_SITE)

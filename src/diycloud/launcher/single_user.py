@@ -13,6 +13,7 @@ from typing import Any
 
 from jupyter_server.serverapp import ServerApp
 from jupyterhub.singleuser.extension import JupyterHubSingleUser
+from jupyterlab.commands import get_user_settings_dir, get_workspaces_dir
 from tornado.httpserver import HTTPServer
 from traitlets.config import Config
 
@@ -20,6 +21,8 @@ from diycloud.launcher import lab_settings, memory_kills, resources  # noqa: F40
 from diycloud.launcher.request import Request
 
 _HERE = "diycloud.launcher.single_user"
+HUB_WORD_S = 2
+"""How long the hub's word on who somebody is counts; JupyterHub's own 300 s would keep in who was disabled."""
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - a name
 """The server itself keeps it; its kernels and terminals, which get what is in the environment, have no use for it."""
 
@@ -85,7 +88,25 @@ class SingleUser(JupyterHubSingleUser):
 
 def configuration(request: Request) -> Config:
     """Return the platform's settings of a server. Those in the environment's and the user's files come after them."""
-    return lab_settings.settings(request)
+    config = lab_settings.settings(request)
+    config.HubAuth.cache_max_age = HUB_WORD_S
+    _set_what_imports_fixed(config, request)
+    return config
+
+
+def _set_what_imports_fixed(config: Config, request: Request) -> None:
+    """Set what Jupyter reads from the environment when it is imported: that was the launcher's, which is nobody's.
+
+    tests/host/test_launcher.py finds out whether there is more of it.
+    """
+    environment = request.environment
+    config.HubAuth.base_url = environment.get("JUPYTERHUB_SERVICE_PREFIX", "/")  # also the path of its cookies
+    for key in ("allow_token_in_url", "allow_websocket_cookie_auth"):
+        if value := environment.get(f"JUPYTERHUB_{key.upper()}"):
+            config.HubAuth[key] = value.lower() not in ("0", "false")
+    config.LabApp.user_settings_dir = get_user_settings_dir()
+    config.LabApp.workspaces_dir = get_workspaces_dir()
+    config.Session.username = request.name
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:

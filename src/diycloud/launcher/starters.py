@@ -19,7 +19,7 @@ def copy_starters(sources: Iterable[Path], home: Path) -> None:
     try:
         _copy_new(sources, home)
     except OSError as error:
-        print(f"Starter notebooks: {error}")  # noqa: T201 - the server's own output, kept by the shim
+        _tell(error)
 
 
 def _copy_new(sources: Iterable[Path], home: Path) -> None:
@@ -40,11 +40,22 @@ def _files(sources: Iterable[Path]) -> list[Path]:
     """Return the files of the folders, one of each name: the last folder's."""
     found: dict[str, Path] = {}
     for source in sources:
-        for entry in sorted(source.iterdir()) if source.is_dir() else ():
-            facts = entry.stat()
-            if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST and not entry.name.startswith((".", "_")):
-                found[entry.name] = entry
+        try:
+            found |= {entry.name: entry for entry in sorted(source.iterdir()) if _is_starter(entry)}
+        except FileNotFoundError:
+            continue  # the administrator has none
+        except OSError as error:
+            _tell(error)
     return list(found.values())
+
+
+def _is_starter(entry: Path) -> bool:
+    facts = entry.stat()
+    return stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST and not entry.name.startswith((".", "_"))
+
+
+def _tell(error: OSError) -> None:
+    print(f"Starter notebooks: {error}")  # noqa: T201 - the server's own output, kept by the shim
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ somebody's notebook server; it passes on no request of a browser's below /intern
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -17,11 +17,12 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
 from diycloud.actions.services import Services
-from diycloud.auth import forced
+from diycloud.auth import forced, host_password, proof
 from diycloud.auth.sessions import Session
 from diycloud.errors import DiyCloudError, InvalidInput, Unauthenticated
 from diycloud.notebooks import repository
 from diycloud.notebooks.models import Events, HubUser
+from diycloud.users.repository import by_name
 from diycloud.web import identity
 from diycloud.web.answers import Answer, answer, json_answer
 from diycloud.web.bodies import LONG, read_body
@@ -29,7 +30,7 @@ from diycloud.web.identity import COOKIE, HUB_PEER
 from diycloud.web.problems import problem_of
 
 ROOT = "/internal/"
-HUB_USERS, HUB_EVENTS = "/internal/hub/users/", "/internal/hub/events"
+HUB_USERS, HUB_EVENTS, HUB_PASSWORD = "/internal/hub/users/", "/internal/hub/events", "/internal/hub/password"
 GUARD = "/internal/notebooks/guard"
 BACK_CHANNEL = frozenset(
     {
@@ -44,6 +45,18 @@ BACK_CHANNEL = frozenset(
 """What an application asks by itself, with credentials of its own (web/oidc.py)."""
 _NO_STORE = (b"cache-control", b"no-store")
 _decode_events = msgspec.json.Decoder(Events).decode
+
+
+class Password(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody typed into the hub's form, and from where."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    password: Annotated[str, msgspec.Meta(max_length=1024)]
+    code: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    address: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+_decode_password = msgspec.json.Decoder(Password).decode
 
 
 class Internal(BaseRoute):
@@ -78,6 +91,8 @@ class Internal(BaseRoute):
                 return await self._user(path.removeprefix(HUB_USERS), scope["query_string"])
             if method == "POST" and path == HUB_EVENTS:
                 return await self._events(Request(scope, receive))
+            if method == "POST" and path == HUB_PASSWORD:
+                return await self._password(Request(scope, receive))
         return Answer(b"", 404, [_NO_STORE])
 
     # -- for the hub
@@ -102,11 +117,32 @@ class Internal(BaseRoute):
             self._services.notebook_changes.tell(event.name)
         return answer(b"", 204)
 
+    async def _password(self, request: Request) -> Response:
+        """Compare a password, and a code of who has a second factor: 204, 403 for a wrong one, 429 for too many tries.
+
+        For a hub that asks for passwords itself (settings: notebooks.sign_in).
+        """
+        try:
+            given = _decode_password(await read_body(request, LONG))
+        except msgspec.DecodeError as error:
+            raise InvalidInput(str(error)) from None
+        if self._services.settings.notebooks.sign_in != "pam":
+            return Answer(b"", 404, [_NO_STORE])
+        row = await self._services.database.read(by_name, given.name)
+        if row is None:  # as slow as a wrong one, and counted as one
+            self._services.throttle.check(given.name, given.address)
+            self._services.throttle.failed(given.name, given.address)
+            await host_password.verify(self._services, given.name, None, given.password)
+            return Answer(b"", 403, [_NO_STORE])
+        right = await proof.holds(self._services, row, given.password, given.code, given.address)
+        return Answer(b"", 204 if right else 403, [_NO_STORE])
+
     # -- for Nginx
 
     async def _guard(self, connection: HTTPConnection) -> Response:
         """Tell Nginx whether a request may pass to a notebook server: 204, 401 for nobody, 403 for somebody else.
 
+        Without an owner, which is asked for the hub's own pages, nobody is refused: who is signed in is named, if anybody is.
         Only a session's cookie counts: no API token, and nobody who acts for another, is somebody in their own browser.
         """
         token = connection.cookies.get(COOKIE)
@@ -114,12 +150,12 @@ class Internal(BaseRoute):
             found = await identity.session_of(connection, self._services, token) if token else None
         except Unauthenticated:  # not from this address
             found = None
-        if found is None:
-            return Answer(b"", 401, [_NO_STORE])
-        session = found[0]
         owner = identity.field(connection, b"x-notebook-owner")
+        if found is None:
+            return Answer(b"", 401 if owner else 204, [_NO_STORE])
+        session = found[0]
         if (owner and owner != session.username) or not self._may_work(session):
-            return Answer(b"", 403, [_NO_STORE])
+            return Answer(b"", 403 if owner else 204, [_NO_STORE])
         return Answer(b"", 204, [_NO_STORE, (b"x-notebook-user", session.username.encode())])
 
     def _may_work(self, session: Session) -> bool:

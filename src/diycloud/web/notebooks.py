@@ -5,6 +5,7 @@ What scripts fetch of these pages carries no CSRF token: its buttons belong to a
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -15,7 +16,7 @@ from diycloud.notebooks import service as notebooks
 from diycloud.notebooks.actions import ListNotebooks, StartNotebook, StopNotebook
 from diycloud.notebooks.models import Notebooks
 from diycloud.users import service
-from diycloud.web.pages import CHECK_EVERY, MAX_STREAM_S, EventStream, mark
+from diycloud.web.pages import MAX_STREAM_S, EventStream, mark
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
 from diycloud.web.problems import STATUS
 
@@ -112,19 +113,17 @@ async def live(page: Page) -> Response:
     row = await service.get(services, username)
 
     async def events() -> AsyncIterator[bytes]:
-        told, looks, seconds = "", 0, 0.0
-        while seconds < MAX_STREAM_S:
-            looks += 1
-            if looks % CHECK_EVERY == 0 and not await page.still_signed_in():
-                return
-            found = await notebooks.read(services, row)
-            if (now := mark(found)) != told:
-                told = now
-                yield b"data: " + msgspec.json.encode({"mark": now}) + b"\n\n"
-            pending = any(one.state in notebooks.PENDING.values() for one in found.servers)
-            wait = PENDING_S if pending else IDLE_S
-            await services.notebook_changes.wait(username, wait)
-            seconds += wait
+        told, until = "", time.monotonic() + MAX_STREAM_S
+        with services.notebook_changes.listen(username) as news:
+            while time.monotonic() < until:
+                if told and not await page.still_signed_in():
+                    return
+                found = await notebooks.read(services, row)
+                if (now := mark(found)) != told:
+                    told = now
+                    yield b"data: " + msgspec.json.encode({"mark": now}) + b"\n\n"
+                pending = any(one.state in notebooks.PENDING.values() for one in found.servers)
+                await news.wait(PENDING_S if pending else IDLE_S)
 
     return EventStream(events(), page.portal.streams, page.visitor.actor.name)
 
