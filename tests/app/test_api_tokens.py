@@ -362,3 +362,12 @@ def test_the_audit_says_by_which_token_somebody_acted_for_another(town: Town) ->
     assert answer.status_code == 200, answer.text
     rows = town.sql("SELECT actor, on_behalf_of, token FROM audit WHERE action = 'key.add'")
     assert rows == [("admin", "ada", tokens.parse(secret).key_id)]  # type: ignore[union-attr]  # it is one
+
+
+def test_a_token_is_not_sent_to_prove_what_it_cannot(town: Town) -> None:
+    """Its owner would ask for the proof, get it, and still be refused: the error says so at once."""
+    secret = make(town, "admin", "users:password")
+    sent = {"provider": "uni", "subject": "s-1"}
+    refused = town.ask("POST", "/api/v1/users/ada/identities", token=secret, json=sent)
+    assert (refused.status_code, refused.json()["code"]) == (403, "permission-denied")
+    assert town.sql("SELECT * FROM identities") == []

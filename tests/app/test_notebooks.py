@@ -191,7 +191,9 @@ def test_agent_and_hub_together_tell_what_is(site: Site, ada: int, cookie: str) 
         ({}, "It ended by itself."),
     ],
 )
-def test_why_one_failed_with_its_last_lines(site: Site, ada: int, cookie: str, end: dict[str, Any], reason: str) -> None:
+def test_why_one_failed_with_its_last_lines(
+    site: Site, ada: int, cookie: str, end: dict[str, Any], reason: str
+) -> None:
     site.host.runs("ada", state="failed", log=("last", "lines"), ended=1.0, **end)
     first = site.rest("GET", token=cookie).json()["servers"][0]
     assert (first["state"], first["reason"], first["log"]) == ("failed", reason, ["last", "lines"])
@@ -258,7 +260,9 @@ def test_start_by_rest(site: Site, ada: int, cookie: str) -> None:
     assert (named["state"], named["address"]) == ("starting", "/jupyter/user/ada/big/")
 
 
-@pytest.mark.parametrize("sent", [{"profile": "huge"}, {"server_name": "../x"}, {"server_name": "A"}, {"profile": "a b"}])
+@pytest.mark.parametrize(
+    "sent", [{"profile": "huge"}, {"server_name": "../x"}, {"server_name": "A"}, {"profile": "a b"}]
+)
 def test_a_start_of_what_cannot_be(site: Site, ada: int, cookie: str, sent: dict[str, str]) -> None:
     refused = site.rest("POST", token=cookie, json=sent)
     assert (refused.status_code, [e["field"] for e in refused.json()["errors"]]) == (422, list(sent))
@@ -468,7 +472,11 @@ def test_pages_are_for_those_who_are_signed_in(site: Site, ada: int) -> None:
 def test_the_page_follows_what_happens(site: Site, ada: int, cookie: str) -> None:
     part = site.get("/notebooks?fragment=1", cookie).text
     before = re.findall(r'data-mark="(\w+)"', part)
-    assert before and "<html" not in part and before == re.findall(r'data-mark="(\w+)"', site.get("/notebooks", cookie).text)
+    assert (
+        before
+        and "<html" not in part
+        and before == re.findall(r'data-mark="(\w+)"', site.get("/notebooks", cookie).text)
+    )
 
     async def watch() -> list[str]:
         """Read the stream as a browser does, while a server starts."""
@@ -518,9 +526,12 @@ def script(site: Site, ada: int, cookie: str) -> Callable[..., httpx.Response]:
 @pytest.mark.parametrize(
     "path",
     ["/", "/account", "/account/keys", "/account/tokens/new", "/sign-in", "/confirm", "/users/ada", "/nothing", "/notebooks",
-     "/notebooks?fragment=1", "/notebooks?fragment=tile", "/users", "/users?fragment=1", "/users/ada/notebooks", "/oidc/authorize"],
+     "/notebooks?fragment=1", "/notebooks?fragment=tile", "/users", "/users?fragment=1", "/users/ada/notebooks",
+     "/oidc/authorize"],
 )  # fmt: skip
-def test_a_script_reads_no_csrf_token(site: Site, cookie: str, script: Callable[..., httpx.Response], path: str) -> None:
+def test_a_script_reads_no_csrf_token(
+    site: Site, cookie: str, script: Callable[..., httpx.Response], path: str
+) -> None:
     ((csrf,),) = site.by_hand("SELECT csrf FROM sessions")
     answer = script(path)
     assert csrf not in answer.text and "set-cookie" not in answer.headers
@@ -534,7 +545,9 @@ def test_a_script_has_no_session_at_rest(script: Callable[..., httpx.Response], 
     assert script("/api/v1/auth/whoami").status_code == 401
     assert script("/api/v1/users/ada").status_code == 401
     typed = {"cookie": f"{COOKIE}={cookie}", "sec-fetch-mode": "navigate", "sec-fetch-site": "none"}
-    assert site.ask("GET", "/api/v1/users/ada", token="", headers=typed).status_code == 200, "typed into the address bar"
+    assert site.ask("GET", "/api/v1/users/ada", token="", headers=typed).status_code == 200, (
+        "typed into the address bar"
+    )
 
 
 def test_a_script_sends_no_form(script: Callable[..., httpx.Response], site: Site, ada: int) -> None:

@@ -52,7 +52,8 @@ def ada(site: OpenId) -> int:
 @pytest.mark.parametrize(
     "path",
     ["/", "/sign-in", "/account", "/api/v1/users", "/api/v1/health", "/api/v1/auth/login", "/oidc/authorize", "/oidc/logout",
-     "/static/x/app.css", "/internal/notebooks/guard", "/internal/", "/internal/hub/", "/internal/hub/users", "//internal/hub/events",
+     "/static/x/app.css", "/internal/notebooks/guard", "/internal/", "/internal/hub/", "/internal/hub/users",
+     "//internal/hub/events",
      "/oidc/token/", "/nothing"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -189,8 +189,11 @@ def test_refresh_tokens_only_where_they_are_for(site: OpenId, cookie: str, night
     assert site.tokens(cookie, client_id="hub")["refresh_token"]
 
 
-def test_another_applications_refresh_token_ends_it(site: OpenId, cookie: str, nightly: str) -> None:
-    site.app_of("evil")
+@pytest.mark.parametrize("may", [{}, {"scopes": ["openid", "offline_access"]}, {"refresh": True}], ids=str)
+def test_another_applications_refresh_token_ends_it(
+    site: OpenId, cookie: str, nightly: str, may: dict[str, Any]
+) -> None:
+    site.app_of("evil", **may)
     given = site.tokens(cookie, **OFFLINE)
     assert site.refresh(given["refresh_token"], "evil").json() == {"error": "invalid_grant"}
     assert site.userinfo(given["access_token"]).status_code == 401

@@ -172,6 +172,17 @@ def test_one_users_passkey_is_no_second_factor_of_another(world: World, token: s
     assert browser.post("/sign-in/second", passkey=mine.sign(options(browser, second=True))).status_code == 401
 
 
+@pytest.mark.parametrize("handle", ["bm9ib2R5", "////"])
+def test_nor_one_that_says_to_be_of_another(world: World, token: str, handle: str) -> None:
+    device, _ = add(world, token)
+    browser = Browser(world)
+    browser.post("/sign-in", username=ADMIN, password=PASSWORD)
+    refused = browser.post("/sign-in/second", passkey=device.sign(options(browser, second=True), handle=handle))
+    assert refused.status_code == 401
+    unnamed = device.sign(options(browser, second=True), handle="")
+    assert browser.post("/sign-in/second", passkey=unnamed).status_code == 303, "not every device names one"
+
+
 def test_a_counter_that_runs_backwards_is_refused_and_told(world: World, token: str) -> None:
     device, _ = add(world, token)
     assert alone(world, device, counter=50).answer.status_code == 303

@@ -88,6 +88,21 @@ def test_of_the_same_code_sent_many_times_at_once_one_signs_in(world: World, tok
     assert [found.status_code for found in asyncio.run(together())].count(200) == 1
 
 
+def test_of_one_ticket_shown_several_codes_at_once_one_session_begins(world: World, token: str) -> None:
+    """Each code is right and unused; the ticket is for once all the same."""
+    _, codes = enrol(world, token)
+    ticket = login(world).json()["ticket"]
+
+    async def together() -> list[httpx.Response]:
+        sent = [
+            world.send("POST", SECOND, token="", json={"ticket": ticket, "code": code}, address=f"192.0.2.{n}")
+            for n, code in enumerate(codes[:4])
+        ]
+        return await asyncio.gather(*sent)
+
+    assert [found.status_code for found in asyncio.run(together())].count(200) == 1
+
+
 def test_five_wrong_codes_end_the_ticket(world: World, token: str) -> None:
     phone, _ = enrol(world, token)
     ticket = login(world).json()["ticket"]

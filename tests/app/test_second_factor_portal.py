@@ -11,7 +11,7 @@ import pytest
 
 from diycloud.db.engine import Database
 
-from .factors import ADA, Browser, Phone, ada, enrol, login
+from .factors import ADA, Browser, Phone, ada, enrol, login, second
 from .factors import clock as standing  # noqa: F401 - a fixture
 from .restful import ADMIN, PASSWORD, World
 

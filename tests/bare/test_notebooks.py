@@ -113,8 +113,9 @@ def test_the_hub_is_nobody_and_its_secrets_are_its_own(machine):
 
 
 def test_what_administrators_wish_for_is_in_the_environment(machine):
-    packages = machine.root.run(f"{LAB}/bin/python -I -m pip list").stdout
-    assert "jupyterlab_execute_time" in packages and "numpy" not in packages
+    listed = json.loads(machine.root.run(f"{LAB}/bin/python -I -m pip list --format json").stdout)
+    packages = {package["name"].replace("_", "-") for package in listed}
+    assert "jupyterlab-execute-time" in packages and "numpy" not in packages
     packed = machine.root.run(f"find {LAB}/share/jupyter/lab/static -name '*.js.gz' | wc -l").stdout
     assert int(packed) > 50
 

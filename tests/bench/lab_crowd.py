@@ -25,7 +25,13 @@ from tests.bench.lab_visit import Person
 from tests.lab import Lab
 
 AT_ONCE = 10
-LAB_ASKS = {"/api/metrics/v1": 5.0, "/api/kernels": 10.0, "/api/sessions": 10.0, "/api/terminals": 10.0, "/api/contents?content=1": 10.0}
+LAB_ASKS = {
+    "/api/metrics/v1": 5.0,
+    "/api/kernels": 10.0,
+    "/api/sessions": 10.0,
+    "/api/terminals": 10.0,
+    "/api/contents?content=1": 10.0,
+}
 """What a page of Lab asks by itself, and how often, in seconds (jupyterlab, services; jupyter-resource-usage, refreshRate)."""
 PORTAL_S = 10.0
 SLEEP = "import time\ntime.sleep(7200)"
@@ -53,8 +59,10 @@ class Worker:
     async def begin(self, seen: Seen) -> None:
         """Open Lab, start a kernel and let a cell sleep."""
         begin = time.monotonic()
-        address, page = await self.person.open()
-        config = json.loads(page.partition('id="jupyter-config-data" type="application/json">')[2].partition("</script>")[0])
+        _, page = await self.person.open()
+        config = json.loads(
+            page.partition('id="jupyter-config-data" type="application/json">')[2].partition("</script>")[0]
+        )
         base = self.person.url + config["baseUrl"].rstrip("/")
         self.lab = Lab(self.person.session, base, {"Authorization": f"token {config['token']}"})
         self.kernel = await self.lab.start_kernel()
@@ -82,7 +90,15 @@ class Worker:
         return bool(found) and found[0]["execution_state"] == "busy" and not self.socket.closed
 
 
-async def again(session: aiohttp.ClientSession, address: str, every: float, until: float, times: list[float], seen: Seen, **words: Any) -> None:
+async def again(
+    session: aiohttp.ClientSession,
+    address: str,
+    every: float,
+    until: float,
+    times: list[float],
+    seen: Seen,
+    **words: Any,
+) -> None:
     """Ask for an address until the end, each time a while after the last."""
     await asyncio.sleep(random.uniform(0, every))
     while time.monotonic() < until:

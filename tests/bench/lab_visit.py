@@ -1,8 +1,8 @@
-"""People who open Lab, all at the same moment: one JSON line in, one out. Run by the lab environment's Python (aiohttp).
+"""People who open Lab, all at the same moment: a JSON line in, one out. Run by the lab environment's Python (aiohttp).
 
-In: {"way": "ours" | "plain", "url", "people": [[name, password], …], "stay": seconds}. Everybody signs in first, which does
-not count. Then all click at once, and each is timed: the page of Lab with its scripts and the REST calls it begins with
-(`page`), and the result of a first cell (`cell`). Seconds since the click.
+In: {"way": "ours" | "plain", "url", "people": [[name, password], …]}. Everybody signs in first, which does not count and is
+told of by a line. After another line of input all click at once, and each is timed, in seconds since the click: the page of
+Lab with its scripts and the REST calls it begins with (`page`), and the result of a first cell (`cell`).
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ async def main() -> None:
     people = [Person(asked["way"], asked["url"], *who) for who in asked["people"]]
     for some in range(0, len(people), 4):
         await asyncio.gather(*(person.sign_in() for person in people[some : some + 4]))
+    print("signed in", flush=True)
+    sys.stdin.readline()
     told = await asyncio.gather(*(person.visit() for person in people))
     print(json.dumps(told), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.bench.harness import Figure, Report, Row
+from tests.bench.harness import Figure, Report, Row, cpu_seconds
 from tests.bench.peers.notebook_hub import PlainHub, processes_of, words_of
 from tests.notebooks import Notebooks, why_not
 from tests.stack import ROOT, Stack
@@ -39,6 +39,8 @@ class Way(Protocol):
     def stop_servers(self, names: list[str]) -> None: ...
 
     def parts(self) -> dict[str, list[int]]: ...
+
+    def roots(self) -> list[int]: ...
 
 
 class Ours:
@@ -79,18 +81,28 @@ class Ours:
         assert self.notebooks.hub and self.notebooks.launcher and self.notebooks.nginx
         return {
             "hub": [self.notebooks.hub.pid],
-            "launcher": [self.notebooks.launcher.pid, *_children(self.notebooks.launcher.pid)],  # with one shim for each server
+            "launcher": [
+                self.notebooks.launcher.pid,
+                *_children(self.notebooks.launcher.pid),
+            ],  # with one shim for each server
             "proxy": [self.notebooks.nginx.pid, *_children(self.notebooks.nginx.pid)],
         }
+
+    def roots(self) -> list[int]:
+        """Return the processes that all others descend from."""
+        stack = self.notebooks.stack
+        found = (self.notebooks.hub, self.notebooks.launcher, self.notebooks.nginx, stack.server, stack.agent)
+        return [process.pid for process in found if process]
 
 
 @dataclass
 class Seen:
-    """Samples of one way: seconds since the click, MB."""
+    """Samples of one way: seconds since the click, seconds of CPU for one opening, MB."""
 
     page: dict[int, list[float]] = field(default_factory=dict)
     cell: dict[int, list[float]] = field(default_factory=dict)
     last: dict[int, list[float]] = field(default_factory=dict)
+    cpu: dict[int, list[float]] = field(default_factory=dict)
     server: list[float] = field(default_factory=list)
     kernel: list[float] = field(default_factory=list)
     common: dict[str, list[float]] = field(default_factory=dict)
@@ -98,8 +110,8 @@ class Seen:
 
 
 @contextmanager
-def visiting(way: Way, lab: Path, people: Sequence[tuple[str, str]]) -> Iterator[list[dict[str, Any]]]:
-    """Have people open Lab at once, and keep their pages open meanwhile."""
+def visiting(way: Way, lab: Path, people: Sequence[tuple[str, str]]) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    """Have people open Lab at once, and keep their pages open meanwhile. Yields what each saw, and the CPU seconds of all."""
     process = subprocess.Popen(
         [lab / "bin/python", ROOT / "tests/bench/lab_visit.py"],
         stdin=subprocess.PIPE,
@@ -110,10 +122,13 @@ def visiting(way: Way, lab: Path, people: Sequence[tuple[str, str]]) -> Iterator
     try:
         process.stdin.write(json.dumps({"way": way.way, "url": way.url, "people": people}) + "\n")
         process.stdin.flush()
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"nobody of {way.way} could open anything")
-        yield json.loads(line)
+        if not process.stdout.readline():
+            raise RuntimeError(f"not everybody of {way.way} could sign in")
+        used = cpu_of(way)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        told = json.loads(process.stdout.readline())
+        yield told, cpu_of(way) - used
     finally:
         process.communicate()
 
@@ -121,13 +136,14 @@ def visiting(way: Way, lab: Path, people: Sequence[tuple[str, str]]) -> Iterator
 def measure(way: Way, lab: Path, count: int, seen: Seen) -> None:
     """Have the first `count` people open Lab at once, once; note times and memory."""
     people = way.people()[:count]
-    with visiting(way, lab, people) as told:
+    with visiting(way, lab, people) as (told, cpu):
         good = [answer for answer in told if "error" not in answer]
         seen.errors += [answer["error"] for answer in told if "error" in answer]
         for where, key in ((seen.page, "page"), (seen.cell, "cell")):
             where.setdefault(count, []).extend(answer[key] for answer in good)
         if good:
             seen.last.setdefault(count, []).append(max(answer["cell"] for answer in good))
+            seen.cpu.setdefault(count, []).append(cpu / len(good))
         if count > 1:
             note_memory(way, [name for name, _ in people], seen)
     way.stop_servers([name for name, _ in people])
@@ -144,6 +160,15 @@ def note_memory(way: Way, names: list[str], seen: Seen) -> None:
         seen.kernel.append(pss(kernels))
     for part, pids in way.parts().items():
         seen.common.setdefault(part, []).append(pss(pids))
+
+
+def cpu_of(way: Way) -> float:
+    """Return the CPU seconds of all that the way has, servers and kernels with it, since it began."""
+    while True:
+        try:
+            return sum(cpu_seconds(pid) for pid in way.roots())
+        except OSError:  # a process ended between being found and being read
+            continue
 
 
 def pss(pids: Sequence[int]) -> float:
@@ -184,6 +209,8 @@ def tell(report: Report, ours: Seen, other: Seen | None, crowd: int) -> None:
         "s",
         f"≤ 10 s, {half}",
     )
+    for count, who in ((1, "one alone"), (crowd, f"{crowd} at once")):
+        row(f"{who}: CPU time for one to get there", ours.cpu.get(count, []), other and other.cpu.get(count), "s")
     row("memory of a server", ours.server, other and other.server, "MB")
     row("memory of its kernel", ours.kernel, other and other.kernel, "MB")
     for part in ours.common:

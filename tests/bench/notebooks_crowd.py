@@ -1,4 +1,4 @@
-"""Two hundred signed-in people, fifty of them with Lab open over a sleeping kernel: `python -m tests.bench.notebooks_crowd`, as root.
+"""Two hundred signed-in people, fifty with Lab open over a sleeping kernel: `python -m tests.bench.notebooks_crowd`, as root.
 
 --minutes 10 --people 200 --servers 50. Told: what failed (nothing should), how long requests took, how late the event loops of
 the hub and the server woke, how long the agent took to tell of all servers, CPU and memory of each. Times are never asserted.
@@ -13,18 +13,19 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from diycloud.agent.client import call_blocking
-from diycloud.agent.protocol import Notebook, ReadNotebooks
 from tests.bench.beat import Delays
 from tests.bench.harness import cpu_seconds, machine
 from tests.bench.notebooks import CGROUP, FIRST_UID, pss
 from tests.bench.watched import PATH
-from tests.bench.watched_hub_file import FILE
 from tests.notebooks import PASSWORD, Notebooks, why_not
 from tests.stack import ROOT, Stack
 
+from diycloud.agent.client import call_blocking
+from diycloud.agent.protocol import Notebook, ReadNotebooks
+
+FILE = "lateness"
+"""Where watched_hub.py, which runs in the hub's environment, writes."""
 WATCHED_HUB = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.bench.watched_hub import main; main()"
 
 
@@ -56,13 +57,16 @@ def main() -> None:
         names = [f"dtnbc{number:03}" for number in range(options.people)]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: make(running, name), names))
-        print(f"{machine()}; {options.people} signed in, {options.servers} servers, {options.minutes:g} minutes", flush=True)
+        print(
+            f"{machine()}; {options.people} signed in, {options.servers} servers, {options.minutes:g} minutes",
+            flush=True,
+        )
         run(running, names, options.servers, options.minutes)
 
 
 def make(running: Notebooks, name: str) -> None:
     """Make a person who may open notebooks."""
-    asked = {"username": name, "password": PASSWORD, "cpu": 1, "memory": 1 << 30}
+    asked = {"username": name, "password": PASSWORD, "cpu": 1, "memory": "1G"}
     status, _, body = running.stack.http("POST", "/api/v1/users", asked)
     assert status in (201, 202), body
 
@@ -76,7 +80,9 @@ def run(running: Notebooks, names: list[str], servers: int, minutes: float) -> N
     assert process.stdin and process.stdout and running.hub and running.nginx and running.launcher
     assert running.stack.server and running.stack.agent
     people = [(name, PASSWORD) for name in names]
-    process.stdin.write(json.dumps({"url": running.url, "people": people, "servers": servers, "minutes": minutes}) + "\n")
+    process.stdin.write(
+        json.dumps({"url": running.url, "people": people, "servers": servers, "minutes": minutes}) + "\n"
+    )
     process.stdin.flush()
     opened = process.stdout.readline()
     if not opened:
@@ -98,10 +104,16 @@ def run(running: Notebooks, names: list[str], servers: int, minutes: float) -> N
     print(f"starts, ten at a time: {Delays([1e3 * s for s in seen['starts']])}")
     for where in ("lab", "portal"):
         found = seen[where]
-        print(f"{where}: {found['count']} requests, p50 {found['p50']:.1f} p99 {found['p99']:.1f} max {found['max']:.0f} ms")
-    print(f"failed: {seen['errors'] or 'nothing'}; kernels and connections as they were: {seen['as they were']} of {servers}")
+        print(
+            f"{where}: {found['count']} requests, p50 {found['p50']:.1f} p99 {found['p99']:.1f} max {found['max']:.0f} ms"
+        )
+    print(
+        f"failed: {seen['errors'] or 'nothing'}; kernels and connections as they were: {seen['as they were']} of {servers}"
+    )
     print(f"event loop late, server: {Delays(running.stack.http('GET', PATH)[2])}")  # type: ignore[arg-type]
-    print(f"event loop late, hub, the longest of each second: {Delays([float(line) for line in late.read_text().split()])}")
+    print(
+        f"event loop late, hub, the longest of each second: {Delays([float(line) for line in late.read_text().split()])}"
+    )
     print(f"the agent tells of {len(ask(running))} servers: {Delays(reads)}")
     for name, pid in parts.items():
         used = f", {100 * (cpu_seconds(pid) - before[name]) / seconds:.1f} % of a core" if name in before else ""

@@ -41,7 +41,9 @@ RUNNING = {
 }  # fmt: skip
 KILLED = {"ended_at": moment(NOW - 300), "reason": "It was ended for memory: the limit is 2G.", "log": LOG}
 ACTIVITY = (
-    Activity(moment(NOW - 300), "failed", "training", "large", 5400.0, reason="It was ended for memory: the limit is 2G."),
+    Activity(
+        moment(NOW - 300), "failed", "training", "large", 5400.0, reason="It was ended for memory: the limit is 2G."
+    ),
     Activity(moment(NOW - 8000), "stopped", "", "", 86_500.0, "culler", "It was not used for 120 minutes."),
     Activity(moment(NOW - 9000), "started", "", "small", 0.41),
     Activity(moment(NOW - 190_000), "stopped", "a" * 30, "", 12.0, "root_admin"),

@@ -105,6 +105,9 @@ def test_from_the_portal_to_a_result(browser: Browser, notebooks: Notebooks) -> 
         expect(page.get_by_label("Top Bar")).to_contain_text(re.compile(r"Memory: \d+ / 900 MB"), timeout=SLOW_MS)
         expect(page.locator(".jp-DirListing-item", has_text="notebooks").first).to_be_visible()
         shoot(page, "lab-desk")
+        page.get_by_role("button", name=re.compile("^Save and create checkpoint")).click()
+        page.get_by_role("button", name="Rename").click()  # Lab asks for a name at the first time
+        expect(page.get_by_role("button", name="Rename")).to_be_hidden()
         assert not [told for told in visit.complaints if told.startswith("outside request")], visit.complaints
 
         page.goto("/")

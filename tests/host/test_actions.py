@@ -21,6 +21,7 @@ import pytest
 from diycloud.actions.action import Permission
 from diycloud.auth import totp
 from diycloud.core.routes import ROUTES
+from diycloud.notebooks.actions import StartNotebook, StopNotebook
 from tests.authenticator import Authenticator
 from tests.cluster import Cluster
 from tests.conftest import cannot_run
@@ -36,6 +37,8 @@ FROM_AFAR = {"X-Forwarded-For": "192.0.2.7"}
 
 ON_ROOTS_WORD = {r.action for r in ROUTES if r.action.permission is Permission.ROOT}
 """tests/host/test_root_word.py tries those."""
+AT_THE_HUB = {StartNotebook, StopNotebook}
+"""Notebooks are not set up on this stack: tests/host/test_hub.py has them."""
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,16 @@ def test_lists_go_page_by_page(stack: Recorded) -> None:
     assert link and [u["username"] for u in stack.http("GET", link[1])[2]["users"]] == ["dtabob"]
     assert [u["username"] for u in stack.json("user", "list", "--search", "lovelace")["users"]] == [ADA]
     assert "Ada Lovelace" in stack.cli("user", "list").stdout
+
+
+def test_notebooks_where_they_are_not_set_up(stack: Recorded) -> None:
+    path, headers = f"/api/v1/users/{ADA}/notebooks", {"Authorization": f"Bearer {stack.token(ADA, PASSWORD)}", **FROM_AFAR}
+    for method, body in (("GET", None), ("POST", {}), ("DELETE", {})):
+        status, _, answer = stack.http(method, path, body, headers=headers)
+        assert (status, answer["code"]) == (501, "unsupported"), answer
+    assert "not set up" in stack.cli("notebook", "list", ADA, ok=7).stderr
+    assert "diycloud jupyter setup" in stack.cli("notebook", "stop", ADA, ok=7).stderr
+    assert stack.cli("notebook", "start", ADA, ok=4).stderr, "nobody starts another's, root neither"
 
 
 # -- change
@@ -687,7 +700,8 @@ def test_with_the_agent_down_the_wish_waits(stack: Recorded) -> None:
 def test_the_audit_tells_it_all(stack: Recorded) -> None:
     entries = stack.json("audit", "list", "--limit", "1000")["entries"]
     done = {e["action"] for e in entries if e["outcome"] == "done"}
-    assert done >= {r.action.action_name for r in ROUTES if r.method != "GET" and r.action not in ON_ROOTS_WORD}
+    elsewhere = ON_ROOTS_WORD | AT_THE_HUB
+    assert done >= {r.action.action_name for r in ROUTES if r.method != "GET" and r.action not in elsewhere}
     assert all(e["actor"] for e in entries) and not [e for e in entries if e["outcome"] in ("started", "crashed")]
     assert PASSWORD not in json.dumps(entries) and OTHER not in json.dumps(entries)
     page = stack.http("GET", f"/api/v1/audit?user={ADA}&limit=2")[2]

@@ -65,6 +65,8 @@ VALID: dict[str, Any] = {
     "changes": [{"action": "enable", "username": ADA}],
     "provider": "ldap",
     "redirect_uris": ["https://app.example.org/back"],
+    "server_name": "big",
+    "profile": "small",
 }
 """A value for every field that some action needs."""
 OWN_WAY = {"user import", "user bulk", "user export", "user adopt", "user sudo", "audit export", "account password"}

@@ -194,3 +194,39 @@ def test_settings_of_a_shared_host(server: Server) -> None:
     assert config["extensionManager"]["can_install"] is False
     shown = {found["id"]: found["schema"].get("properties") for found in settings["settings"]}
     assert shown["@jupyter-server/resource-usage:topbar-item"]["enable"]["default"] is True
+
+
+V2 = {
+    "memory.current": "734003200\n",
+    "memory.max": "1073741824\n",
+    "memory.stat": "anon 524288000\nfile 209715200\ninactive_anon 0\nactive_file 104857600\ninactive_file 104857600\n",
+    "cpu.stat": "usage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\n",
+}
+"""A slice's files as cgroup-v2.rst describes them."""
+
+
+def test_reads_the_files_of_version_2(tmp_path: Path) -> None:
+    try:
+        lab = environment("lab")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    for name, text in V2.items():
+        (tmp_path / name).write_text(text)
+    code = (
+        "import json, sys; from pathlib import Path; from diycloud.launcher.resources import SliceUsage\n"
+        "at = Path(sys.argv[1])\n"
+        "usage = SliceUsage(memory=str(at / 'memory.current'), memory_limit=5, cpu=str(at / 'cpu.stat'), cpu_limit=2.0)\n"
+        "first = usage.shown(10.0); (at / 'memory.max').write_text('max\\n')\n"
+        "(at / 'cpu.stat').write_text('usage_usec 5500000\\n'); second = usage.shown(12.0)\n"
+        "(at / 'memory.current').unlink(); third = usage.shown(12.1)\n"
+        "print(json.dumps([first, second, third]))"
+    )
+    done = subprocess.run([lab / "bin/python", "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second, third = json.loads(done.stdout)
+    assert first["rss"] == (700 - 100) << 20, "without the page cache that is given back at once"
+    assert first["limits"]["memory"] == {"rss": 1 << 30, "pss": 1 << 30, "warn": False}
+    assert (first["cpu_percent"], second["cpu_percent"], third["cpu_percent"]) == (0, 150, 150)
+    assert second["limits"]["memory"]["rss"] == 5, "no limit of the slice's own: the one that was told"
+    assert second["limits"]["memory"]["warn"] and not second["limits"]["cpu"]["warn"]
+    assert third["rss"] == 0, "the slice ended"

@@ -41,6 +41,7 @@ HARMFUL = {
     "Link": "<https://evil.test/>; rel=preload",
     "NEL": '{"report_to":"x","max_age":1}',
     "Report-To": '{"group":"x"}',
+    "Set-Login": "logged-out",
     "Reporting-Endpoints": 'x="https://evil.test/"',
     "X-Accel-Redirect": "/static/00/app.css",
     "X-Accel-Limit-Rate": "1",
@@ -298,12 +299,14 @@ def test_nobody_can_put_a_link_where_the_sockets_are(site):
 # -- the guard
 
 
-def test_only_the_owner_passes(site):
-    alice = site.server("alice")
-    status, _, answer = site.get("/jupyter/user/alice/lab", BOB)
+@pytest.mark.parametrize("named", ["", "gpu"])
+def test_only_the_owner_passes(site, named):
+    alice = site.server("alice", named)
+    path = f"/jupyter/user/alice/{named}{'/' if named else ''}lab"
+    status, _, answer = site.get(path, BOB)
     assert (status, "somebody else" in answer["text"]) == (403, True)
     assert not alice.seen
-    assert site.get("/jupyter/user/alice/lab", ALICE)[0] == 200
+    assert site.get(path, ALICE)[0] == 200
 
 
 def test_pages_send_people_to_sign_in_and_nothing_else_does(site):
@@ -461,12 +464,14 @@ def test_what_a_client_claims_about_where_it_comes_from_ends_here(site):
     assert not {"x-forwarded-host", "forwarded", "x-real-ip", "x-notebook-owner", "upgrade"} & asked.keys()
 
 
-def test_what_a_users_server_answers_binds_the_portal_to_nothing(site):
-    alice = site.server("alice")
+@pytest.mark.parametrize("named", ["", "gpu"])
+def test_what_a_users_server_answers_binds_the_portal_to_nothing(site, named):
+    base = f"/jupyter/user/alice/{named}{'/' if named else ''}"
+    alice = site.server("alice", named)
     alice.answer = lambda _: (200, HARMFUL)
-    status, headers, answer = site.get("/jupyter/user/alice/x")
-    assert (status, answer["server"]) == (200, "alice"), "X-Accel-Redirect is not obeyed"
-    assert headers["set-cookie"].split("; ")[1] == "Path=/jupyter/user/alice/", "so no browser takes a __Host- cookie"
+    status, headers, answer = site.get(f"{base}x")
+    assert (status, answer["server"]) == (200, alice.name), "X-Accel-Redirect is not obeyed"
+    assert headers["set-cookie"].split("; ")[1] == f"Path={base}", "so no browser takes a __Host- cookie"
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert not {name.lower() for name in HARMFUL} - {"set-cookie", "strict-transport-security"} & headers.keys()
 
@@ -485,11 +490,13 @@ def test_the_hubs_own_cookies_pass_as_they_are(site):
     assert site.get("/jupyter/hub/x")[1]["set-cookie"] == "jupyterhub-session-id=x; Path=/jupyter/"
 
 
-def test_websockets(site):
-    site.server("alice")
+@pytest.mark.parametrize("named", ["", "gpu"])
+def test_websockets(site, named):
+    site.server("alice", named)
     plain = socket.create_connection(("127.0.0.1", site.site.https_port), 5)
     with site.tls().wrap_socket(plain, server_hostname="cloud.test") as tls:
-        tls.sendall(_upgrade("/jupyter/user/alice/api/kernels/1/channels", ALICE))
+        base = f"/jupyter/user/alice/{named}{'/' if named else ''}"
+        tls.sendall(_upgrade(f"{base}api/kernels/1/channels", ALICE))
         head = tls.recv(4096)
         assert head.startswith(b"HTTP/1.1 101") and b"websocket" in head
         for turn in range(3):

@@ -205,6 +205,8 @@ def test_servers_and_what_runs_beside_them_have_the_one_cpu_limit(host: Notebook
         def used(folder: Path) -> int:
             return int((folder / "cpuacct.usage").read_text())
 
+        stat_file = Path("/sys/fs/cgroup/cpu/dtnotea", ALICE, "cpu.stat")
+        throttled = stat_file.read_text()
         before, in_part, began = used(account), used(account / "notebook"), time.monotonic_ns()
         time.sleep(2.0)
         took = time.monotonic_ns() - began
@@ -212,8 +214,9 @@ def test_servers_and_what_runs_beside_them_have_the_one_cpu_limit(host: Notebook
     finally:
         beside.kill()
         beside.wait()
-    assert 0.40 <= share <= 0.56, "half a core, together"
-    assert 0.1 <= of_notebook <= 0.45, "both get something of it"
+    assert stat_file.read_text() != throttled
+    assert 0.2 <= share <= 0.56, "half a core, together (less on a machine that is busy)"
+    assert 0.05 <= of_notebook < share - 0.05, "both get something of it"
 
 
 def test_memory_of_a_profile_holds_and_the_rest_of_the_slice_lives(host: NotebookHost) -> None:

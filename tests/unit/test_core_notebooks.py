@@ -24,7 +24,7 @@ from diycloud.core.install_steps import accounts
 from diycloud.core.installation import Installation
 from diycloud.core.nginx import Site, notebook_places, render_site
 from diycloud.core.options import InstallOptions, options_from
-from diycloud.core.services import HUB, LAUNCHER, Platform, hub_service, launcher_service
+from diycloud.core.services import HUB, LAUNCHER, Platform, hub_service, launcher_service, server_service
 from diycloud.db.tables import audit, metadata
 from diycloud.distro.detect import Init
 from diycloud.distro.services import Hardening
@@ -446,6 +446,14 @@ def test_the_hub_has_no_network_and_no_privilege():
         assert f"\n{line}\n" in unit, line
     program = render_program(hub_service(paths, Settings()), logs=paths.logs, autostart=True)
     assert "--reuid=diycloud-hub --regid=diycloud-hub --init-groups" in program and "--no-new-privs" in program
+
+
+def test_hub_and_server_see_who_calls_them():
+    """In a user namespace of its own (PrivateUsers=) a service takes all others for one: the hub for Nginx, users for both."""
+    with_hub, without = (Settings(notebooks=NotebookSettings(enabled=enabled)) for enabled in (True, False))
+    assert "PrivateUsers" not in render_unit(hub_service(Paths(), with_hub))
+    assert "PrivateUsers" not in render_unit(server_service(Paths(), with_hub, "www-data"))
+    assert "PrivateUsers=yes" in render_unit(server_service(Paths(), without, "www-data"))
 
 
 def test_what_the_launcher_started_outlives_it_and_inherits_nothing():

@@ -33,4 +33,5 @@ def answer(request: Request, listener: socket.socket, ready: int) -> int:
 
 
 server._serve = answer
+server._set_environment = lambda request: None  # JupyterLab's settings are in it
 serve(open_socket(Path("/run/diycloud/launcher/launcher.sock")), [Path(sys.prefix)])

@@ -96,6 +96,8 @@ def test_memory_of_the_slice_and_of_a_profile_hold_and_a_kill_is_told(bed: Bed, 
     machine = bed.machine
     machine.run("echo 'notebooks: {profiles: {all: {}, small: {cpu: 0.2, memory: 64M}}}' >> /etc/diycloud/config.yaml")
     machine.run("systemctl restart diycloud-agent")
+    up = [PYTHON, "/root/ask.py", "ReadNotebooks", "all", "{}"]
+    wait_until("the agent is back", lambda: machine.run(up, ok=None).returncode == 0)
     machine.run(["su", "-", "alice", "-c", "cat > kernel"], input=HOG)
     notebook = ask("StartNotebook", name="alice", server="x", profile="small")
     at = scope(bed, "x")

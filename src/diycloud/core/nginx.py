@@ -50,9 +50,13 @@ _OF_A_WHOLE_SITE = (
     "Refresh",
     "Report-To",
     "Reporting-Endpoints",
+    "Sec-Session-Registration",
+    "Secure-Session-Registration",
     "Service-Worker-Allowed",
+    "Set-Login",
     "Speculation-Rules",
     "Strict-Transport-Security",
+    "Use-As-Dictionary",
 )
 """Headers that would take effect on the portal's pages when a user's own server sends them, or send its visitors on."""
 

@@ -70,6 +70,7 @@ def server_service(paths: Paths, settings: Settings, nginx_group: str) -> Servic
         after=(AGENT, *(("postgresql.service",) if settings.server.database else ())),
         wants=(AGENT,),
         network=settings.sign_in.is_used or _over_network(settings.server.database),
+        knows_users=settings.notebooks.enabled,
     )
 
 
@@ -115,6 +116,7 @@ def hub_service(paths: Paths, settings: Settings) -> Service:
         writable=(str(paths.hub_state), str(paths.hub_socket.parent)),
         after=(AGENT, SERVER, LAUNCHER),
         wants=(AGENT, SERVER, LAUNCHER),
+        knows_users=True,
     )
 
 

@@ -53,7 +53,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     command: argv, its program by absolute path. writable: folders a STRICT service may change.
     reload_signal, stop_signal: without SIG. stop_seconds: from the stop signal to SIGKILL.
     leaves_children: stopping ends the service's own process only, not what it started for users.
-    network: a STRICT service that must reach other machines all the same.
+    network: a STRICT service that must reach other machines all the same. knows_users: a STRICT service that tells its callers
+    apart by their account (SO_PEERCRED): in a user namespace of its own, all but root's and its own would be one.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9-]{0,50}\Z")]
@@ -74,6 +75,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     stop_seconds: int = 20
     leaves_children: bool = False
     network: bool = False
+    knows_users: bool = False
     umask: int = 0o077
 
 

@@ -48,6 +48,7 @@ def render_unit(service: Service) -> str:
         hardening=service.hardening.value,
         writable=service.writable,
         network=service.network,
+        knows_users=service.knows_users,
     )
 
 

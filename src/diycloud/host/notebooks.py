@@ -274,7 +274,8 @@ class Launch:
             raise Unavailable(f"The launcher takes {MAX_LINE >> 10} KiB, and this server's environment is larger.")
         try:
             sent = socket.send_fds(self._line, [line], [listener.fileno()])
-            self._line.sendall(line[sent:])
+            if sent < len(line):  # sending nothing to a launcher that refused and left would hide what it said
+                self._line.sendall(line[sent:])
         except OSError as error:
             raise _broken(error) from error
         answer = self._receive(time.monotonic() + FORK_S, lambda: None)

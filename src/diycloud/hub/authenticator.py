@@ -35,11 +35,13 @@ class PersonRefresh(Authenticator):
 
     async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> Any:
         """Return True while all is as it was, what changed, or False for somebody who must sign in again."""
-        address, visitor = self._origin(user, handler)
-        if self.follows_portal and visitor is not None and visitor != user.name:
-            return False  # signed out of the portal in this browser, or somebody else is signed in there
+        own = handler is not None and getattr(handler, "_jupyterhub_user", None) is user
+        # A request that somebody else makes for a user tells nothing of where the user is.
+        origin = origin_of(handler.request, self.parent.paths.server_socket.parent) if own else Origin()
+        if own and not getattr(handler, "_token_authenticated", False) and not self._is_same_browser(user, origin):
+            return False
         try:
-            person = await self.parent.portal.person(user.name, address)
+            person = await self.parent.portal.person(user.name, origin.address)
         except Unavailable as error:
             self.log.warning("Nobody can tell whether %s may work: %s", user.name, error)
             return False
@@ -55,13 +57,14 @@ class PersonRefresh(Authenticator):
         """Leave no token of a server that has ended."""
         spawner.forget_tokens()
 
-    def _origin(self, user: Any, handler: Any) -> Origin:
-        """Return where the user is; a request that somebody else makes for them tells nothing of that."""
-        if handler is None or getattr(handler, "_jupyterhub_user", None) is not user:
-            return Origin()
-        found = origin_of(handler.request, self.parent.paths.server_socket.parent)
-        # A token stands for itself: what the portal's cookie says does not matter to it.
-        return found._replace(visitor=None) if getattr(handler, "_token_authenticated", False) else found
+    def _is_same_browser(self, user: Any, origin: Origin) -> bool:
+        """Tell whether a cookie counts: it came by Nginx, from a browser in which its user is signed in at the portal, too.
+
+        Nobody goes on as who has signed out there, or as who was there before them.
+        """
+        if origin.visitor is None:
+            return False
+        return not self.follows_portal or origin.visitor == user.name
 
 
 class PortalAuthenticator(PersonRefresh, GenericOAuthenticator):
@@ -85,17 +88,25 @@ class PortalAuthenticator(PersonRefresh, GenericOAuthenticator):
             )
         return decode_json(answer) if parse_json else answer
 
-    async def update_auth_model(self, auth_model: dict[str, Any]) -> dict[str, Any]:
-        """Add what the server knows of who has just signed in. Raises HTTPError 403 for who may not work."""
+    async def get_user_groups(self, auth_state: dict[str, Any]) -> set[str]:
+        """Take none from what the application is told: `authenticate` asks the server for them."""
+        return set()
+
+    async def authenticate(self, handler: Any, data: Any = None, **more: Any) -> Any:
+        """Return who has signed in at the portal. Raises HTTPError 403 for who may not work, from that address.
+
+        Asked as at every later request: who is let in here and refused there would be sent to and fro.
+        """
+        found = await super().authenticate(handler, data, **more)
+        address = origin_of(handler.request, self.parent.paths.server_socket.parent).address
         try:
-            person = await self.parent.portal.person(auth_model["name"], None)
+            person = await self.parent.portal.person(found["name"], address)
         except Unavailable as error:
             raise web.HTTPError(503, str(error)) from error
         if not person.active:
             raise web.HTTPError(403, person.reason or "You may not use notebooks. Ask an administrator.")
-        auth_model["admin"] = None  # JupyterHub's own administrators may enter others' servers; ours may not
-        auth_model["auth_state"][self.user_auth_state_key]["groups"] = groups_of(person)
-        return auth_model
+        # JupyterHub's own administrators may enter others' servers; ours may not.
+        return {**found, "admin": None, "groups": groups_of(person)}
 
 
 class PasswordAuthenticator(PersonRefresh):

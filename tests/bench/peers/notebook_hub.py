@@ -90,6 +90,11 @@ class PlainHub:
         proxies = [pid for pid in family(self.process.pid) if b"configurable-http-proxy" in words_of(pid)]
         return {"hub": [self.process.pid], "proxy": proxies}
 
+    def roots(self) -> list[int]:
+        """Return the processes that all others descend from."""
+        assert self.process is not None
+        return [self.process.pid]
+
 
 def words_of(pid: int) -> bytes:
     try:

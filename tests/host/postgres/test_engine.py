@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table
 
 from diycloud.config import Settings
 from diycloud.db import migrate as migrating
-from diycloud.db import sign_in_tables
+from diycloud.db import notebook_tables, sign_in_tables
 from diycloud.db.migrate import HEAD, SCRIPTS, migrate, migrate_postgres
 from diycloud.db.postgres import Address, PostgresDatabase
 from diycloud.db.tables import TRIGGERS, metadata
@@ -81,11 +81,12 @@ WHERE connamespace = 'public'::regnamespace""",
     "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
     "SELECT version_num FROM alembic_version",
 )
+_LATER = (*vars(sign_in_tables).values(), *vars(notebook_tables).values())
 BEFORE_0004 = (
-    *(f"DROP TABLE {table.name} CASCADE" for table in vars(sign_in_tables).values() if isinstance(table, Table)),
+    *(f"DROP TABLE {table.name} CASCADE" for table in _LATER if isinstance(table, Table)),
     *(f"ALTER TABLE {place}" for place in (
         "policies DROP COLUMN second_factor", "policies DROP COLUMN max_sessions", "users DROP COLUMN password_void",
-        "sessions DROP COLUMN methods", "sessions DROP COLUMN proved_at",
+        "sessions DROP COLUMN methods", "sessions DROP COLUMN proved_at", "audit DROP COLUMN token",
     )),
     "CREATE OR REPLACE FUNCTION users_before() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
     "UPDATE alembic_version SET version_num = '0003'",
