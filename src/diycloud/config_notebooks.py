@@ -44,7 +44,7 @@ class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     named_servers: Annotated[int, Meta(ge=0, le=32)] = 3
     """How many servers somebody may have beside the first."""
     at_once: Annotated[int, Meta(ge=1, le=64)] = 10
-    """How many servers may be starting at a time; more wait a moment and try again."""
+    """How many servers may be starting at a time; more wait their turn."""
     start_seconds: Annotated[int, Meta(ge=5, le=600)] = 60
     """A server that does not answer after so long has failed."""
     idle_minutes: Annotated[int, Meta(ge=0, le=525_600)] = 120

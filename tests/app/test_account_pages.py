@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from diycloud.auth import refusals
 from diycloud.db.engine import Database
 from diycloud.web.identity import COOKIE, UNIX_PEER
 from diycloud.web.pages import safe_next
@@ -170,6 +171,18 @@ def test_attempts_are_told_in_plain_words(world: World, admin: Browser) -> None:
     assert "signed in" in admin.get("/attempts?outcome=done").text
     assert admin.post("/attempts/clear", {"username": "ada"}).status_code == 303
     assert "Has to wait now" not in admin.get("/attempts").text
+
+
+def test_a_flood_of_attempts_is_told_by_its_number(
+    world: World, admin: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "AT_ONCE", 2)
+    for n in range(6):
+        sent = {"username": f"nobody{n}", "password": "wrong"}
+        world.ask("POST", "/api/v1/auth/login", json=sent, token="", address=f"198.51.100.{n}")
+    page = unescape(admin.get("/attempts").text)
+    assert "4 more were refused within a minute, of names that are nobody's here" in page
+    assert page.count("wrong name, password or network") == 2
 
 
 # -- proof

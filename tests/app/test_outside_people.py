@@ -215,6 +215,18 @@ def test_a_link_begun_by_one_is_not_ended_by_another(make: Make, provider: Provi
     assert admin.world.ask("GET", f"/api/v1/users/{ADMIN}/identities").json()["identities"] == []
 
 
+def test_a_link_that_one_user_begins_is_not_anothers(make: Make, provider: Provider) -> None:
+    """Mallory begins to link her account, proves at the provider who she is, and has an administrator's browser come back."""
+    admin = local(make, create=False)
+    create(admin.world, "dtoumal")
+    mallory = local(make, "dtoumal", "their own good phrase")
+    answer = provider.sign_in(mallory.start("/account/identities/link", provider="uni", csrf=mallory.csrf()))
+    admin.cookies[COOKIE] = mallory.cookies[COOKIE]
+    assert admin.back(answer).headers["location"] == "/account/identities"
+    assert admin.world.ask("GET", f"/api/v1/users/{ADMIN}/identities").json()["identities"] == []
+    assert "signed in or out meanwhile" in admin.ask("GET", "/account/identities").text
+
+
 def test_linking_asks_for_a_fresh_proof(make: Make) -> None:
     browser = local(make)
     old = "UPDATE sessions SET proved_at = proved_at - 3600"

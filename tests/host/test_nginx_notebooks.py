@@ -13,6 +13,7 @@ import re
 import socket
 import socketserver
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,11 +183,12 @@ class Site(Bed):
 
 
 @pytest.fixture
-def site(tmp_path_factory) -> Iterator[Site]:
-    found = Site(Path(tmp_path_factory.mktemp("nb")))
-    for parent in (found.folder, *found.folder.parents):
-        if not parent.stat().st_mode & stat.S_IXOTH:
-            os.chmod(parent, parent.stat().st_mode | stat.S_IXOTH)
+def site() -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="dtnc-", dir="/var/tmp") as folder:  # other runs of pytest close theirs
+        yield from _running(Site(Path(folder)))
+
+
+def _running(found: Site) -> Iterator[Site]:
     with found.stack:
         found.behind_portal = found.behind(found.site.socket, "portal")
         found.behind_portal.answer = found.portal.answer

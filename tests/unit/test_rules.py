@@ -63,6 +63,8 @@ def test_a_module_is_short_and_says_what_it_is_for(path: Path) -> None:
 
 
 def test_only_the_seam_starts_processes() -> None:
+    """The launcher, which imports nothing of the platform's, starts itself anew without an environment, and forks."""
+    begins_anew = ROOT / "src/diycloud/launcher/__main__.py"
     for path in SOURCES:
         if path.relative_to(ROOT / "src/diycloud").parts[0] == "system":
             continue
@@ -75,6 +77,7 @@ def test_only_the_seam_starts_processes() -> None:
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
                 names = [f"os.{node.attr}"]
             assert not {"subprocess", "pty", "os.system", "os.popen", "os.posix_spawn"} & set(names), path
+            names = [name for name in names if (path, name) != (begins_anew, "os.execve")]
             assert not any(name.startswith(("os.exec", "os.spawn")) for name in names), path
 
 

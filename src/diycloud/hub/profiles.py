@@ -33,7 +33,7 @@ def options_form(settings: NotebookSettings, last: Mapping[str, Any]) -> str:
     if marked not in settings.profiles:
         marked = next(iter(settings.profiles))
     rows = "".join(_row(name, profile, name == marked) for name, profile in settings.profiles.items())
-    return f'<fieldset class="choices"><legend>Size</legend>{rows}</fieldset>'
+    return f'<fieldset class="stack"><legend class="label">Size</legend>{rows}</fieldset>'
 
 
 def _row(name: str, profile: Profile, marked: bool) -> str:
@@ -42,7 +42,7 @@ def _row(name: str, profile: Profile, marked: bool) -> str:
     said = ", ".join(bounds) or "all that you have"
     title = html.escape(profile.title or name)
     return (
-        f'<label class="choice"><input type="radio" name="profile" value="{html.escape(name)}"{" checked" if marked else ""}>'
+        f'<label class="check"><input type="radio" name="profile" value="{html.escape(name)}"{" checked" if marked else ""}>'
         f'<span><b>{title}</b> <span class="muted">{html.escape(said)}</span></span></label>'
     )
 
