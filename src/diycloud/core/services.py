@@ -88,7 +88,8 @@ def launcher_service(paths: Paths) -> Service:
         name=LAUNCHER,
         description="DIY Cloud: launcher, starts users' notebook servers when the agent asks",
         command=_python("diycloud.launcher", paths, paths.lab_environment / "bin" / "python"),
-        environment=_ENVIRONMENT,
+        # What it imports makes folders in the home: not in root's.
+        environment={**_ENVIRONMENT, "HOME": str(paths.launcher_socket.parent)},
         folders=(
             Folder(str(paths.run), "root", "root", 0o755),
             Folder(str(paths.launcher_socket.parent), "root", "root", 0o700),

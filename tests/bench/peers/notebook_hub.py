@@ -2,7 +2,8 @@
 
     mkdir PATH && cd PATH && npm install configurable-http-proxy     # tests.bench.notebooks --proxy PATH
 
-It runs as root, for its spawner becomes the users; the people are accounts of the host. No TLS, which favours it.
+It runs as root, for its spawner becomes the users; the people are accounts of the host. No TLS, which favours it. All of it is
+in a cgroup that weighs as much as all users' slices do together: where the machine has other work, both get the same part.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from pathlib import Path
 
 import httpx
 from tests.bench.harness import family, free_port, stop, wait_for
+from tests.stack import remove_cgroups
+
+from diycloud.units import cpu_shares
 
 CONFIG = Path(__file__).parent / "notebook_hub_config.py"
 PASSWORD = "one for all of them"
 UID = 58_640
+CGROUP = Path("/sys/fs/cgroup/cpu/dtnotebp")
 
 
 class PlainHub:
@@ -52,8 +57,11 @@ class PlainHub:
                 [self.python, "-m", "jupyterhub", "-f", CONFIG], env=environment, cwd=self.place, stdout=log, stderr=log
             )
         try:
+            CGROUP.mkdir()
+            (CGROUP / "cpu.shares").write_text(str(cpu_shares(os.cpu_count() or 1)))
+            (CGROUP / "cgroup.procs").write_text(str(self.process.pid))
             wait_for(self._answers, self.process, "JupyterHub", seconds=60)
-        except RuntimeError:
+        except BaseException:
             self.__exit__()
             raise
         return self
@@ -70,6 +78,7 @@ class PlainHub:
         for name in self.names:
             end_processes_of(pwd.getpwnam(name).pw_uid)
             subprocess.run(["userdel", name], check=False, capture_output=True)
+        remove_cgroups(CGROUP.name)
         shutil.rmtree(self.place)
 
     def people(self) -> list[tuple[str, str]]:
