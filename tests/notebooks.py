@@ -120,7 +120,7 @@ class Notebooks:
         self.stack = stack
         self.paths = Paths(str(stack.prefix))
         self.port, self._plain_port = free_port(), free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url, self.other_url = f"https://127.0.0.1:{self.port}", f"https://localhost:{self.port}"
         stack._settings += (
             f"server:\n  host_name: 127.0.0.1\n  https_port: {self.port}\n"
             f"notebooks:\n  hub_user: {HUB_USER}\n{settings}"
@@ -175,7 +175,7 @@ class Notebooks:
         self.paths.server_socket.parent.chmod(0o2750)
         made = self.stack.json(
             "app", "create", "notebooks", "--title", "Notebooks", "--trusted", "--scopes", "openid,profile",
-            "--redirect-uris", f"{self.url}/jupyter/hub/oauth_callback",
+            "--redirect-uris", ",".join(f"{url}/jupyter/hub/oauth_callback" for url in (self.url, self.other_url)),
         )  # fmt: skip
         client = {"client_id": "notebooks", "client_secret": made["secret"]}
         _write(self.paths.hub_client, json.dumps(client), hub)

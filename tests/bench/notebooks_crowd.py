@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
-    last = FIRST_UID + options.people
+    last = FIRST_UID + options.people - 1
     with WatchedNotebooks(WatchedStack(uid_min=FIRST_UID, uid_max=last, cgroup=CGROUP)) as running:
         names = [f"dtnbc{number:03}" for number in range(options.people)]
         with ThreadPoolExecutor(4) as pool:

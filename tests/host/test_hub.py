@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -114,6 +115,22 @@ def test_an_address_asked_for_first_is_where_one_ends(bed: Notebooks) -> None:
         assert page.url.path == "/sign-in", page.url
         page = bob.submit(page, {"username": BOB, "password": notebooks.PASSWORD})
         assert page.url.path == f"/jupyter/user/{BOB}/tree", page.url
+    stop(bed, BOB)
+
+
+def test_people_stay_at_the_name_they_came_by(bed: Notebooks) -> None:
+    """A host has several names, and an address: signing in at one and being sent to another would be signed out there."""
+    start(bed, BOB)
+    with bed.browser() as bob:
+        bob.url = bed.other_url
+        bob.sign_in(BOB, notebooks.PASSWORD)
+        page = bob.open("/jupyter/")
+        assert str(page.url).startswith(f"{bed.other_url}/jupyter/user/{BOB}/lab"), page.url
+        assert all(cookie.secure for cookie in bob.client.cookies.jar)
+        away = bob.client.get(f"{bed.url}/jupyter/hub/oauth_login", headers={"Host": "elsewhere.example"})
+        assert away.headers["location"].startswith("/oidc/authorize?"), away.headers
+        refused = bob.client.get(urljoin(bed.url, away.headers["location"]))
+        assert 400 <= refused.status_code < 500 and not refused.is_redirect, "only names of the platform's"
     stop(bed, BOB)
 
 

@@ -70,6 +70,12 @@ class PersonRefresh(Authenticator):
 class PortalAuthenticator(PersonRefresh, GenericOAuthenticator):
     """OpenID Connect with the portal; what the hub itself asks goes over the server's socket."""
 
+    def get_callback_url(self, handler: Any = None) -> str:
+        """Return where the portal sends people back to: the name they came by. The portal refuses those it does not know."""
+        if handler is None:
+            raise web.HTTPError(500, "There is no request to tell the address from.")
+        return f"https://{handler.request.host}{self.parent.base_url}hub/oauth_callback"
+
     async def httpfetch(
         self, url: str, label: str = "", parse_json: bool = True, raise_error: bool = True, **request: Any
     ) -> Any:

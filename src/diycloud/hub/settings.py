@@ -23,6 +23,7 @@ POLL_S = 5
 ACTIVITY_S = 60
 """How often a server tells the hub that it is used."""
 TOKEN_DAYS = 366
+COOKIES = {"samesite": "Lax", "secure": True}
 COOKIE_DAYS = 1
 PORTAL_SCOPES = ("admin:users", "servers", "tokens", "read:hub", "read:metrics")
 """The server's: it makes users known that come for the first time, starts and stops servers, revokes tokens."""
@@ -58,13 +59,14 @@ def make_config(paths: Paths, settings: Settings) -> Config:
             "Its sockets' paths must be in small letters; choose another.",
         )
     config = Config()
+    # No `public_url`: a host has several names, and people are to stay at the one they came by.
     _set_hub(config.JupyterHub, paths, settings)
     _set_spawner(config.Spawner, settings)
     if settings.notebooks.sign_in == "pam":
         config.JupyterHub.authenticator_class = PasswordAuthenticator
     else:
         config.JupyterHub.authenticator_class = PortalAuthenticator
-        _set_client(config.PortalAuthenticator, paths, settings)
+        _set_client(config.PortalAuthenticator, paths)
     _set_authenticator(config.Authenticator)
     return config
 
@@ -72,7 +74,6 @@ def make_config(paths: Paths, settings: Settings) -> Config:
 def _set_hub(hub: Any, paths: Paths, settings: Settings) -> None:
     address = socket_url(str(paths.hub_socket))
     hub.bind_url = f"http://127.0.0.1{BASE}"  # its path counts; Nginx listens, not the hub
-    hub.public_url = f"{settings.server.address.rstrip('/')}{BASE}"
     hub.hub_bind_url = hub.hub_connect_url = address
     hub.hub_socket_mode = 0o666
     hub.db_url = f"sqlite:///{paths.hub_state}/jupyterhub.sqlite"
@@ -101,7 +102,7 @@ def _set_hub(hub: Any, paths: Paths, settings: Settings) -> None:
         {"name": "portal-admin", "description": "The portal's administrators", "scopes": list(ADMIN_SCOPES),
          "groups": [ADMINISTRATORS]},
     ]  # fmt: skip
-    hub.tornado_settings = {"slow_spawn_timeout": 10, "slow_stop_timeout": 10, "cookie_options": {"samesite": "Lax"}}
+    hub.tornado_settings = {"slow_spawn_timeout": 10, "slow_stop_timeout": 10, "cookie_options": COOKIES}
 
 
 def _set_spawner(spawner: Any, settings: Settings) -> None:
@@ -123,15 +124,13 @@ def _set_authenticator(authenticator: Any) -> None:
     authenticator.refresh_pre_spawn = True
 
 
-def _set_client(authenticator: Any, paths: Paths, settings: Settings) -> None:
-    """The hub as an application of the portal's."""
+def _set_client(authenticator: Any, paths: Paths) -> None:
+    """The hub as an application of the portal's, at whatever name of the host people came by (PortalAuthenticator)."""
     client = msgspec.json.decode(_read(paths.hub_client), type=Client)
-    portal = settings.server.address.rstrip("/")
     authenticator.client_id, authenticator.client_secret = client.client_id, client.client_secret
-    authenticator.authorize_url = f"{portal}/oidc/authorize"
+    authenticator.authorize_url = "/oidc/authorize"
     authenticator.token_url, authenticator.userdata_url = "/oidc/token", "/oidc/userinfo"
-    authenticator.oauth_callback_url = f"{portal}{BASE}hub/oauth_callback"
-    authenticator.logout_redirect_url = f"{portal}/"
+    authenticator.logout_redirect_url = "/"
     authenticator.scope = ["openid", "profile"]
     authenticator.username_claim = "preferred_username"
     authenticator.login_service = "DIY Cloud"
