@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,25 +36,28 @@ class Entry(NamedTuple):
     content: str
 
 
-def snapshot(root: str | Path = "/", *, largest: int | None = None) -> dict[str, Entry]:
+def snapshot(root: str | Path = "/", *, largest: int | None = None, without: Collection[str] = ()) -> dict[str, Entry]:
     """Return every path under root (as `/etc/passwd`) with what is there. Other file systems are not entered.
 
-    largest: bytes; of larger files only the size is taken (for slow machines), None reads all.
+    largest: bytes; of larger files only the size is taken (for slow machines), None reads all. without: folders, as paths
+    under root, that are not entered either.
     """
     top = os.fspath(root).rstrip("/") or "/"
     device = os.lstat(top + "/.").st_dev  # the dot: a root given as /proc/PID/root is a link
-    return dict(_walk(top, "", device, largest))
+    return dict(_walk(top, "", device, largest, without))
 
 
-def _walk(top: str, below: str, device: int, largest: int | None) -> Iterator[tuple[str, Entry]]:
+def _walk(
+    top: str, below: str, device: int, largest: int | None, without: Collection[str]
+) -> Iterator[tuple[str, Entry]]:
     with os.scandir(f"{top}{below}/") as names:
         for name in names:
             path = f"{below}/{name.name}"
             try:
                 entry, inner = _read(name, device, largest)
                 yield path, entry
-                if inner:
-                    yield from _walk(top, path, device, largest)
+                if inner and path not in without:
+                    yield from _walk(top, path, device, largest, without)
             except FileNotFoundError:
                 continue  # gone between the listing and the look
 

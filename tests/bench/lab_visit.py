@@ -60,9 +60,8 @@ class Person:
         action = re.search(r'<form[^>]*action="([^"]*)"', form[0])
         target = urljoin(address, html.unescape(action[1])) if action else address
         headers = {"Origin": self.url, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "same-origin"}
-        async with self.session.post(
-            target, data={**hidden, "username": self.name, "password": self.password}, headers=headers
-        ) as answer:
+        data = {**hidden, "username": self.name, "password": self.password}
+        async with self.session.post(target, data=data, headers=headers) as answer:
             text = await answer.text()
             assert answer.status < 400 and 'name="password"' not in text, f"{answer.url}: {answer.status} {text[:500]}"
 

@@ -136,63 +136,27 @@ def test_try_debugger(bed, alice, kernel) -> None:
         """))
 
 
-def test_try_misc(bed, alice, kernel) -> None:
-    print(kernel.run(textwrap.dedent("""
-        import os, sys, glob, subprocess
-        me = os.getpid(); server = os.getppid()
-        def t(label, f):
-            try: print(label, '->', repr(f())[:300])
-            except BaseException as e: print(label, '!!', type(e).__name__, e)
-        shim = int(open(f'/proc/{server}/stat').read().rpartition(')')[2].split()[1])
-        print('me', me, 'server', server, 'shim', shim)
-        t('oom', lambda: open('/proc/self/oom_score_adj','w').write('-1000'))
-        t('oom min', lambda: open('/proc/self/oom_score_adj','w').write('-1'))
-        t('oom server', lambda: open(f'/proc/{server}/oom_score_adj','w').write('-1'))
-        for what in ('environ','mem','maps','fd','cwd','exe'):
-            for who in (shim, server):
-                t(f'{what} {"shim" if who==shim else "server"}', lambda: os.listdir(f'/proc/{who}/fd') if what=='fd' else os.readlink(f'/proc/{who}/{what}') if what in ('cwd','exe') else open(f'/proc/{who}/{what}','rb').read(200))
-        t('server fds', lambda: [os.readlink(f'/proc/{server}/fd/{n}') for n in os.listdir(f'/proc/{server}/fd')])
-        t('own fds', lambda: [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')])
-        t('env', lambda: {k:v for k,v in os.environ.items() if 'HUB' in k or 'TOKEN' in k or 'LD' in k or 'PYTHON' in k})
-        t('kill shim', lambda: os.kill(shim, 9))
-        r = os.environ['JUPYTER_RUNTIME_DIR']
-        t('runtime', lambda: (r, os.listdir(r), os.statvfs(r)))
-        t('fill', lambda: open(r+'/fill','wb').write(b'x'*64*1024*1024))
-        t('fs', lambda: subprocess.run(['df',r,'/run','/dev/shm','/tmp'],capture_output=True,text=True).stdout)
-        t('unfill', lambda: os.unlink(r+'/fill'))
-        t('cgroups', lambda: open('/proc/self/cgroup').read())
-        t('caps', lambda: [l for l in open('/proc/self/status') if l.startswith(('Cap','NoNew','Groups','Seccomp'))])
-        t('sudo', lambda: subprocess.run(['su','-c','id'],capture_output=True,text=True,input='x'))
-        t('mounts', lambda: [l for l in open('/proc/self/mountinfo') if 'tmp' in l][:9])
-    """)))
-    run = bed.paths.notebooks
+def test_try_flood(bed, alice, kernel) -> None:
+    kernel.run("1")
+    port = min(ports(ALICE))
+    me = int(kernel.run("import os; print(os.getpid())"))
+    rss = lambda: [l for l in Path(f"/proc/{me}/status").read_text().splitlines() if l.startswith("VmRSS")]
+    print("rss", rss(), ports(ALICE))
     print(as_user(BOB, f"""
-        import os, socket, subprocess
-        def t(label, f):
-            try: print(label, '->', repr(f())[:300])
-            except BaseException as e: print(label, '!!', type(e).__name__, e)
-        base = {str(run)!r}
-        t('ls sockets', lambda: os.listdir(base + '/sockets'))
-        def con(p, say=b''):
-            s = socket.socket(socket.AF_UNIX); s.connect(p); s.sendall(say); return s.recv(300) if say else 'open'
-        t('connect', lambda: con(base + '/sockets/{ALICE}.sock'))
-        t('own connect', lambda: con(base + '/sockets/{BOB}.sock'))
-        t('launcher', lambda: con({str(bed.paths.launcher_socket)!r}))
-        t('agent', lambda: con({str(bed.paths.agent_socket)!r}))
-        t('server', lambda: con({str(bed.paths.server_socket)!r}))
-        t('hub', lambda: con({str(bed.paths.hub_socket)!r}, b'GET /jupyter/hub/api/users HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'))
-        t('hub spoof', lambda: con({str(bed.paths.hub_socket)!r}, b'GET /jupyter/hub/api/user HTTP/1.1\\r\\nHost: x\\r\\nX-Notebook-User: {ALICE}\\r\\nX-Forwarded-For: 127.0.0.1\\r\\n\\r\\n'))
-        t('records', lambda: os.listdir(base + '/records'))
-        t('log', lambda: open(base + '/logs/{ALICE}.log').read())
-        t('runtime', lambda: os.listdir(base + '/runtime/{ALICE}'))
-        t('runtime ls', lambda: os.listdir(base + '/runtime'))
-        t('mk', lambda: os.mkdir(base + '/runtime/{BOB}+x'))
-        t('link', lambda: os.link(base + '/sockets/{BOB}.sock', base + '/sockets/{ALICE}+x.sock'))
-        t('rename', lambda: os.rename(base + '/sockets/{BOB}.sock', base + '/sockets/{ALICE}.sock'))
-        t('unlink', lambda: os.unlink(base + '/sockets/{BOB}.sock'))
-        t('tmp', lambda: os.listdir({str(bed.paths.notebook_tmp)!r}))
-        for pid in {pids(ALICE)!r}:
-            for what in ('environ', 'mem', 'maps', 'fd', 'root', 'cwd', 'cmdline', 'net/unix'):
-                p = f'/proc/{{pid}}/{{what}}'
-                t(p, lambda: os.listdir(p) if what in ('fd','root','cwd') else open(p,'rb').read()[:200])
+        import socket, struct
+        s = socket.create_connection(("127.0.0.1", {port}), 3)
+        s.settimeout(3)
+        s.sendall(b"\\xff" + bytes(8) + b"\\x7f" + bytes([3, 0]) + b"NULL" + bytes(16) + b"\\0" + bytes(31))
+        got = b""
+        while len(got) < 64: got += s.recv(64)
+        ready = b"\\x05READY" + b"\\x0bSocket-Type" + struct.pack(">I", 4) + b"PUSH"
+        s.sendall(bytes([4, len(ready)]) + ready)
+        print(s.recv(200))
+        s.sendall(bytes([2]) + struct.pack(">Q", 1 << 31))
+        block = bytes(1 << 20)
+        s.settimeout(20)
+        for n in range(400): s.sendall(block)
+        print("sent")
     """))
+    print("rss", rss())
+    print(subprocess.run(["ps","-o","pid,rss,vsz,args","-p",str(me)],capture_output=True,text=True).stdout)

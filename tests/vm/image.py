@@ -2,9 +2,9 @@
 
 Three disks: / (ext4), /home (ext4 with user, group and project quotas), /data (XFS with user and project quotas).
 Two tags: `base`, a bare server; `ready`, which has what our installation would fetch and unpack: its Debian packages, a
-folder of our pinned Python packages that pip is told to use, and the program's own environment made of them. An
-emulated machine takes minutes for what a chroot does in seconds, so most tests use `ready`; that the installation
-makes all this by itself is tested in tests/bare.
+folder of our pinned Python packages that pip is told to use, and the environments made of them: the program's own and
+those of notebooks. An emulated machine takes minutes for what a chroot does in seconds, so most tests use `ready`; that
+the installation makes all this by itself is tested in tests/bare.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from tests.bare import debian
 
 IMAGES = debian.TOP / "machines" / "images"
 KEY = debian.TOP / "machines" / "key"
-REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
-ENVIRONMENT = "/opt/diycloud/venv"
+REPOSITORY = Path(__file__).resolve().parents[2]
+REQUIREMENTS = REPOSITORY / "requirements"
+PROGRAM = "/opt/diycloud"
+ENVIRONMENT = f"{PROGRAM}/venv"
+MAKERS = ("core/environments.py", "core/notebook_steps.py")
+"""The program's modules that make the environments of notebooks."""
 WHEELS = "/var/cache/testbed-wheels"
 
 PROGRAMS = {
@@ -78,7 +82,8 @@ def ensure_image(suite: str, tag: str = "base") -> Path:
     debian.require(PROGRAMS)
     tree = debian.ensure_tree(suite, BASE)
     requirements = _requirements() if tag == "ready" else []
-    stamp = debian.recipe_stamp(tree.name, tag, Path(__file__).read_text(), *(r.read_text() for r in requirements))
+    sources = [Path(__file__), *requirements, *(REPOSITORY / "src/diycloud" / maker for maker in MAKERS)]
+    stamp = debian.recipe_stamp(tree.name, tag, *(source.read_text() for source in sources))
     image = IMAGES / f"{suite}-{tag}-{stamp}"
     with debian.locked(f"image-{suite}-{tag}"):
         if image.is_dir():
@@ -145,6 +150,7 @@ def _make_ready(root: Path, requirements: Sequence[Path]) -> None:
         )
         (root / "etc/pip.conf").write_text(debian.render_pip_conf({"no-index": "true", "find-links": WHEELS}))
         _make_environment(root)
+        _make_notebook_environments(root)
 
 
 def _make_environment(root: Path) -> None:
@@ -156,6 +162,24 @@ def _make_environment(root: Path) -> None:
         f'echo "$(sha256sum < /tmp/runtime.txt) $(python3 -c "import sys; print(sys.version)")" > {ENVIRONMENT}/.made-from;'
         "rm /tmp/runtime.txt",
     )
+
+
+def _make_notebook_environments(root: Path) -> None:
+    """Have the program make the environments of notebooks, from where it will be installed; it is not left there."""
+    program = root / PROGRAM.lstrip("/")
+    shutil.copytree(REPOSITORY / "src/diycloud", program / "lib/diycloud", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REQUIREMENTS, program / "requirements")
+    make = (
+        f'import sys; sys.path.insert(0, "{PROGRAM}/lib");'
+        "from diycloud.core.notebook_steps import environments;"
+        "from diycloud.core.installation import Installation;"
+        "from diycloud.core.options import InstallOptions;"
+        "from diycloud.system.local import Local;"
+        "print(environments(Installation(Local(), InstallOptions())))"
+    )
+    debian.chroot(root, f"{ENVIRONMENT}/bin/python -I -c '{make}'")
+    shutil.rmtree(program / "lib")
+    shutil.rmtree(program / "requirements")
 
 
 def _finish(root: Path) -> None:

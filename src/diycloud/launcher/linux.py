@@ -12,7 +12,7 @@ from pathlib import Path
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _CLONE_NEWNS = 0x00020000
-_MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 32, 4096, 16384, 1 << 19
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 2, 4, 8, 32, 4096, 16384, 1 << 19
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
@@ -83,6 +83,12 @@ def forbid_devices(folder: Path) -> None:
     _mount(None, str(folder), _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV)
 
 
-def _mount(source: str | None, target: str, flags: int) -> None:
-    origin = source.encode() if source else None
-    _check(_libc.mount(origin, target.encode(), None, ctypes.c_ulong(flags), None), f"mount on {target}")
+def mount_memory(folder: Path, *, size: int, files: int, uid: int, gid: int) -> None:
+    """Mount an empty file system in memory (tmpfs(5)): at most `size` bytes and so many files, of one user alone."""
+    options = f"size={size},nr_inodes={files},mode=0700,uid={uid},gid={gid}"
+    _mount("tmpfs", str(folder), _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, kind="tmpfs", options=options)
+
+
+def _mount(source: str | None, target: str, flags: int, *, kind: str = "", options: str = "") -> None:
+    words = (word.encode() if word else None for word in (source, target, kind))
+    _check(_libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None), f"mount on {target}")

@@ -13,6 +13,8 @@ from diycloud.launcher.request import Refused, Request
 
 OPEN_FILES = 65_536
 """Descriptors that a server may have open, and each of its kernels."""
+RUNTIME_BYTES, RUNTIME_FILES = 16 << 20, 8192
+"""Of a server's runtime folder: some kilobytes and six files for each kernel."""
 _SHARED = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - the folders that are replaced
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -80,6 +82,15 @@ def isolate_tmp(tmp: Path, visible: Iterable[Path]) -> None:
                 os.close(place)
     for descriptor in (own, *(source for _, source in kept)):
         os.close(descriptor)
+
+
+def own_runtime(runtime: Path, uid: int, gid: int) -> None:
+    """Put memory of the user's in the place of the runtime folder, for this process and those it starts.
+
+    The folder is below /run, where the whole host's services keep what they need: a user who could write there could fill
+    it. What is in memory is bounded, counts as the user's, and is gone with the last process that sees it.
+    """
+    linux.mount_memory(runtime, size=RUNTIME_BYTES, files=RUNTIME_FILES, uid=uid, gid=gid)
 
 
 def _make_folders(base: Path, parts: tuple[str, ...]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from diycloud.launcher import linux
-from diycloud.launcher.privileges import become_user, bound_process, close_all_but, isolate_tmp
+from diycloud.launcher.privileges import become_user, bound_process, close_all_but, isolate_tmp, own_runtime
 from diycloud.launcher.request import Request
 from diycloud.launcher.starters import copy_starters
 
@@ -40,6 +40,7 @@ def run_server(request: Request, listener: socket.socket, ready: int, output: in
         linux.set_name("notebook")
         bound_process()
         isolate_tmp(request.tmp, visible)
+        own_runtime(request.runtime, request.uid, request.gid)
         become_user(request)
         os.umask(0o022)
         os.chdir(request.home)

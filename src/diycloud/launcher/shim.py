@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,15 +18,11 @@ from typing import NoReturn
 from diycloud.launcher import linux
 from diycloud.launcher.conversation import REQUEST_SECONDS, Broken, Conversation
 from diycloud.launcher.output import Output
-from diycloud.launcher.privileges import close_all_but, drop_to
+from diycloud.launcher.privileges import close_all_but
 from diycloud.launcher.record import Record, now, read_kills, read_start_time, write_record
 from diycloud.launcher.remains import end_remains, reap
 from diycloud.launcher.request import Refused, Request, parse_request
 from diycloud.launcher.server import run_server
-
-TIDY_SECONDS = 5.0
-"""How long the removal of what a server leaves in its runtime folder may take."""
-
 
 def run_shim(connection: socket.socket, visible: list[Path]) -> NoReturn:
     """Do all that one connection of the agent's asks. Never returns."""
@@ -105,14 +99,8 @@ class _Shim:
         return 0
 
     def _make_runtime(self) -> None:
-        """Make the folder for connection files and sockets of kernels, which is the user's alone."""
-        request, folder = self._request, self._request.runtime
-        if folder.is_symlink() or folder.exists():  # of one that was killed with its shim
-            self._tidy_runtime()
-        folder.mkdir(mode=0o700)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        os.fchown(descriptor, request.uid, request.gid)
-        os.close(descriptor)
+        """Make the folder on which the server has its own memory (privileges.own_runtime). It stays empty, and root's."""
+        self._request.runtime.mkdir(mode=0o700, exist_ok=True)
 
     def _watch_children(self) -> int:
         """Return a descriptor that can be read when a child ended."""
@@ -162,7 +150,8 @@ class _Shim:
         record.ended = now()
         with suppress(OSError):
             request.socket.unlink()
-        self._tidy_runtime()
+        with suppress(OSError):
+            request.runtime.rmdir()
         self._write_record()
         if not self._ready:
             self._talk.say(failed=self._reason(), log=self._output.last_lines())
@@ -178,27 +167,3 @@ class _Shim:
     def _write_record(self) -> None:
         with suppress(OSError):  # a full /run ends no server; the agent finds the process itself
             write_record(self._record, self._request.record)
-
-    def _tidy_runtime(self) -> None:
-        """Remove the runtime folder: what is in it by a process of the user's, itself by root."""
-        folder = self._request.runtime
-        try:
-            pid = os.fork()
-        except OSError:  # the user has as many processes as they may; it is tidied before the next server starts
-            return
-        if pid == 0:
-            try:
-                drop_to(self._request.uid, self._request.gid, self._request.groups)
-                for entry in folder.iterdir():
-                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            finally:
-                os._exit(0)
-        deadline = time.monotonic() + TIDY_SECONDS
-        while pid not in reap():
-            if time.monotonic() > deadline:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                break
-            time.sleep(0.005)
-        with suppress(OSError):  # not empty: it stays, and the next server of the name says so
-            folder.rmdir()
