@@ -24,6 +24,7 @@ from schemathesis import checks as known
 from diycloud.db.engine import Database
 from diycloud.db.sqlite import SqliteDatabase
 from diycloud.web.openapi import document
+from tests.app.notebook_site import Site
 from tests.app.restful import World
 
 known.load_all_checks()
@@ -53,7 +54,7 @@ def world(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A server with something of each kind."""
     path = Path(shutil.copyfile(empty_database, tmp_path_factory.mktemp("api") / "users.db"))
     database: Database = SqliteDatabase(path)
-    world = World(database)
+    world = Site(database)
     world.first_admin()
     for there, body in (
         ("users", {"username": "ada", "password": "hunter2 hunter2"}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from typing import Any
 
@@ -268,7 +267,7 @@ def test_a_wrong_password_takes_the_same_time_with_and_without_a_second_factor(w
             times.append(time.perf_counter() - started)
             world.services.throttle.clear(name)
     world.services.hasher.close()
-    one, other = (statistics.median(times) for times in took.values())
+    one, other = (min(times) for times in took.values())  # what else this machine does only adds
     assert abs(one - other) < 0.25 * max(one, other)
 
 

@@ -274,7 +274,7 @@ def test_kernel_runs_code_over_ipc_and_has_no_token(bed: Bed) -> None:
     assert said[2] == f"/home/dtlnalice {UIDS[ALICE]} 0o22\n"
     assert said[3] == f"{bed.lab}/bin/python\n"
     assert said[4].strip() == "0o41700 [True, True, True, True, True]"
-    runtime = Path(server.request["runtime"])
+    runtime = Path(f"/proc/{server.pid}/root{server.request['runtime']}")
     assert (
         server.request["environment"]["JUPYTERHUB_API_TOKEN"] not in next(runtime.glob("jpserver-*.json")).read_text()
     )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import signal
-import socket
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -86,8 +83,9 @@ def as_user(name: str, code: str) -> str:
 
 
 def pids(name: str) -> list[int]:
-    listed = subprocess.run(["ps", "-u", name, "-o", "pid="], capture_output=True, text=True, check=False).stdout
-    return [int(word) for word in listed.split()]
+    """Return a user's processes; what has ended, and waits for its parent to take note, is none."""
+    listed = subprocess.run(["ps", "-u", name, "-o", "pid=,stat="], capture_output=True, text=True, check=False).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "Z" not in line]
 
 
 def ports(name: str) -> set[int]:
@@ -101,62 +99,256 @@ def ports(name: str) -> set[int]:
     return found
 
 
-# -- ways into somebody else's kernel
-
-
-def test_try_debugger(bed, alice, kernel) -> None:
-    specs = alice.ask("GET", f"/jupyter/user/{ALICE}/api/kernelspecs").json()
-    print(json.dumps(specs)[:600])
-    kernel.run("secret = 42")
-    print("before", ports(ALICE))
-    import secrets
-    asked = secrets.token_hex(8)
+def debug(kernel: Kernel) -> None:
+    """Ask a kernel for its debugger, as Lab's page does, and give it time to listen."""
+    asked = "d" * 16
     header = {"msg_id": asked, "msg_type": "debug_request", "username": "", "session": asked, "version": "5.3"}
     content = {"seq": 1, "type": "request", "command": "initialize", "arguments": {"adapterID": "python"}}
-    kernel._send(json.dumps({"channel": "control", "header": header, "parent_header": {}, "metadata": {}, "content": content}).encode())
-    time.sleep(4)
-    found = ports(ALICE)
-    print("after", found)
-    for port in found:
-        print(port, as_user(BOB, f"""
-            import socket, json, time
-            s = socket.create_connection(("127.0.0.1", {port}), 3)
-            s.settimeout(3)
-            def say(seq, command, **arguments):
-                b = json.dumps(dict(seq=seq, type="request", command=command, arguments=arguments)).encode()
-                s.sendall(b"Content-Length: %d\\r\\n\\r\\n" % len(b) + b)
-            try:
-                say(1, "initialize", adapterID="x"); say(2, "attach")
-                time.sleep(1)
-                say(3, "configurationDone")
-                say(4, "evaluate", expression="__import__('os').getuid()")
-                time.sleep(1)
-                print(s.recv(65536).decode()[:3000])
-            except Exception as e: print(repr(e))
-        """))
+    message = {"channel": "control", "header": header, "parent_header": {}, "metadata": {}, "content": content}
+    kernel._send(json.dumps(message).encode())
+    time.sleep(3)
 
 
-def test_try_flood(bed, alice, kernel) -> None:
+# -- by the host's network
+
+
+def test_no_kernel_listens_where_others_connect(bed: Notebooks, alice: Browser, kernel: Kernel) -> None:
+    """Found: the debugger of a kernel ran whatever anybody on the host sent to its port; another port took memory."""
+    specs = alice.ask("GET", f"/jupyter/user/{ALICE}/api/kernelspecs").json()["kernelspecs"]
+    assert [spec["spec"]["metadata"]["debugger"] for spec in specs.values()] == [False] * len(specs)
+    assert kernel.run("import os; print(os.getuid())").strip() == str(pwd.getpwnam(ALICE).pw_uid)
+    debug(kernel)
+    assert ports(ALICE) == set()
+    assert kernel.run("6 * 7") == "42", "and it goes on"
+
+
+def test_what_forks_print_is_shown_all_the_same(kernel: Kernel) -> None:
+    said = kernel.run(
+        "import multiprocessing, time; child = multiprocessing.get_context('fork').Process(target=print, args=('child',));"
+        "child.start(); child.join(); time.sleep(1)"
+    )
+    assert said.strip() == "child"
+
+
+def test_run_cannot_be_filled(kernel: Kernel) -> None:
+    """Found: a server's runtime folder was /run itself, as large as that is."""
+    filled = kernel.run("""
+import os
+folder = os.environ["JUPYTER_RUNTIME_DIR"]
+try:
+    with open(folder + "/fill", "wb") as file:
+        for _ in range(64): file.write(bytes(1 << 20)); file.flush()
+except OSError as error: print(error.errno)
+os.unlink(folder + "/fill")
+made = 0
+try:
+    for made in range(20_000): open(f"{folder}/{made}", "w").close()
+except OSError as error: print(error.errno)
+for one in range(made): os.unlink(f"{folder}/{one}")
+print(os.stat(folder).st_dev == os.stat(folder + "/..").st_dev, oct(os.stat(folder).st_mode))
+""")
+    assert filled.split() == ["28", "28", "False", "0o41700"]
+
+
+# -- by files, sockets and /proc
+
+
+def tried(printed: str) -> dict[str, str]:
+    return dict(line.split(" = ", 1) for line in printed.splitlines() if " = " in line)
+
+
+TRY = """
+import os, socket, ctypes, errno
+def attempt(label, action):
+    try: print(label, "=", repr(action())[:150])
+    except OSError as error: print(label, "=", errno.errorcode.get(error.errno, error))
+def write(path, text):
+    descriptor = os.open(path, os.O_WRONLY)
+    try: os.write(descriptor, text.encode())
+    finally: os.close(descriptor)
+def connect(path):
+    with socket.socket(socket.AF_UNIX) as line: line.connect(path)
+def attach(pid):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(16, pid, None, None): raise OSError(ctypes.get_errno(), "ptrace")
+"""
+
+
+def test_somebody_else_on_the_host_gets_at_nothing(bed: Notebooks) -> None:
+    run, own = bed.paths.notebooks, f"{bed.paths.notebooks}/sockets/{BOB}.sock"
+    found = tried(as_user(BOB, TRY + f"""
+run, own, alices = {str(run)!r}, {own!r}, {f"{run}/sockets/{ALICE}.sock"!r}
+attempt("own connect", lambda: connect(own))
+attempt("own chmod", lambda: os.chmod(own, 0o660))
+attempt("list sockets", lambda: os.listdir(run + "/sockets"))
+attempt("list runtime", lambda: os.listdir(run + "/runtime"))
+attempt("connect", lambda: connect(alices))
+attempt("chmod", lambda: os.chmod(alices, 0o666))
+attempt("rename over", lambda: os.rename(own, alices))
+attempt("rename away", lambda: os.rename(own, run + "/sockets/x.sock"))
+attempt("link", lambda: os.link(own, run + "/sockets/{ALICE}+x.sock"))
+attempt("symlink", lambda: os.symlink(alices, run + "/sockets/{BOB}+x.sock"))
+attempt("unlink", lambda: os.unlink(own))
+attempt("named server", lambda: os.mkdir(run + "/runtime/{BOB}+x"))
+attempt("own runtime", lambda: os.listdir(run + "/runtime/{BOB}"))
+attempt("runtime", lambda: os.listdir(run + "/runtime/{ALICE}"))
+attempt("record", lambda: open(run + "/records/{ALICE}.json"))
+attempt("log", lambda: open(run + "/logs/{ALICE}.log"))
+attempt("tmp", lambda: os.listdir({str(bed.paths.notebook_tmp / str(pwd.getpwnam(ALICE).pw_uid))!r}))
+attempt("launcher", lambda: connect({str(bed.paths.launcher_socket)!r}))
+attempt("agent", lambda: connect({str(bed.paths.agent_socket)!r}))
+attempt("server", lambda: connect({str(bed.paths.server_socket)!r}))
+for pid in {pids(ALICE)!r}:
+    for what in ("environ", "mem", "maps", "auxv", "io"):
+        attempt(f"{{pid}} {{what}}", lambda: open(f"/proc/{{pid}}/{{what}}").read(9))
+    for what in ("fd", "root", "map_files"): attempt(f"{{pid}} {{what}}", lambda: os.listdir(f"/proc/{{pid}}/{{what}}"))
+    attempt(f"{{pid}} ptrace", lambda: attach(pid))
+    attempt(f"{{pid}} kill", lambda: os.kill(pid, 9))
+"""))  # fmt: skip
+    allowed = {label: answer for label, answer in found.items() if answer not in ("EACCES", "EPERM", "ESRCH", "''")}
+    assert allowed == {"own connect": "None", "own chmod": "None"}, allowed
+    assert len(found) > 36
+
+
+def test_a_notebook_gets_at_nothing_of_roots(bed: Notebooks, kernel: Kernel) -> None:
+    shim = json.loads((bed.paths.notebooks / f"records/{ALICE}.json").read_text())["shim"]
+    assert bed.launcher is not None
+    found = tried(kernel.run(TRY + f"""
+attempt("never", lambda: write("/proc/self/oom_score_adj", "-1"))
+attempt("never, server", lambda: write(f"/proc/{{os.getppid()}}/oom_score_adj", "-1"))
+attempt("signal", lambda: os.kill({shim}, 15))
+for pid in ({shim}, {bed.launcher.pid}):
+    for what in ("environ", "mem", "maps"): attempt(f"{{pid}} {{what}}", lambda: open(f"/proc/{{pid}}/{{what}}").read(9))
+    attempt(f"{{pid}} fd", lambda: os.listdir(f"/proc/{{pid}}/fd"))
+    attempt(f"{{pid}} ptrace", lambda: attach(pid))
+    attempt(f"{{pid}} oom", lambda: write(f"/proc/{{pid}}/oom_score_adj", "1000"))
+attempt("root", lambda: os.setuid(0))
+attempt("groups", lambda: os.setgroups([0]))
+attempt("mount", lambda: os.listdir("/proc/1/root"))
+attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
+for name in ("sockets", "records", "logs", "runtime"): attempt(name, lambda: open(f"{bed.paths.notebooks}/{{name}}/x", "w"))
+for line in open("/proc/self/cgroup"):
+    _, controller, folder = line.strip().split(":", 2)
+    if "/" in folder[1:]:
+        base = "/sys/fs/cgroup/" + controller
+        attempt(f"{{controller}} out", lambda: write(base + "/cgroup.procs", "0"))
+        attempt(f"{{controller}} new", lambda: os.mkdir(base + folder + "/x"))
+attempt("memory", lambda: write("/sys/fs/cgroup/memory" + folder + "/memory.limit_in_bytes", "-1"))
+"""))  # fmt: skip
+    allowed = {label: answer for label, answer in found.items() if answer not in ("EACCES", "EPERM", "ENOENT", "EROFS")}
+    assert allowed == {}, allowed
+    assert len(found) > 18
+
+
+def test_a_server_holds_no_descriptor_of_roots(bed: Notebooks, kernel: Kernel) -> None:
     kernel.run("1")
-    port = min(ports(ALICE))
-    me = int(kernel.run("import os; print(os.getpid())"))
-    rss = lambda: [l for l in Path(f"/proc/{me}/status").read_text().splitlines() if l.startswith("VmRSS")]
-    print("rss", rss(), ports(ALICE))
-    print(as_user(BOB, f"""
-        import socket, struct
-        s = socket.create_connection(("127.0.0.1", {port}), 3)
-        s.settimeout(3)
-        s.sendall(b"\\xff" + bytes(8) + b"\\x7f" + bytes([3, 0]) + b"NULL" + bytes(16) + b"\\0" + bytes(31))
-        got = b""
-        while len(got) < 64: got += s.recv(64)
-        ready = b"\\x05READY" + b"\\x0bSocket-Type" + struct.pack(">I", 4) + b"PUSH"
-        s.sendall(bytes([4, len(ready)]) + ready)
-        print(s.recv(200))
-        s.sendall(bytes([2]) + struct.pack(">Q", 1 << 31))
-        block = bytes(1 << 20)
-        s.settimeout(20)
-        for n in range(400): s.sendall(block)
-        print("sent")
-    """))
-    print("rss", rss())
-    print(subprocess.run(["ps","-o","pid,rss,vsz,args","-p",str(me)],capture_output=True,text=True).stdout)
+    for pid in pids(ALICE):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(entry)
+            if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
+                assert os.stat(target).st_uid != 0 or not os.access(entry, os.W_OK), (pid, target)
+
+
+# -- by the hub
+
+
+def test_a_users_own_token_at_the_hub_can_what_the_user_may(bed: Notebooks) -> None:
+    made = bed.hub_api("POST", f"/users/{ALICE}/tokens", {"note": "mine"})
+    assert made.status_code == 201, made.text
+    token = made.json()["token"]
+    refused = {}
+    for method, path, body in (
+        ("GET", "/users", None), ("GET", f"/users/{BOB}", None), ("GET", "/groups", None), ("GET", "/services", None),
+        ("POST", f"/users/{BOB}/server", {}), ("DELETE", f"/users/{BOB}/server", None),
+        ("POST", f"/users/{BOB}/servers/x", {}), ("POST", f"/users/{BOB}/tokens", {}), ("GET", f"/users/{BOB}/tokens", None),
+        ("POST", f"/users/{BOB}/activity", {"last_activity": "2030-01-01T00:00:00Z"}),
+        ("POST", "/users/dtnrnew", {}), ("POST", "/users", {"usernames": ["dtnrnew"], "admin": True}),
+        ("PATCH", f"/users/{ALICE}", {"admin": True}), ("DELETE", f"/users/{ALICE}", None),
+        ("POST", f"/users/{ALICE}/tokens", {"roles": ["admin"]}), ("POST", f"/users/{ALICE}/tokens", {"scopes": ["admin:users"]}),
+        ("POST", f"/users/{ALICE}/tokens", {"scopes": [f"access:servers!user={BOB}"]}),
+        ("POST", f"/shares/{ALICE}/", {"user": BOB}), ("POST", f"/share-codes/{ALICE}/", {}),
+        ("POST", "/groups/x", {}), ("POST", "/groups/portal:administrators/users", {"users": [ALICE]}),
+        ("PUT", "/groups/portal:administrators/properties", {}), ("POST", "/shutdown", {}), ("GET", "/proxy", None),
+        ("POST", "/proxy", {}), ("PATCH", "/proxy", {"api_url": "http://127.0.0.1:1"}), ("GET", "/metrics", None),
+    ):  # fmt: skip
+        answer = bed.hub_api(method, path, body, token=token)
+        if answer.status_code not in (400, 403, 404, 405):
+            refused[method, path, str(body)] = (answer.status_code, answer.text[:300])
+    assert refused == {}
+    assert bed.hub_api("GET", "/user", token=token).json()["admin"] is False
+
+
+@pytest.mark.parametrize(
+    "server", ["..", "%2e%2e%2f" + BOB, "x%2f..%2f" + BOB, "+x", "A", "x%0a", "x" * 31, "%00", "..%2f..%2fhub", "a+b"]
+)
+def test_odd_names_of_servers_are_nobodys(bed: Notebooks, server: str) -> None:
+    before = sorted(os.listdir(bed.paths.notebooks / "sockets")), sorted(pids(BOB))
+    answer = bed.hub_api("POST", f"/users/{ALICE}/servers/{server}", {})
+    assert answer.status_code >= 400, answer.text
+    assert (sorted(os.listdir(bed.paths.notebooks / "sockets")), sorted(pids(BOB))) == before
+    bed.hub_api("DELETE", f"/users/{ALICE}/servers/{server}", {"remove": True})
+
+
+# -- by what does not want to end
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}: signal.signal(number, signal.SIG_IGN)
+"""
+DAEMON = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for number in range(256):
+            try: os.close(number)
+            except OSError: pass
+        time.sleep(600)
+    os._exit(0)
+"""
+BOMB = """
+def bomb():
+    while True:
+        try:
+            if os.fork() == 0: os.setsid()
+        except OSError: pass
+if os.fork() == 0: bomb()
+"""
+
+
+@pytest.mark.parametrize(
+    "code", [DAEMON, "os.kill(os.getppid(), signal.SIGSTOP)", BOMB], ids=["daemon", "stopped", "bomb"]
+)
+def test_a_stop_ends_whatever_it_is(bed: Notebooks, code: str) -> None:
+    start(bed, BOB)
+    with bed.browser() as browser:
+        browser.sign_in(BOB, notebooks.PASSWORD)
+        browser.open(f"/jupyter/user/{BOB}/lab")
+        kernel = Kernel(browser, f"/jupyter/user/{BOB}/")
+        code = STUBBORN + code
+        kernel.run(f"import subprocess, sys, os; c = subprocess.Popen([sys.executable, '-c', {code!r}]); 1")
+        time.sleep(2)
+        assert len(pids(BOB)) > 2
+        began = time.monotonic()
+        bed.stack.cli("notebook", "stop", BOB)
+        assert not pids(BOB), "it says that it has ended"
+        assert time.monotonic() - began < 30
+        kernel.close()
+    stop(bed, BOB)
+    start(bed, BOB)
+
+
+def test_starts_of_one_user_leave_room_for_others(bed: Notebooks, kernel: Kernel) -> None:
+    """A server that its owner keeps from answering holds a turn until its time is up."""
+    kernel.run(
+        "import os, time; os.makedirs(os.path.expanduser('~/.jupyter'), exist_ok=True);"
+        "open(os.path.expanduser('~/.jupyter/jupyter_server_config.py'), 'w').write('import time; time.sleep(300)')"
+    )
+    stop(bed, BOB)
+    for server in ("a", "b"):
+        bed.hub_api("POST", f"/users/{ALICE}/servers/{server}", {})
+    began = time.monotonic()
+    start(bed, BOB)
+    assert time.monotonic() - began < 10
+    kernel.run("os.unlink(os.path.expanduser('~/.jupyter/jupyter_server_config.py'))")
+    for server in ("a", "b"):
+        stop(bed, ALICE, server)

@@ -110,7 +110,10 @@ def _set_spawner(spawner: Any, settings: Settings) -> None:
     spawner.http_timeout = settings.notebooks.start_seconds
     spawner.poll_interval = POLL_S
     spawner.default_url = "/lab"
-    spawner.environment = {"JUPYTERHUB_ACTIVITY_INTERVAL": str(ACTIVITY_S)}
+    spawner.environment = {
+        "JUPYTERHUB_ACTIVITY_INTERVAL": str(ACTIVITY_S),
+        "JUPYTERHUB_PUBLIC_HUB_URL": f"{settings.server.address.rstrip('/')}{BASE}hub/",  # for programs in notebooks
+    }
     spawner.consecutive_failure_limit = 0
 
 

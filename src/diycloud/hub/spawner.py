@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from jupyterhub import orm
 from jupyterhub.objects import Server
 from jupyterhub.orm import APIToken
 from jupyterhub.spawner import Spawner, SpawnException
+from sqlalchemy import event
 
 from diycloud.agent.protocol import Notebook, ReadNotebooks, StartNotebook, StopNotebook
 from diycloud.errors import (
@@ -32,6 +34,12 @@ PASSED = re.compile(r"\AJUPYTERHUB_[A-Z_]{1,60}\Z")
 """What the agent takes of an environment (agent/protocol.py); it makes the rest itself."""
 STOP_S = 60.0
 LOG_LINES = 20
+
+
+@event.listens_for(orm.Server, "init")
+def _without_port(_server: orm.Server, _args: tuple[()], values: dict[str, Any]) -> None:
+    """Say that a server's record has no port: JupyterHub would look for a free one, and the hub can open Unix sockets alone."""
+    values.setdefault("port", 0)
 
 
 class PlatformSpawner(Spawner):

@@ -66,6 +66,7 @@ def _set_pages(config: Config) -> None:
 
 def _set_kernels(config: Config, kills_file: str, kills_key: str) -> None:
     config.KernelManager.transport = "ipc"
+    config.ServerApp.kernel_spec_manager_class = "diycloud.launcher.kernels.KernelSpecs"
     config.MappingKernelManager.kernel_manager_class = "diycloud.launcher.memory_kills.NotebookKernelManager"
     config.ServerApp.kernel_websocket_connection_class = "diycloud.launcher.memory_kills.NotebookConnection"
     config.MappingKernelManager.cull_idle_timeout = (

@@ -21,6 +21,7 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
 from traitlets import Int, Unicode, default
 
+from diycloud.launcher import kernels
 from diycloud.launcher.resources import SliceUsage, read_key
 
 KERNEL_SCORE = 300
@@ -88,6 +89,10 @@ class NotebookKernelManager(ServerKernelManager):  # type: ignore[misc, unused-i
         if file.is_absolute() and len(f"{beside}-9".encode()) <= _SOCKET_PATH:
             return beside
         return f"{tempfile.mkdtemp(prefix='kernel-')}/{name}"  # long names of people and servers; 0700 as well
+
+    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+        """Return what is executed."""
+        return kernels.command(super().format_kernel_cmd(extra_arguments))
 
     def start_restarter(self) -> None:
         """Begin to watch a kernel that was started: if it comes to that, it is killed for memory, not the server."""

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from diycloud.launcher import linux
 from diycloud.launcher.privileges import close_all_but, drop_to
 from diycloud.launcher.request import Request
 
@@ -41,6 +42,7 @@ _KERNEL = {"argv": ["/bin/true"], "display_name": "Rehearsal", "language": "none
 
 def find_modules() -> list[str]:
     """Return the names of the modules that a server has when it has shown Lab and started a kernel; none if it cannot."""
+    before = signal.signal(signal.SIGTERM, _give_up)  # told to end in the midst of it, the launcher leaves nothing behind
     home = Path(tempfile.mkdtemp(prefix="diycloud-rehearsal-"))
     os.chown(home, NOBODY, NOBODY)
     heard, told = os.pipe2(os.O_CLOEXEC)
@@ -58,6 +60,11 @@ def find_modules() -> list[str]:
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         shutil.rmtree(home, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _give_up(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _read_all(source: int) -> bytes:
@@ -77,6 +84,7 @@ def _rehearse(home: Path, told: int) -> NoReturn:
             os.dup2(nowhere, number)
         close_all_but((0, 1, 2, told))
         drop_to(NOBODY, NOBODY, ())
+        linux.die_with_parent(signal.SIGKILL)
         os.chdir(home)
         os.environ.update(
             HOME=str(home),

@@ -24,6 +24,7 @@ from diycloud.launcher.remains import end_remains, reap
 from diycloud.launcher.request import Refused, Request, parse_request
 from diycloud.launcher.server import run_server
 
+
 def run_shim(connection: socket.socket, visible: list[Path]) -> NoReturn:
     """Do all that one connection of the agent's asks. Never returns."""
     code = 1
