@@ -315,9 +315,14 @@ if os.fork() == 0: bomb()
 """
 
 
-@pytest.mark.parametrize(
-    "code", [DAEMON, "os.kill(os.getppid(), signal.SIGSTOP)", BOMB], ids=["daemon", "stopped", "bomb"]
-)
+STOPPED = """
+time.sleep(1)
+os.kill(int(os.environ["JPY_PARENT_PID"]), signal.SIGSTOP)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("code", [DAEMON, STOPPED, BOMB], ids=["daemon", "stopped", "bomb"])
 def test_a_stop_ends_whatever_it_is(bed: Notebooks, code: str) -> None:
     start(bed, BOB)
     with bed.browser() as browser:
