@@ -284,10 +284,15 @@ class Notebooks:
 
 
 class Browser:
-    """Follows redirects, keeps cookies and says what kind of request it makes, as browsers do."""
+    """Follows redirects, keeps cookies and says what kind of request it makes, as browsers do.
 
-    def __init__(self, url: str, client: httpx.Client) -> None:
-        self.url, self.client = url, client
+    port: where a WebSocket of the address is reached from here, if that is not the address's own; patience: seconds that
+    it may say nothing.
+    """
+
+    def __init__(self, url: str, client: httpx.Client, *, port: int = 0, patience: float = 60.0) -> None:
+        self.url, self.client, self.patience = url, client, patience
+        self.port = port or urlsplit(url).port or 443
         self.hops = 0
 
     def sign_in(self, name: str, password: str) -> httpx.Response:
@@ -357,7 +362,7 @@ class Kernel:
         self._left = b""
 
     def run(self, code: str, seconds: float = 60.0) -> str:
-        """Run a cell and return what it printed, with its result or error after it."""
+        """Run a cell and return what it printed, with its result or error after it; also if the kernel ends by it."""
         asked = secrets.token_hex(8)
         header = {"msg_id": asked, "msg_type": "execute_request", "username": "", "session": asked, "version": "5.3"}
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
@@ -369,9 +374,11 @@ class Kernel:
         said, deadline = "", time.monotonic() + seconds
         while time.monotonic() < deadline:
             told = json.loads(self._receive())
+            kind, content = told["header"]["msg_type"], told["content"]
+            if kind == "status" and content["execution_state"] in ("restarting", "dead"):
+                return said
             if told["parent_header"].get("msg_id") != asked:
                 continue
-            kind, content = told["header"]["msg_type"], told["content"]
             if kind == "stream":
                 said += content["text"]
             elif kind == "execute_result":
@@ -402,7 +409,7 @@ class Kernel:
             "cookie", ""
         )
         parts = urlsplit(self._browser.url)
-        plain = socket.create_connection((parts.hostname or "", parts.port or 443), 60)
+        plain = socket.create_connection((parts.hostname or "", self._browser.port), self._browser.patience)
         context = ssl._create_unverified_context()
         line = context.wrap_socket(plain)
         key = base64.b64encode(secrets.token_bytes(16)).decode()

@@ -357,3 +357,47 @@ def test_starts_of_one_user_leave_room_for_others(bed: Notebooks, kernel: Kernel
     kernel.run("os.unlink(os.path.expanduser('~/.jupyter/jupyter_server_config.py'))")
     for server in ("a", "b"):
         stop(bed, ALICE, server)
+
+
+CONFIG = """
+import os, threading
+from diycloud.launcher.single_user import ListeningServer
+def listen(self):
+    def flood(line):
+        try:
+            line.recv(9999)
+            line.sendall(b"HTTP/1.1 200 OK\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n")
+            block = b"100000\\r\\n" + bytes(1 << 20) + b"\\r\\n"
+            for _ in range(1500): line.sendall(block)
+        except OSError: pass
+    def serve():
+        self.listener.setblocking(True)
+        while True:
+            line, _ = self.listener.accept()
+            threading.Thread(target=flood, args=(line,), daemon=True).start()
+    threading.Thread(target=serve, daemon=True).start()
+    self.io_loop.add_callback(self.answers)
+ListeningServer._listen = listen
+"""
+
+
+def test_what_a_users_server_answers_fills_no_memory_of_the_hub(bed: Notebooks, kernel: Kernel) -> None:
+    """It looks whether a new server answers, and reads no more than the head of what that says."""
+    kernel.run(
+        f"import os; p = os.path.expanduser('~/.jupyter'); os.makedirs(p, exist_ok=True);"
+        f"open(p + '/jupyter_server_config.py', 'w').write({CONFIG!r})"
+    )
+    assert bed.hub is not None
+    status = Path(f"/proc/{bed.hub.pid}/status")
+
+    def peak() -> int:
+        """Return the most memory the hub has had, MiB."""
+        return next(int(line.split()[1]) >> 10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+    before = peak()
+    bed.hub_api("POST", f"/users/{ALICE}/servers/flood", {})
+    time.sleep(3)
+    kernel.run("os.unlink(p + '/jupyter_server_config.py')")
+    bed.hub_api("DELETE", f"/users/{ALICE}/servers/flood")
+    assert peak() - before < 50
+    until(lambda: not state(bed, ALICE, "flood"))

@@ -1,17 +1,21 @@
 """Notebook servers in scopes of systemd, on a machine with cgroup v2: started, bounded, killed for memory, stopped, locked.
 
-In the place of JupyterLab runs a few lines of HTTP (plain_launcher.py); the agent, the shim and systemd are the real ones.
+One test takes the whole way, from the portal's page to a cell. In the others a few lines of HTTP run in the place of
+JupyterLab (plain_launcher.py), which an emulated machine takes minutes to load; agent, shim and systemd are the real ones.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.vm.conftest import MIB, Bed, wait_until
+from tests.notebooks import Browser, Kernel
+from tests.vm.conftest import MIB, PASSWORD, Bed, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +65,61 @@ def exists(bed: Bed, path: str) -> bool:
 
 def answers(bed: Bed, notebook: dict) -> str:
     return bed.machine.run(["curl", "--silent", "--unix-socket", notebook["socket"], "http://server/"]).stdout
+
+
+class Forwarded(httpx.HTTPTransport):
+    """Reaches the machine's port 443 by the one on this host that QEMU forwards to it; addresses stay as people type them."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(verify=False)
+        self._port = port
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        typed = request.url
+        request.url = typed.copy_with(port=self._port)
+        try:
+            return super().handle_request(request)
+        finally:
+            request.url = typed
+
+
+def exposure(bed: Bed, unit: str) -> float:
+    told = bed.machine.run(["systemd-analyze", "security", "--no-pager", f"{unit}.service"]).stdout
+    return float(told.rsplit(f"{unit}.service:", 1)[1].split()[0])
+
+
+def test_from_the_portal_to_a_cell_with_all_units_as_they_are_installed(bed: Bed) -> None:
+    machine, port = bed.machine, bed.machine.config.ports["https"]
+    units = [f"diycloud-{name}" for name in ("agent", "server", "launcher", "hub")]
+    assert machine.run(["systemctl", "is-active", *units, "nginx"]).stdout == "active\n" * 5
+    with httpx.Client(transport=Forwarded(port), timeout=300) as client:
+        alice = Browser("https://127.0.0.1", client, port=port, patience=300)
+        assert alice.sign_in("alice", PASSWORD).status_code == 200
+        began = time.monotonic()
+        lab = alice.open("/jupyter/", seconds=300)
+        assert (lab.status_code, lab.url.path) == (200, "/jupyter/user/alice/lab"), lab.text[:2000]
+        print(f"Lab's page after {time.monotonic() - began:.0f} s")
+        kernel = Kernel(alice, "/jupyter/user/alice/")
+        where = kernel.run("import os; print(os.getuid(), open('/proc/self/cgroup').read())", 300).split()
+        assert where == [str(bed.alice.uid), f"0::{scope(bed).removeprefix('/sys/fs/cgroup')}"]
+        print(f"the first cell after {time.monotonic() - began:.0f} s")
+        pids = machine.run(["cat", f"{scope(bed)}/cgroup.procs"]).stdout.split()
+        for unit in units:
+            machine.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])
+            wait_until(
+                f"{unit} is back", lambda u=unit: machine.run(["systemctl", "is-active", u], ok=None).returncode == 0
+            )
+        assert kernel.run("6 * 7", 300) == "42"
+        assert machine.run(["cat", f"{scope(bed)}/cgroup.procs"]).stdout.split() == pids
+        said = kernel.run("x = bytearray(10**9); x[::4096] = x[::4096].replace(b'\\0', b'x'); print('all of it')", 300)
+        assert "killed because all of your memory (0.25 GiB) was in use" in said and "all of it" not in said
+        for unit in ("diycloud-server", "diycloud-hub"):
+            print(f"exposure of {unit}: {exposure(bed, unit)}")
+            assert exposure(bed, unit) <= 1.5
+        machine.run(["diycloud", "user", "disable", "alice"])
+        wait_until("the server is gone", lambda: not exists(bed, scope(bed)), 30)
+        assert alice.ask("GET", "/jupyter/user/alice/api/status").status_code in (401, 403)
+        assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
 def test_a_server_lives_in_a_scope_of_its_users_slice_and_outlives_all_of_ours(bed: Bed, ask) -> None:

@@ -122,7 +122,7 @@ def _fill(system: System, paths: Paths, name: str, packages: tuple[str, ...], *,
     for missing in [path for path in (*reversed(folder.parents), folder) if not system.exists(path)]:
         system.make_dir(missing)
     argv = [str(environment.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": argv, "display_name": f"{name} (shared)", "language": "python", "metadata": {"debugger": True}}
+    spec = {"argv": argv, "display_name": f"{name} (shared)", "language": "python", "metadata": {"debugger": False}}
     system.write(folder / "kernel.json", json.dumps(spec, indent=1) + "\n")
 
 

@@ -211,7 +211,7 @@ def read_counters_v1(system: System, folders: Mapping[str, str]) -> Counters | N
     """Read a slice's counters. folders: controller → its folder. None if there is no slice."""
     cpu_ns = read_int(system, f"{folders['cpuacct']}/cpuacct.usage")
     memory = read_int(system, f"{folders['memory']}/memory.usage_in_bytes")
-    if cpu_ns is None or memory is None:
+    if memory is None:
         return None
     cache = read_keys(system, f"{folders['memory']}/memory.stat").get("total_inactive_file", 0)
     # Version 1 counts a kill only where the victim was, so the cgroups below are summed.
@@ -220,7 +220,7 @@ def read_counters_v1(system: System, folders: Mapping[str, str]) -> Counters | N
         for group in below(system, folders["memory"])
     )
     return Counters(
-        cpu_us=cpu_ns // 1000,
+        cpu_us=(cpu_ns or 0) // 1000,  # systemd makes no group in a cpuacct that is mounted apart from cpu
         memory=Bytes(max(0, memory - cache)),
         tasks=read_int(system, f"{folders['pids']}/pids.current") or 0,
         oom_kills=kills,

@@ -42,7 +42,8 @@ _KERNEL = {"argv": ["/bin/true"], "display_name": "Rehearsal", "language": "none
 
 def find_modules() -> list[str]:
     """Return the names of the modules that a server has when it has shown Lab and started a kernel; none if it cannot."""
-    before = signal.signal(signal.SIGTERM, _give_up)  # told to end in the midst of it, the launcher leaves nothing behind
+    # Told to end in the midst of it, the launcher leaves nothing behind.
+    before = signal.signal(signal.SIGTERM, _give_up)
     home = Path(tempfile.mkdtemp(prefix="diycloud-rehearsal-"))
     os.chown(home, NOBODY, NOBODY)
     heard, told = os.pipe2(os.O_CLOEXEC)

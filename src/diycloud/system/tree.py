@@ -80,7 +80,7 @@ def remove_at(parent: int, name: str, mount: int) -> None:
     """Remove a name by the descriptor of its directory, so that a swapped link leads nowhere.
 
     Folders below are lifted up to the top one and emptied there: however deep someone made them nest, two descriptors
-    and no recursion are enough.
+    and no recursion are enough (but see _move_up).
     """
     try:
         os.unlink(name, dir_fd=parent)
@@ -105,8 +105,18 @@ def _lift(top: int, name: str, mount: int) -> None:
                     try:
                         os.unlink(child, dir_fd=folder)
                     except IsADirectoryError:
-                        os.rename(child, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=top)
+                        _move_up(folder, child, top, mount)
             os.rmdir(name, dir_fd=top)
+
+
+def _move_up(folder: int, name: str, top: int, mount: int) -> None:
+    try:
+        os.rename(name, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=top)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # Overlayfs moves no folder of its lower layers; those nest as deep as an image was made, not as users like.
+        remove_at(folder, name, mount)
 
 
 class Given(NamedTuple):
