@@ -402,7 +402,7 @@ def test_sessions_proofs_and_tokens_both_ways(stack: Recorded) -> None:
     assert stack.json("session", "list", "--user", "dtaann")["sessions"] == found
     assert stack.http("GET", "/api/v1/sessions?user=dtaann")[2]["total"] == 2
     assert "192.0.2.7" in stack.cli("session", "show", "dtaann").stdout
-    stack.cli("session", "end", "dtaann", "--session", max(s["id"] for s in found))
+    stack.cli("session", "end", "dtaann", "--session", max((s["id"] for s in found), key=int))
     assert [stack.http("GET", "/api/v1/users/dtaann", headers=h)[0] for h in (bearer, other)] == [200, 401]
     status, _, proved = stack.http("POST", "/api/v1/account/proof", {"password": PASSWORD}, headers=bearer)
     bearer["Authorization"] = f"Bearer {proved['session_token']}"

@@ -192,7 +192,7 @@ def _services(here: Installation) -> Iterator[Check]:
 
 
 def _answers(here: Installation) -> Iterator[Check]:
-    here.probe(probe_arguments(here, wait=0))
+    here.probe(probe_arguments(here))
     yield Check("portal", "ok", f"it answers at {here.address}")
 
 

@@ -24,6 +24,8 @@ from diycloud.system import ROOT
 
 PACKAGES = ("nginx", "shadow", "pam", "pam-codes")
 NEEDED_PROGRAMS = ("useradd", "setpriv")
+_ANSWER_S = 300
+"""The hub imports for seconds, on a slow machine for minutes."""
 
 
 def look(run: Installation) -> str:
@@ -264,7 +266,7 @@ def make_password() -> str:
 def check(run: Installation) -> str:
     """Ask the server by its socket and through Nginx until both answer."""
     try:
-        run.probe(probe_arguments(run, wait=180))
+        run.probe(probe_arguments(run), wait=_ANSWER_S)
     except HostError as error:
         raise HostError(
             f"The platform does not answer: {error.message}", "`diycloud doctor` says what to do."
@@ -272,15 +274,14 @@ def check(run: Installation) -> str:
     return f"it answers at {run.address}"
 
 
-def probe_arguments(run: Installation, *, wait: float) -> list[str]:
-    """Return the arguments of diycloud.core.probe. wait: seconds that the answer may take."""
+def probe_arguments(run: Installation) -> list[str]:
+    """Return what diycloud.core.probe is to look at, as its arguments."""
     hub = {"--also": "/jupyter/hub/health"} if run.settings.notebooks.enabled else {}
     named = {
         **hub,
         "--socket": str(run.paths.server_socket),
         "--name": run.names[0],
         "--port": str(run.settings.server.https_port),
-        "--wait": str(wait),
         "--authority": str(tls.Files(run.paths.certificates).authority),
     }
     return [word for pair in named.items() for word in pair]

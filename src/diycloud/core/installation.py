@@ -195,9 +195,10 @@ class Installation:
             argv += ["--prefix", self.options.prefix]
         return self.system.run(argv, input=input, user=user, cwd="/").stdout
 
-    def probe(self, arguments: Sequence[str]) -> None:
-        """Run diycloud.core.probe. Raises HostError with what does not answer."""
-        self.system.run([sys.executable, "-I", "-m", "diycloud.core.probe", *arguments], cwd="/")
+    def probe(self, arguments: Sequence[str], *, wait: float = 0) -> None:
+        """Run diycloud.core.probe, which waits so many seconds for answers. Raises HostError with what does not answer."""
+        argv = [sys.executable, "-I", "-m", "diycloud.core.probe", *arguments, "--wait", str(wait)]
+        self.system.run(argv, cwd="/", timeout=wait + 60)
 
     @property
     def address(self) -> str:
