@@ -67,6 +67,17 @@ class Lab:
                     return [*found, message]
         raise AssertionError(f"the connection ended: {socket.close_code}")
 
+    async def wait_until_back(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Wait for a kernel that starts again: what is sent to it before may be lost with the one that ended."""
+        end = time.monotonic() + CELL_S
+        while time.monotonic() < end:
+            try:
+                await self.run(socket, "", seconds=5)
+                return
+            except TimeoutError:
+                continue
+        raise AssertionError("the kernel did not come back")
+
 
 def printed(messages: list[dict[str, Any]], stream: str = "stdout") -> str:
     """Return what a cell wrote to a stream."""
@@ -86,6 +97,8 @@ async def _do(asked: dict[str, Any]) -> dict[str, Any]:
             for code in asked["cells"]:
                 begin = time.monotonic()
                 messages = await lab.run(socket, code)
+                if messages[-1]["content"].get("execution_state") == "restarting":
+                    await lab.wait_until_back(socket)
                 told["cells"].append(
                     {
                         "seconds": time.monotonic() - begin,

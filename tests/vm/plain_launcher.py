@@ -1,7 +1,7 @@
 """The platform's launcher with a few lines of HTTP in the place of JupyterLab, which an emulated machine takes minutes to load.
 
 Forks, shims, cgroups, privileges, records: all of that is the real one. What a kernel would do is done by `~/kernel`, a
-shell script that the server starts.
+shell script that the server starts, without an environment.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ JupyterLab (plain_launcher.py), which an emulated machine takes minutes to load;
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -30,13 +31,15 @@ kinds = {"one": protocol.Notebook, "all": list[protocol.Notebook]}
 found = call_blocking(Path("/run/diycloud/agent/agent.sock"), getattr(protocol, kind)(**words), kinds[answer])
 print(json.dumps(msgspec.to_builtins(found)))
 """
-HOG = "tail /dev/zero; echo $? > ~/hog\n"
+HOG = "tail /dev/zero; echo $? > /home/alice/hog\n"
 
 
 @pytest.fixture
 def ask(bed: Bed) -> Callable[..., object]:
     """Ask the agent as root; the launcher runs as a service that leaves its children alone, as the platform's own does."""
-    bed.machine.run("systemctl disable --now diycloud-launcher", ok=(0, 1, 5))
+    bed.machine.run(
+        "systemctl disable --now diycloud-launcher diycloud-hub"
+    )  # the hub ends servers that it does not know
     bed.machine.run(["tee", "/root/plain_launcher.py"], input=(Path(__file__).parent / "plain_launcher.py").read_text())
     bed.machine.run(["tee", "/root/ask.py"], input=ASK)
     start_launcher(bed)
@@ -92,14 +95,15 @@ def test_from_the_portal_to_a_cell_with_all_units_as_they_are_installed(bed: Bed
     machine, port = bed.machine, bed.machine.config.ports["https"]
     units = [f"diycloud-{name}" for name in ("agent", "server", "launcher", "hub")]
     assert machine.run(["systemctl", "is-active", *units, "nginx"]).stdout == "active\n" * 5
-    with httpx.Client(transport=Forwarded(port), timeout=300) as client:
+    with contextlib.ExitStack() as opened:
+        client = opened.enter_context(httpx.Client(transport=Forwarded(port), timeout=300))
         alice = Browser("https://127.0.0.1", client, port=port, patience=300)
         assert alice.sign_in("alice", PASSWORD).status_code == 200
         began = time.monotonic()
         lab = alice.open("/jupyter/", seconds=300)
         assert (lab.status_code, lab.url.path) == (200, "/jupyter/user/alice/lab"), lab.text[:2000]
         print(f"Lab's page after {time.monotonic() - began:.0f} s")
-        kernel = Kernel(alice, "/jupyter/user/alice/")
+        kernel = opened.enter_context(contextlib.closing(Kernel(alice, "/jupyter/user/alice/")))
         where = kernel.run("import os; print(os.getuid(), open('/proc/self/cgroup').read())", 300).split()
         assert where == [str(bed.alice.uid), f"0::{scope(bed).removeprefix('/sys/fs/cgroup')}"]
         print(f"the first cell after {time.monotonic() - began:.0f} s")
