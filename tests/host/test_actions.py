@@ -113,7 +113,10 @@ def test_lists_go_page_by_page(stack: Recorded) -> None:
 
 
 def test_notebooks_where_they_are_not_set_up(stack: Recorded) -> None:
-    path, headers = f"/api/v1/users/{ADA}/notebooks", {"Authorization": f"Bearer {stack.token(ADA, PASSWORD)}", **FROM_AFAR}
+    path, headers = (
+        f"/api/v1/users/{ADA}/notebooks",
+        {"Authorization": f"Bearer {stack.token(ADA, PASSWORD)}", **FROM_AFAR},
+    )
     for method, body in (("GET", None), ("POST", {}), ("DELETE", {})):
         status, _, answer = stack.http(method, path, body, headers=headers)
         assert (status, answer["code"]) == (501, "unsupported"), answer

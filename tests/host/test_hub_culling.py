@@ -29,7 +29,9 @@ def test_an_idle_server_ends_and_one_that_computes_goes_on(bed: Notebooks) -> No
         assert start(bed, BOB).status_code == 201
         browser.open(f"/jupyter/user/{BOB}/lab")
         kernel = Kernel(browser, f"/jupyter/user/{BOB}/")
-        kernel.run("def turn():\n    while True:\n        pass\nimport threading\nthreading.Thread(target=turn).start()")
+        kernel.run(
+            "def turn():\n    while True:\n        pass\nimport threading\nthreading.Thread(target=turn).start()"
+        )
         kernel.close()
     assert start(bed, ALICE).status_code == 201
     began = time.monotonic()

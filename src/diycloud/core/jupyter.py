@@ -156,7 +156,9 @@ def backup(paths: Paths, name: str, system: System | None = None) -> Archive:
         raise NotFound(f"There is no user {name} on this host.", "`diycloud user list` shows them.")
     source = Path(agent.home) / name / "notebooks"
     if not source.is_dir() or source.is_symlink():
-        raise NotFound(f"{name} has no folder {source}.", "It is made with the account, and again with the next notebook.")
+        raise NotFound(
+            f"{name} has no folder {source}.", "It is made with the account, and again with the next notebook."
+        )
     slices = detect_slices(host, agent.cgroup)
     within: list[str] = []
     if not isinstance(slices, Unsupported):
