@@ -103,7 +103,7 @@ def test_a_second_run_finds_it_done_and_any_other_database_is_refused(
     run(paths, wish(target))
     assert run(paths, wish(target)).there_before
     by_hand(paths, "UPDATE users SET full_name = 'other' WHERE id = 1")
-    with pytest.raises(Conflict, match="not empty: it has alembic_version, api_tokens"):
+    with pytest.raises(Conflict, match="not empty: it has activity, alembic_version, api_tokens"):
         run(paths, wish(target))
 
 
