@@ -177,7 +177,9 @@ def test_a_policy_is_changed_while_somebody_gives_by_the_old_one(small: Bench) -
     found = small.both(ModifyUser(username="ada", policy="small"), SetLimits(username="ada", cpu=8))
     ada = small.run(ShowUser(username="ada"))
     assert ada.policy == "default" or ada.limits.cpu <= 2, "nobody is above the policy that they have"
-    assert any(isinstance(answer, Conflict | InvalidInput) for answer in found), "whoever came second is refused, at once or in the end"
+    assert any(isinstance(answer, Conflict | InvalidInput) for answer in found), (
+        "whoever came second is refused, at once or in the end"
+    )
 
 
 def test_the_list_counts_in_the_same_statements_however_many_there_are(small: Bench) -> None:
