@@ -123,7 +123,8 @@ def test_limits_are_back_before_the_first_user_process_after_a_reboot(bed: Bed) 
     """The first one is a job of cron's; the agent does not even start."""
     seen = f"cat /proc/self/cgroup {bed.alice.slice}/cpu.max {bed.alice.slice}/memory.max > /home/alice/seen"
     bed.machine.run(["crontab", "-u", "alice", "-"], input=f"@reboot {seen}\n")
-    bed.machine.run("systemctl disable --quiet diycloud-agent diycloud-server; sync")
+    ours = "diycloud-agent diycloud-server diycloud-hub diycloud-launcher"  # each wants those before it
+    bed.machine.run(f"systemctl disable --quiet {ours}; sync")
     bed.machine.reboot()
     assert bed.machine.run(["systemctl", "is-active", "diycloud-agent"], ok=None).stdout != "active\n"
     wait_until("cron ran the job", lambda: bed.machine.run("test -s /home/alice/seen", ok=None).returncode == 0)
