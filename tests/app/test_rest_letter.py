@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,37 +16,14 @@ from diycloud.db.engine import Database
 from diycloud.web import problems
 from diycloud.web.ratelimit import RateLimit, network
 from tests.app.restful import World
-from tests.app.test_idempotency import create
+from tests.app.test_idempotency import KEY, OLD_TAG, create, made, sql, tag
 
 USERS = f"{PREFIX}/users"
-KEY = "0123456789abcdef0123456789abcdef"
-OLD_TAG = '"0000000000000000-0000000000000000"'
 
 
 @pytest.fixture
 def world(database: Database) -> Iterator[World]:
     yield World(database)
-
-
-def made(world: World, name: str = "ada", **fields: Any) -> str:
-    """Create a user as root; returns its address."""
-    answer = world.ask("POST", USERS, json={"username": name, **fields})
-    assert answer.status_code == 201, answer.text
-    return f"{USERS}/{name}"
-
-
-def sql(world: World, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(world.database.path)  # type: ignore[attr-defined]
-    try:
-        found = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return found
-    finally:
-        connection.close()
-
-
-def tag(world: World, path: str) -> str:
-    return str(world.ask("GET", path).headers["etag"])
 
 
 # -- entity tags
