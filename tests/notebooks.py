@@ -99,7 +99,16 @@ def environment(kind: str) -> Path:
             if done.returncode:
                 raise RuntimeError(f"pip cannot make the {kind} environment here: {done.stderr[-300:]}")
             (folder / "made").touch()
+        _use_own_packages(folder, kind)
         return _with_program(folder)
+
+
+def _use_own_packages(folder: Path, kind: str) -> None:
+    """Have kernels find what users installed with `pip install --user`, as setup does (core/environments.py)."""
+    place = folder / "pyvenv.cfg"
+    said, wanted = "include-system-site-packages = false", "include-system-site-packages = true"
+    if kind == "lab" and said in (text := place.read_text()):
+        place.write_text(text.replace(said, wanted))
 
 
 def _with_program(folder: Path) -> Path:

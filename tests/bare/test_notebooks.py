@@ -182,12 +182,20 @@ def test_switched_off_they_are_gone_and_switched_on_again_they_are_there(machine
 def test_a_supervisor_that_was_killed_leaves_no_second_hub(machine):
     root = machine.root
     root.run("kill -KILL $(cat /run/diycloud/supervisor/supervisord.pid); sleep 1; diycloud up")
-    running = machine.processes()
-    assert running.count("diycloud.hub.main") == 1 and running.count("-m diycloud.launcher") == 1
+    assert machine.processes().count("diycloud.hub.main") == 1
     deadline = time.monotonic() + 90
-    while machine.get("/jupyter/hub/health")[0] != 200:
+    # The launcher has a fork of itself beside it for as long as it finds out what servers import.
+    while machine.get("/jupyter/hub/health")[0] != 200 or machine.processes().count("-m diycloud.launcher") != 1:
         assert time.monotonic() < deadline, "it takes its time to import"
         time.sleep(0.5)
+
+
+def test_what_a_killed_supervisor_left_behind_goes_with_the_rest(machine):
+    """Killed again: the next test takes everything away while nobody looks after what runs."""
+    root = machine.root
+    root.run("kill -KILL $(cat /run/diycloud/supervisor/supervisord.pid)")
+    running = machine.processes()
+    assert "diycloud.launcher" in running and "diycloud.hub.main" in running and "diycloud.web.main" in running
 
 
 def test_everything_goes(machine):

@@ -24,7 +24,7 @@ from tests.stack import ROOT, Stack
 from diycloud.agent.client import call_blocking
 from diycloud.agent.protocol import Notebook, ReadNotebooks
 
-FILE = "lateness"
+FILE, HELD_FILE = "lateness", "held"
 """Where watched_hub.py, which runs in the hub's environment, writes."""
 WATCHED_HUB = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.bench.watched_hub import main; main()"
 
@@ -98,7 +98,9 @@ def run(running: Notebooks, names: list[str], servers: int, minutes: float) -> N
         "Nginx": running.nginx.pid, "launcher": running.launcher.pid,
     }  # fmt: skip
     late = running.paths.hub_state / FILE
-    late.write_bytes(b"")  # from here on
+    held = running.paths.hub_state / HELD_FILE
+    for file in (late, held):
+        file.write_bytes(b"")  # from here on
     running.stack.http("GET", PATH)
     before = {name: cpu_seconds(pid) for name, pid in parts.items() if name != "launcher"}
     begin = time.monotonic()
@@ -120,6 +122,12 @@ def run(running: Notebooks, names: list[str], servers: int, minutes: float) -> N
     print(
         f"event loop late, hub, the longest of each second: {Delays([float(line) for line in late.read_text().split()])}"
     )
+    for line in held.read_text().splitlines():
+        facts = json.loads(line)
+        print(
+            f"  held {facts['late'] * 1e3:.0f} ms, computing {facts['computed'] * 1e3:.0f} ms of it, collecting "
+            f"{facts['collected'] * 1e3:.0f} ms\n{facts['at']}"
+        )
     print(f"the agent tells of {len(ask(running))} servers: {Delays(reads)}")
     for name, pid in parts.items():
         used = f", {100 * (cpu_seconds(pid) - before[name]) / seconds:.1f} % of a core" if name in before else ""

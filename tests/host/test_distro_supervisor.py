@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -163,6 +164,37 @@ def test_after_the_supervisor_was_killed_nothing_runs_twice(supervisor, paths):
     argv = f"/bin/sleep\0{seconds}\0".encode()
     running = [path for path in Path("/proc").glob("[0-9]*/cmdline") if read_bytes(path) == argv]
     assert [int(path.parent.name) for path in running] == [pid_of(supervisor)]
+
+
+def test_removal_ends_what_a_killed_supervisor_left_behind_and_nothing_in_a_container(supervisor):
+    command = ("/bin/sleep", f"600.{os.getpid()}1")
+    supervisor.ensure(sleeper(command=command))
+    supervisor.start("dtk-sleeper")
+    orphan = pid_of(supervisor)
+    # Not of its own session: the namespace alone must protect it.
+    contained = subprocess.Popen(["unshare", "--fork", "--kill-child", "--pid", *command])
+    try:
+        wait_for(lambda: children(contained.pid))
+        os.kill(int(supervisor._answer("pid").stdout), 9)
+        assert alive(orphan)
+        Supervisor(Local(), supervisor._paths).remove("dtk-sleeper")
+        assert not alive(orphan)
+        assert all(map(alive, children(contained.pid))) and contained.poll() is None
+        supervisor._was_started = False  # it is gone
+    finally:
+        contained.kill()
+        contained.wait()
+
+
+def wait_for(holds, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def read_bytes(path: Path) -> bytes:

@@ -97,6 +97,16 @@ def _leads_its_own(system: System, pid: str) -> bool:
     return len(words) > 3 and words[2] == words[3]
 
 
+def _is_in_container(system: System, pid: str) -> bool:
+    """Tell whether a process has a pid of its own in a namespace within this one, where another platform may run."""
+    try:
+        status = system.read(f"/proc/{pid}/status") or ""
+    except OSError:  # it ended meanwhile
+        return False
+    pids = re.search(r"(?m)^NSpid:(.*)$", status)
+    return pids is not None and len(pids[1].split()) > 1
+
+
 class Supervisor:
     """supervisord of the platform's own environment, its socket for root only.
 
@@ -140,6 +150,7 @@ class Supervisor:
         there = self._system.exists(self._program(name))
         if there:
             self.stop(name)
+            self._end_orphan(name)
         self._system.remove(self._folders(name))
         self._system.remove(self._program(name))
         if there and self.is_up():
@@ -240,12 +251,14 @@ class Supervisor:
             self._system.run(["install", "-d", *owner, "--", folder.path])
 
     def _end_orphan(self, name: str) -> None:
-        """End what a supervisord that was killed has left behind: beside it, the service would run twice."""
+        """End what a supervisord that was killed has left behind: it would run beside the service, or without it."""
         line = re.search(r"(?m)^command = (.*)$", self._system.read(self._program(name)) or "")
         argv = shlex.split(line[1].replace("%%", "%")) if line else []
         wanted = "\0".join(argv[argv.index("--") + 1 :] if argv[:1] == [_SETPRIV] else argv) + "\0"
         for pid in filter(str.isdigit, self._system.list_dir("/proc")):
-            if not argv or _read_command_line(self._system, pid) != wanted or _leads_its_own(self._system, pid):
+            if not argv or _read_command_line(self._system, pid) != wanted:
+                continue
+            if _leads_its_own(self._system, pid) or _is_in_container(self._system, pid):
                 continue
             if self._system.kill(int(pid), signal.SIGTERM):
                 self._system.run(["/bin/sh", "-c", _END, "end", pid])

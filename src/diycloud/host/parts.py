@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import NamedTuple
@@ -40,7 +41,7 @@ class Bounds(NamedTuple):
     tasks: int
 
 
-class Part:
+class Part(ABC):
     """One part, whether it is there or not. folders: controller → its cgroup's folder; is_v2: of the unified hierarchy."""
 
     def __init__(self, system: System, folders: Mapping[str, str], *, is_v2: bool) -> None:
@@ -70,8 +71,9 @@ class Part:
         if not cgroup.take_in(self._system, self.folders, [pid]):
             raise HostError(f"The process {pid} could not be put into {self._at['pids']}.", "Did it end at once?")
 
+    @abstractmethod
     def _make(self, bounds: Bounds) -> None:
-        raise NotImplementedError
+        """Make its cgroup with these bounds, or set them anew. Raises HostError."""
 
     def read(self) -> Counters | None:
         """Read its counters, None if it is not there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any, ClassVar
 
 from jupyterhub import orm
@@ -10,10 +11,11 @@ from jupyterhub.app import JupyterHub
 
 from diycloud.agent.client import Client
 from diycloud.config import Paths, Settings
-from diycloud.hub.board import Board, Key
+from diycloud.hub.board import Board, Key, Why
 from diycloud.hub.culling import Culling
 from diycloud.hub.handlers import HANDLERS
 from diycloud.hub.portal import Portal
+from diycloud.hub.turns import Turns
 
 STARTS = 20
 """Connections for starts; the agent takes 32 of one account."""
@@ -34,12 +36,17 @@ class Hub(JupyterHub):
         """Starts take their time, and must not keep what is read and stopped waiting."""
         self.board = Board(self.agent)
         self.portal = Portal(self.paths.server_socket)
-        self.turns = asyncio.Semaphore(at_once)
-        """Servers that are starting: a class that comes at once gets its turn one after the other."""
+        self.turns = Turns(self.settings.notebooks)
         self.ends: dict[Key, str] = {}
         """Why a server ended, or did not start, for the page that offers to start it."""
-        self._by: dict[Key, str] = {}
+        self._why: dict[Key, Why] = {}
         self._culling: asyncio.Task[None] | None = None
+
+    def init_db(self) -> None:
+        """Open the database so that a commit waits for the disk once: it holds up the event loop."""
+        super().init_db()
+        with self.db.get_bind().connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
     def load_config_file(self, *_: Any, **__: Any) -> None:
         """Load none: a file in the working directory must not configure the hub (settings.py does)."""
@@ -71,6 +78,8 @@ class Hub(JupyterHub):
 
     async def start(self) -> None:
         await super().start()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a collection that walks it holds everybody up for some 150 ms
         self._culling = asyncio.create_task(Culling(self, self.settings.notebooks).run())
 
     async def cleanup(self) -> None:
@@ -79,18 +88,18 @@ class Hub(JupyterHub):
         await super().cleanup()
         await self.portal.close()
 
-    async def end_server(self, spawner: Any, *, by: str) -> None:
+    async def end_server(self, spawner: Any, why: Why) -> None:
         """Stop a server on the hub's own account, as JupyterHub does with one that died."""
         key = (spawner.user.name, spawner.name)
-        self._by[key] = by
+        self._why[key], self.ends[key] = why, why.reason
         spawner._stop_pending = True
         try:
             await self.proxy.delete_user(spawner.user, spawner.name)
             await spawner.user.stop(spawner.name)
         finally:
-            self._by.pop(key, None)
+            self._why.pop(key, None)
             spawner._stop_pending = False
 
-    def asked_by(self, spawner: Any) -> str:
-        """Return who has a server stopped if it is not its user."""
-        return self._by.get((spawner.user.name, spawner.name), "")
+    def why_ends(self, spawner: Any) -> Why | None:
+        """Return why the hub is ending a server; None if somebody asked for it."""
+        return self._why.get((spawner.user.name, spawner.name))

@@ -47,19 +47,23 @@ def find_modules() -> list[str]:
     home = Path(tempfile.mkdtemp(prefix="diycloud-rehearsal-"))
     os.chown(home, NOBODY, NOBODY)
     heard, told = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _rehearse(home, told)
-    os.close(told)
+    launcher, pid = os.getpid(), None
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # not between the fork and knowing whom it made
     try:
+        pid = os.fork()
+        if pid == 0:
+            _rehearse(home, told, launcher)
+        os.close(told)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return json.loads(_read_all(heard)) or []
     except ValueError:
         return []
     finally:
         os.close(heard)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         shutil.rmtree(home, ignore_errors=True)
         signal.signal(signal.SIGTERM, before)
 
@@ -78,14 +82,18 @@ def _read_all(source: int) -> bytes:
     return b""
 
 
-def _rehearse(home: Path, told: int) -> NoReturn:
+def _rehearse(home: Path, told: int, launcher: int) -> NoReturn:
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         nowhere = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nowhere, number)
         close_all_but((0, 1, 2, told))
         drop_to(NOBODY, NOBODY, ())
         linux.die_with_parent(signal.SIGKILL)
+        if os.getppid() != launcher:  # it ended before that
+            return
         os.chdir(home)
         os.environ.update(
             HOME=str(home),
@@ -122,12 +130,13 @@ def _run(home: Path, told: int) -> None:
 
     def use() -> None:
         try:
-            for address in _READ:
-                _ask(path, "GET", address)
-            _ask(path, "POST", "/api/kernels", json.dumps({"name": "rehearsal"}))
-        finally:
+            with suppress(Exception):  # what was loaded until then is worth telling
+                for address in _READ:
+                    _ask(path, "GET", address)
+                _ask(path, "POST", "/api/kernels", json.dumps({"name": "rehearsal"}))
             with os.fdopen(told, "w") as answer:
                 answer.write(json.dumps(sorted(sys.modules)))
+        finally:
             os._exit(0)
 
     nothing = Request("", "", "", NOBODY, NOBODY, (), home, "/bin/sh", {}, home, home, home, home, path)
