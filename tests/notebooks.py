@@ -123,16 +123,20 @@ def _with_program(folder: Path) -> Path:
 
 
 class Notebooks:
-    """A running stack with what notebooks need. settings: lines below `notebooks:` (two spaces in front)."""
+    """A running stack with what notebooks need. settings: lines below `notebooks:` (two spaces in front).
 
-    def __init__(self, stack: Stack, settings: str = "") -> None:
+    own_name: notebooks are at other_url only, as at a host name of their own.
+    """
+
+    def __init__(self, stack: Stack, settings: str = "", *, own_name: bool = False) -> None:
         self.stack = stack
         self.paths = Paths(str(stack.prefix))
         self.port, self._plain_port = free_port(), free_port()
         self.url, self.other_url = f"https://127.0.0.1:{self.port}", f"https://localhost:{self.port}"
+        self.own_name = own_name
         stack._settings += (
             f"server:\n  host_name: 127.0.0.1\n  https_port: {self.port}\n"
-            f"notebooks:\n  hub_user: {HUB_USER}\n{settings}"
+            f"notebooks:\n  hub_user: {HUB_USER}\n{settings}" + ("  host: localhost\n" if own_name else "")
         )
         self.hub: subprocess.Popen[bytes] | None = None
         self.launcher: subprocess.Popen[bytes] | None = None
@@ -182,9 +186,10 @@ class Notebooks:
         for path in (self.paths.server_socket.parent, self.paths.server_socket):
             os.chown(path, server.pw_uid, nginx_account()[1])
         self.paths.server_socket.parent.chmod(0o2750)
+        names = (self.other_url,) if self.own_name else (self.url, self.other_url)
         made = self.stack.json(
             "app", "create", "notebooks", "--title", "Notebooks", "--trusted", "--scopes", "openid,profile",
-            "--redirect-uris", ",".join(f"{url}/jupyter/hub/oauth_callback" for url in (self.url, self.other_url)),
+            "--redirect-uris", ",".join(f"{url}/jupyter/hub/oauth_callback" for url in names),
         )  # fmt: skip
         client = {"client_id": "notebooks", "client_secret": made["secret"]}
         _write(self.paths.hub_client, json.dumps(client), hub)
@@ -235,8 +240,8 @@ class Notebooks:
     def _make_site(self) -> None:
         self._folder.mkdir()
         self._folder.chmod(0o755)
-        certificates.ensure_certificates(Local(), self._folder, ["127.0.0.1"], datetime.now(UTC))
-        places = nginx.notebook_places(self.paths, NotebookSettings())
+        certificates.ensure_certificates(Local(), self._folder, ["127.0.0.1", "localhost"], datetime.now(UTC))
+        places = nginx.notebook_places(self.paths, NotebookSettings(host="localhost" if self.own_name else ""))
         site = nginx.Site(
             names=("127.0.0.1",), https_port=self.port, http_port=self._plain_port, certificates=self._folder,
             static=STATIC, socket=self.paths.server_socket, folder=self._folder, notebooks=places,
@@ -313,7 +318,7 @@ class Browser:
         """Go to an address, by every redirect and every page that loads itself again, and return where that ends."""
         answer, self.hops = self._follow(self._send("GET", urljoin(self.url, path))), 0
         deadline = time.monotonic() + seconds
-        while again := re.search(r'http-equiv="refresh" content="(\d+)(?:; url=([^"]*))?"', answer.text):
+        while again := re.search(r'http-equiv="refresh" content="(\d+)(?:; ?url=([^"]*))?"', answer.text):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{answer.url} still loads itself again after {seconds} s:\n{answer.text[:2000]}")
             time.sleep(int(again[1]))
@@ -362,11 +367,13 @@ class Browser:
 class Kernel:
     """A kernel of somebody's server, over its REST API and WebSocket (RFC 6455), as Lab's page uses it."""
 
-    def __init__(self, browser: Browser, base: str) -> None:
+    def __init__(self, browser: Browser, base: str, known: str = "") -> None:
+        """known: the id of a kernel that runs, to go on with; else one is started."""
         self._browser, self._base = browser, base
-        made = browser.ask("POST", f"{base}api/kernels", {"name": "python3"})
-        assert made.status_code == 201, made.text
-        self.id = made.json()["id"]
+        if not known:
+            made = browser.ask("POST", f"{base}api/kernels", {"name": "python3"})
+            assert made.status_code == 201, made.text
+        self.id = known or made.json()["id"]
         self._socket = self._connect()
         self._left = b""
 
@@ -428,11 +435,11 @@ class Kernel:
             f"Sec-Fetch-Mode: websocket\r\nSec-Fetch-Site: same-origin\r\nCookie: {cookie}\r\n\r\n".encode()
         )
         head = b""
-        while b"\r\n\r\n" not in head:
-            part = line.recv(1)
-            assert part, head
+        while b"\r\n\r\n" not in head and (part := line.recv(1)):
             head += part
-        assert b" 101 " in head.split(b"\r\n")[0], head.decode()
+        if b" 101 " not in head.split(b"\r\n")[0]:
+            line.close()
+            raise AssertionError(head.decode())
         return line
 
     def _send(self, data: bytes, code: int = 1) -> None:
@@ -474,6 +481,12 @@ class Kernel:
             self._left += part
         taken, self._left = self._left[:length], self._left[length:]
         return taken
+
+
+def signed_value(cookie: str) -> str:
+    """Return what is in a signed cookie of Tornado's, which anybody can read who has it."""
+    fields = cookie.strip('"').split("|")[1:]  # the version; then each with its length in front
+    return base64.b64decode(fields[3].partition(":")[2]).decode()
 
 
 def free_port() -> int:

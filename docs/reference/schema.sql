@@ -38,8 +38,12 @@ CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
 CREATE TABLE notebook_evictions (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     username TEXT NOT NULL,
-    asked_at INTEGER NOT NULL,
+    asked_at REAL NOT NULL,
     gone INTEGER DEFAULT '0' NOT NULL,
+    servers INTEGER DEFAULT '1' NOT NULL,
+    tokens INTEGER DEFAULT '1' NOT NULL,
+    kept_session INTEGER,
+    last_session INTEGER DEFAULT '0' NOT NULL,
     UNIQUE (username)
 );
 

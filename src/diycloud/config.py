@@ -217,7 +217,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requests_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1200
     """How many requests a session or API token may send in a minute; 0 for no limit."""
     strangers_per_minute: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 60
-    """How many an address may send on which nobody is signed in (IPv6: a /64); 0 for no limit."""
+    """How many an address may send on which nobody is signed in (IPv6: a /64), ten times as many to sign in; 0 for no limit."""
     second_factor_roles: tuple[Annotated[str, msgspec.Meta(pattern=r"\A(admin|domain-admin|monitor|user)\Z")], ...] = ()
     """Roles that must have a second factor, such as `[admin]`; policies can ask for one too (`second_factor`)."""
     oidc_access_minutes: Annotated[int, msgspec.Meta(ge=1, le=1440)] = 10
@@ -251,6 +251,15 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"https://{host}{'' if self.https_port == 443 else f':{self.https_port}'}/"
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is counted for Prometheus, at `/metrics` (docs/how-to/metrics.md)."""
+
+    enabled: bool = True
+    """Whether the server counts, and answers there."""
+    per_user: bool = False
+    """Whether users' names are told too, with what their running notebook servers use."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of config.yaml."""
 
@@ -258,6 +267,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     server: ServerSettings = ServerSettings()
     sign_in: SignInSettings = SignInSettings()
     notebooks: NotebookSettings = NotebookSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @property
+    def notebooks_address(self) -> str:
+        """Where notebooks with a host name of their own are, without a slash at the end; empty: at the portal's address."""
+        if not self.notebooks.host:
+            return ""
+        return f"https://{self.notebooks.host}{'' if self.server.https_port == 443 else f':{self.server.https_port}'}"
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -318,7 +335,7 @@ def _check(values: dict[str, object], lines: dict[str, str], path: Path) -> Sett
             try:
                 msgspec.convert(value, known[name].type, strict=True)
             except msgspec.ValidationError as error:
-                raise InvalidInput(f"{where}: {error}.") from error
+                raise InvalidInput(_in_words(value, known[name].type, f"{section.name}.{name}", lines, path)) from error
         try:
             found[section.name] = msgspec.convert(given, section.type)
         except msgspec.ValidationError as error:  # what only the keys of a section together show
@@ -329,7 +346,22 @@ def _check(values: dict[str, object], lines: dict[str, str], path: Path) -> Sett
             f"{path}, {lines.get(str(name), '?')}: {name} is no section.",
             f"There are: {', '.join(f.name for f in msgspec.structs.fields(Settings))}.",
         )
-    return Settings(**found)  # type: ignore[arg-type]
+    settings = Settings(**found)  # type: ignore[arg-type]
+    if settings.notebooks.host and settings.notebooks.host == settings.server.name.lower():
+        raise InvalidInput(
+            f"{path}, {lines.get('notebooks.host', '?')}: notebooks.host is the portal's own name.",
+            "Notebooks need another name of this host, or none (empty).",
+        )
+    return settings
+
+
+def _in_words(value: object, kind: object, key: str, lines: dict[str, str], path: Path) -> str:
+    """Return what is wrong with a setting, at the line of the part that it is about."""
+    from diycloud.config_words import explain  # only needed for mistakes
+
+    where, said = explain(value, kind)
+    line = lines.get(f"{key}{where}") or lines.get(key, "?")
+    return f"{path}, {line}: {key}{where} {said}"
 
 
 def _lines(node: object) -> dict[str, str]:

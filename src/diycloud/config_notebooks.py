@@ -9,6 +9,10 @@ from msgspec import Meta, Struct
 ProfileName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,29}\Z")]
 Size = Annotated[str, Meta(pattern=r"\A([0-9]+[KMGT])?\Z")]
 """Memory as people write it, with its unit; empty: no bound of its own."""
+HostName = Annotated[
+    str, Meta(pattern=r"\A((?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*)?\Z", max_length=253)
+]
+"""In small letters, without a port; empty: none."""
 Package = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,_-]+\])?([=<>!~]=?[A-Za-z0-9.*+!_-]+)?\Z")
 ]
@@ -25,9 +29,13 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     memory: Size = ""
     """Such as `2G`; empty for no bound but the user's own."""
     kind: Literal["process", "docker"] = "process"
-    """How its servers run. `docker` needs the container gate, and is refused without it."""
+    """How its servers run. `docker` needs the container gate: without it the profile is not offered."""
     image: Annotated[str, Meta(pattern=r"\A([a-z0-9][a-z0-9._/:@-]{0,250})?\Z")] = ""
     """With `docker`: the image."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "docker") != bool(self.image):
+            raise ValueError("image: a profile of kind docker names one, no other does")
 
 
 class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +43,9 @@ class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     enabled: bool = True
     """Whether `diycloud install` sets notebooks up."""
+    host: HostName = ""
+    """A host name of notebooks' own, such as notebooks.example.org, so that what runs in them is not on the portal's origin. It
+    must lead to this host. Empty: they are at the portal's address."""
     hub_user: Annotated[str, Meta(pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z")] = "diycloud-hub"
     """The account the hub runs as. It may ask the agent to start and stop notebooks, nothing else."""
     sign_in: Literal["portal", "pam"] = "portal"
@@ -44,7 +55,7 @@ class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     named_servers: Annotated[int, Meta(ge=0, le=32)] = 3
     """How many servers somebody may have beside the first."""
     at_once: Annotated[int, Meta(ge=1, le=64)] = 10
-    """How many servers may be starting at a time; more wait their turn."""
+    """How many servers may be starting at a time, of one person two at most; more wait their turn."""
     start_seconds: Annotated[int, Meta(ge=5, le=600)] = 60
     """A server that does not answer after so long has failed."""
     idle_minutes: Annotated[int, Meta(ge=0, le=525_600)] = 120
@@ -57,3 +68,13 @@ class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """More for the default environment: extensions of JupyterLab, libraries. `diycloud jupyter setup` installs them."""
     templates: Annotated[str, Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/etc/diycloud/notebooks"
     """A folder whose files new users get in `notebooks/`, beside the ones that come with the platform."""
+
+    @property
+    def offered(self) -> dict[str, Profile]:
+        """The profiles that can be chosen, the default first: no container can be started without a gate."""
+        return {name: profile for name, profile in self.profiles.items() if profile.kind == "process"}
+
+    @property
+    def own_at_once(self) -> int:
+        """How many servers of one person may be starting at a time: there is room for somebody else's beside them."""
+        return max(1, min(2, self.at_once - 1))

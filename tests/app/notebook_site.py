@@ -51,12 +51,12 @@ def _fields(found: wire.Notebook) -> dict[str, Any]:
 
 
 class Hub:
-    """A hub: who is known there, with which tokens (when each was made); what it was asked."""
+    """A hub: who is known there, with which tokens; what it was asked."""
 
     def __init__(self, host: NotebookHost) -> None:
         self.host, self.is_set_up, self.away = host, True, False
         self.known: dict[str, dict[str, HubServer]] = {}
-        self.tokens: dict[str, list[int]] = {}
+        self.tokens: dict[str, list[str]] = {}
         self.refuses: Exception | None = None
         self.ready = True
         self.asked: list[tuple[str, ...]] = []
@@ -84,9 +84,10 @@ class Hub:
         self._ask("stop", name, server)
         self.known.get(name, {}).pop(server, None)
 
-    async def revoke(self, name: str, until: int) -> None:
-        self._ask("revoke", name)
-        self.tokens[name] = [made for made in self.tokens.get(name, []) if made > until]
+    async def sign_out(self, name: str, *, tokens: bool, kept_session: int | None, last_session: int) -> None:
+        self._ask("sign_out", name, "tokens" if tokens else "", str(kept_session or ""))
+        if tokens:
+            self.tokens.pop(name, None)
 
     async def remove(self, name: str) -> None:
         self._ask("remove", name)

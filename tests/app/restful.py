@@ -13,6 +13,7 @@ from diycloud.agent import protocol as wire
 from diycloud.auth.throttle import Throttle
 from diycloud.config import ServerSettings, Settings
 from diycloud.config_sign_in import SignInSettings
+from diycloud.core import metrics
 from diycloud.db.engine import Database
 from diycloud.errors import PermissionDenied
 from diycloud.users import first_admin, repository
@@ -30,6 +31,9 @@ class WholeHost(Host):
     def _known(self, name: str) -> None:
         if name not in self.wishes:
             raise PermissionDenied(f"{name} is not an account of the platform.")
+
+    def _Ping(self, message: wire.Ping) -> wire.Pong:
+        return wire.Pong("test", 1.0)
 
     def _PurgePreview(self, message: wire.PurgePreview) -> wire.Remains:
         self._known(message.name)
@@ -96,6 +100,7 @@ class World:
 
     def restart(self) -> None:
         """Begin anew as after a stop: what was in memory only is gone."""
+        self.services.meter = metrics.make_meter(self.services.settings)
         self.app: Starlette = make_app(self.services, background=False)
 
     def first_admin(self) -> str:

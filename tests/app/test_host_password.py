@@ -88,7 +88,7 @@ def test_an_agent_that_is_away_leaves_the_word_of_its_last_report(world: World) 
     world.host.away = True
     assert login(world, OLD) == 200, "nothing was heard of another one"
     world.host.away = False
-    asyncio.run(world.database.write(host_password.void, ["ada"]))
+    asyncio.run(world.database.write(host_password.void, world.services, ["ada"]))
     world.host.away = True
     assert login(world, OLD) == 401 and login(world, NEW) == 401
 
@@ -107,9 +107,9 @@ def test_a_report_ends_sessions_once(world: World, monkeypatch: pytest.MonkeyPat
     after = world.token("ada", NEW)
     assert row(world).password_void == 0
     host.foreign = False
-    asyncio.run(world.database.write(host_password.void, ["ada"]))
+    asyncio.run(world.database.write(host_password.void, world.services, ["ada"]))
     assert not works(world, after)
-    assert asyncio.run(world.database.write(host_password.void, ["ada"])) == [], "said again, nothing ends again"
+    assert asyncio.run(world.database.write(host_password.void, world.services, ["ada"])) == [], "said again, nothing ends again"
 
 
 def test_a_new_password_on_its_way_to_the_host_is_the_later_one(world: World) -> None:
@@ -120,11 +120,11 @@ def test_a_new_password_on_its_way_to_the_host_is_the_later_one(world: World) ->
         )
     )
     assert login(world, NEW) == 401 and host.compared == []
-    assert asyncio.run(world.database.write(host_password.void, ["ada"])) == []
+    assert asyncio.run(world.database.write(host_password.void, world.services, ["ada"])) == []
 
 
 def test_one_that_an_administrator_sets_is_not_void(world: World) -> None:
-    asyncio.run(world.database.write(host_password.void, ["ada"]))
+    asyncio.run(world.database.write(host_password.void, world.services, ["ada"]))
     answer = world.ask("PUT", "/api/v1/users/ada/password", json={"password": "set by the office now"})
     assert answer.status_code == 200, answer.text
     assert row(world).password_void == 0 and login(world, "set by the office now") == 200

@@ -16,15 +16,17 @@ from typing import Any
 import httpx
 import pytest
 
+from diycloud.auth import host_password
+from diycloud.config_notebooks import Profile
 from diycloud.db.engine import Database
 from diycloud.errors import Conflict, Unavailable
-from diycloud.notebooks import eviction
+from diycloud.notebooks import eviction, repository
 from diycloud.notebooks.hub import HubServer
 from diycloud.users import reconcile
 from diycloud.web.identity import COOKIE, HUB_PEER
 from tests.app.notebook_site import Site
 from tests.app.restful import FAR
-from tests.app.test_notebooks_internal import come, events
+from tests.app.test_notebooks_internal import HUB, come, events
 
 
 @pytest.fixture
@@ -56,6 +58,16 @@ def test_one_that_was_never_started(site: Site, ada: int, cookie: str) -> None:
         {"name": "small", "title": "small", "cpu": 0.5, "memory": 512 << 20},
         {"name": "large", "title": "Large", "cpu": None, "memory": 16 << 30},
     ]
+
+
+def test_sizes_in_containers_are_not_offered(database: Database) -> None:
+    boxed = {"box": Profile(kind="docker", image="lab"), "small": Profile(cpu=0.5)}
+    site = Site(database, profiles=boxed)
+    cookie = site.signed_in(site.user("ada", portal_only=0, uid=20_001))
+    assert [one["name"] for one in site.rest("GET", token=cookie).json()["profiles"]] == ["small"]
+    refused = site.rest("POST", token=cookie, json={"profile": "box"})
+    assert refused.status_code == 422 and refused.json()["errors"][0]["message"].endswith("small")
+    assert not any(asked[0] == "start" for asked in site.hub.asked)
 
 
 def test_agent_and_hub_together_tell_what_is(site: Site, ada: int, cookie: str) -> None:
@@ -109,6 +121,42 @@ def test_a_start_that_never_came_to_the_agent(site: Site, ada: int, cookie: str)
     assert (first["state"], first["reason"]) == ("failed", "There is no room.")
     events(site, {"kind": "started", "name": "ada", "at": time.time(), "seconds": 0.5})
     assert site.rest("GET", token=cookie).json()["servers"][0]["state"] == "stopped"
+
+
+def test_the_last_lines_of_a_start_that_failed_are_its_owner_s(site: Site, ada: int, cookie: str) -> None:
+    told = "It did not start.\nTraceback\n  /home/ada/secret plans.py"
+    events(site, {"kind": "failed", "name": "ada", "at": time.time(), "reason": told})
+    found = site.rest("GET", token=cookie).json()
+    first = found["servers"][0]
+    assert (first["reason"], first["log"]) == ("It did not start.", ["Traceback", "  /home/ada/secret plans.py"])
+    page = site.get("/notebooks", cookie).text
+    assert page.count("secret plans") == 1 and page.count("It did not start.") == 2
+    admin = site.signed_in(1)
+    seen = site.rest("GET", token=admin).text
+    assert "It did not start." in seen and "secret plans" not in seen
+    assert "secret plans" not in site.get("/users/ada/notebooks", admin).text
+
+
+def test_why_a_start_failed_of_which_the_agent_knows_how_it_ended(site: Site, ada: int, cookie: str) -> None:
+    """One that did not answer was ended by a signal; that is not the reason."""
+    site.host.runs("ada", state="failed", log=("/home/ada/secret plans.py",), ended=1.0, exit_code=-9)
+    events(
+        site,
+        {
+            "kind": "failed",
+            "name": "ada",
+            "at": time.time(),
+            "reason": "It did not answer.\nsecret plans",
+            "cause": "start",
+        },
+    )
+    first = site.rest("GET", token=cookie).json()["servers"][0]
+    assert (first["reason"], first["log"]) == ("It did not answer.", ["/home/ada/secret plans.py"])
+    seen = site.rest("GET", token=site.signed_in(1)).text
+    assert "It did not answer." in seen and "secret plans" not in seen
+    site.host.runs("ada", state="failed", ended=1.0, exit_code=-9, memory_kill=True, profile="small")
+    first = site.rest("GET", token=cookie).json()["servers"][0]
+    assert first["reason"] == "It was ended for memory: the limit is 512M.", "which says how much there is"
 
 
 def test_what_cannot_be_asked_is_said(site: Site, ada: int, cookie: str) -> None:
@@ -248,17 +296,17 @@ def lock_out(site: Site, how: str) -> None:
 def test_out_of_the_notebooks_at_once(site: Site, ada: int, cookie: str, how: str) -> None:
     for server in ("", "big"):
         site.rest("POST", token=cookie, json={"server_name": server})
-    site.hub.tokens["ada"] = [int(time.time()) - 5]
+    site.hub.tokens["ada"] = ["script"]
     lock_out(site, how)
     assert {one.state for one in site.host.servers.values()} == {"stopped"}
-    assert site.hub.known["ada"] == {} and site.hub.tokens["ada"] == []
+    assert site.hub.known["ada"] == {} and "ada" not in site.hub.tokens
     assert site.by_hand("SELECT * FROM notebook_evictions") == []
 
 
 @pytest.mark.parametrize("away", ["hub", "agent"])
 def test_whatever_is_away_is_told_when_it_is_back(site: Site, ada: int, cookie: str, away: str) -> None:
     site.rest("POST", token=cookie, json={})
-    site.hub.tokens["ada"] = [int(time.time()) - 5]
+    site.hub.tokens["ada"] = ["script"]
     part = site.hub if away == "hub" else site.host
     part.away = True
     lock_out(site, "disable")
@@ -271,16 +319,110 @@ def test_whatever_is_away_is_told_when_it_is_back(site: Site, ada: int, cookie: 
     part.away = False
     asyncio.run(reconcile.reconcile(site.services))
     assert site.by_hand("SELECT count(*) FROM notebook_evictions") == [(0,)]
-    assert site.host.servers["ada", ""].state == "stopped" and site.hub.tokens["ada"] == []
+    assert site.host.servers["ada", ""].state == "stopped" and "ada" not in site.hub.tokens
 
 
-def test_a_token_that_is_newer_than_the_eviction_stays(site: Site, ada: int, cookie: str) -> None:
-    site.hub.away = True
-    lock_out(site, "disable")
-    site.by_hand("UPDATE notebook_evictions SET asked_at = asked_at - 100")
-    site.hub.away, site.hub.tokens["ada"] = False, [int(time.time()) - 200, int(time.time()) - 50]
-    asyncio.run(eviction.carry_out(site.services))
-    assert len(site.hub.tokens["ada"]) == 1
+NEW = "otter marble comet violet"
+
+
+def end_sign_ins(site: Site, how: str, ada: int, cookie: str) -> None:
+    """Do what ends sign-ins and no server."""
+    if how == "role":
+        done = site.ask("PATCH", "/api/v1/users/ada", json={"role": "monitor"})
+    elif how == "password set":
+        done = site.ask("PUT", "/api/v1/users/ada/password", json={"password": NEW})
+    elif how == "out everywhere":
+        done = site.ask("DELETE", "/api/v1/users/ada/sessions")
+    elif how == "own password":
+        done = site.ask("PUT", "/api/v1/account/password", token=cookie, json={"current": "x", "password": NEW})
+    elif how == "own password, tokens kept":
+        body = {"current": "x", "password": NEW, "keep_tokens": True}
+        done = site.ask("PUT", "/api/v1/account/password", token=cookie, json=body)
+    else:
+        asyncio.run(site.services.database.write(host_password.void, site.services, ["ada"]))
+        asyncio.run(eviction.carry_out(site.services))
+        return
+    assert done.status_code < 300, done.text
+
+
+OTHERS = ("role", "password set", "out everywhere", "passwd")
+OWN = ("own password", "own password, tokens kept")
+
+
+@pytest.mark.parametrize("how", OTHERS + OWN)
+def test_what_was_begun_at_the_hub_ends_and_servers_go_on(site: Site, ada: int, cookie: str, how: str) -> None:
+    site.rest("POST", token=cookie, json={})
+    session = site.signed_in(ada, kind="api") if how in OWN else cookie
+    ((kept,),) = site.by_hand("SELECT max(id) FROM sessions")
+    site.hub.tokens["ada"] = ["script"]
+    end_sign_ins(site, how, ada, session)
+    asked = ("sign_out", "ada", "" if "kept" in how else "tokens", str(kept) if how in OWN else "")
+    assert asked in site.hub.asked, site.hub.asked
+    assert ("ada" in site.hub.tokens) is ("kept" in how)
+    assert site.host.servers["ada", ""].state == "running" and ("stop", "ada", "") not in site.hub.asked
+    assert site.by_hand("SELECT * FROM notebook_evictions") == []
+
+
+@pytest.mark.parametrize("how", OTHERS + OWN)
+def test_a_hub_that_was_away_lets_nobody_in_until_it_is_done(site: Site, ada: int, cookie: str, how: str) -> None:
+    session = site.signed_in(ada, kind="api")
+    site.hub.away, site.hub.tokens["ada"] = True, ["script"]
+    end_sign_ins(site, how, ada, session)
+    assert site.by_hand("SELECT servers, tokens, gone FROM notebook_evictions") == [(0, int("kept" not in how), 0)]
+    site.by_hand("UPDATE users SET must_change_password = 0")
+    asyncio.run(reconcile.reconcile(site.services))
+    assert come(site, HUB, "GET", "/internal/hub/users/ada").status_code == 200, "it may still be on its way"
+    site.by_hand("UPDATE notebook_evictions SET asked_at = asked_at - 3")
+    asked = come(site, HUB, "GET", "/internal/hub/users/ada")
+    assert asked.status_code == 403 and "is being ended" in asked.json()["reason"]
+    site.hub.away = False
+    asyncio.run(reconcile.reconcile(site.services))
+    assert ("ada" in site.hub.tokens) is ("kept" in how)
+    assert come(site, HUB, "GET", "/internal/hub/users/ada").status_code == 200
+
+
+def test_the_hub_that_is_back_has_it_done_by_asking(site: Site, ada: int) -> None:
+    site.hub.away, site.hub.tokens["ada"] = True, ["script"]
+    end_sign_ins(site, "role", ada, "")
+    site.by_hand("UPDATE notebook_evictions SET asked_at = asked_at - 3")
+    site.hub.away = False
+
+    async def ask_twice() -> list[int]:
+        found = []
+        for _ in range(2):
+            transport = httpx.ASGITransport(site.app, client=HUB)
+            async with httpx.AsyncClient(transport=transport, base_url="https://cloud.test") as client:
+                found.append((await client.get("/internal/hub/users/ada")).status_code)
+            await asyncio.sleep(0.3)
+        return found
+
+    assert asyncio.run(ask_twice()) == [403, 200]
+    assert "ada" not in site.hub.tokens
+
+
+def test_two_wishes_that_wait_end_all_that_either_ends(site: Site, ada: int) -> None:
+    def wait(*wishes: dict[str, Any]) -> Any:
+        for wish in wishes:
+            asyncio.run(site.database.write(lambda connection, wish=wish: repository.evict(connection, "ada", **wish)))
+        ((*found,),) = site.by_hand("SELECT servers, tokens, gone, kept_session FROM notebook_evictions")
+        site.by_hand("DELETE FROM notebook_evictions")
+        return found
+
+    own = {"servers": False, "tokens": False, "kept_session": 7}
+    assert wait(own) == wait(own, own) == [0, 0, 0, 7]
+    assert wait(own, {**own, "kept_session": 8}) == [0, 0, 0, None]
+    assert wait(own, {"servers": False}) == wait({"servers": False}, own) == [0, 1, 0, None]
+    assert wait({}, own) == wait(own, {}) == [1, 1, 0, None]
+    assert wait({"gone": True}, own) == [1, 1, 1, None]
+
+
+def test_where_there_is_no_hub_nothing_waits_for_it(site: Site, ada: int, cookie: str) -> None:
+    site.hub.is_set_up = False
+    end_sign_ins(site, "role", ada, cookie)
+    site.hub.is_set_up = True
+    site.user("eve")  # for the portal only
+    site.ask("DELETE", "/api/v1/users/eve/sessions")
+    assert site.by_hand("SELECT * FROM notebook_evictions") == [] and not site.hub.asked
 
 
 def test_networks_that_let_everybody_in_who_is_in_end_nothing(site: Site, ada: int, cookie: str) -> None:

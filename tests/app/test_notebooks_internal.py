@@ -117,7 +117,7 @@ def test_what_the_hub_learns_of_a_user(site: OpenId, ada: int) -> None:
         ("status = 'purging'", "purging"),
         ("status = 'pending'", "being made"),
         ("is_active = 0", "inactive"),
-        ("portal_only = 1", "no account on the host"),
+        ("portal_only = 1", "for the portal only"),
         ("must_change_password = 1", "password must be changed"),
         ("allowed_client_ip = '10.0.0.0/8'", "may not come from 192.0.2.7"),
         ("allowed_client_ip = 'nonsense'", "may not come from 192.0.2.7"),
@@ -153,6 +153,8 @@ def test_a_name_that_is_nobody_s(site: OpenId, ada: int, name: str) -> None:
 def test_only_the_owner_s_own_session_passes(site: OpenId, ada: int, cookie: str) -> None:
     passed = guard(site, cookie, "ada")
     assert (passed.status_code, passed.headers["x-notebook-user"], passed.content) == (204, "ada", b"")
+    ((session,),) = site.by_hand("SELECT max(id) FROM sessions")
+    assert passed.headers["x-notebook-session"] == str(session)
     assert guard(site, "", "ada").status_code == 401
     assert guard(site, "x" * 43, "ada").status_code == 401
     assert guard(site, cookie, "bob").status_code == 403

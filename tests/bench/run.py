@@ -1,9 +1,9 @@
 """Figures against the older ways, in one run: `python -m tests.bench.run [--only NAME] [--rounds 5]`, as root.
 
-Names: help, create, change, import, get, list, write, sign-in, memory. The older ways are in older/: shell scripts as an
-administrator would write them, and a Flask service; in peers/ is JupyterHub, measured where --jupyterhub-venv says that
-it is installed (peers/hub.py). What is made (users dtb…, cgroups under dtbench, a prefix under /var/tmp, processes) is
-removed at the end. Times are never asserted: the aims stand beside the figures.
+Names: help, create, change, import, get, list, write, sign-in, openid, metrics, memory. The older ways are in older/: shell
+scripts as an administrator would write them, and a Flask service; in peers/ is JupyterHub, measured where --jupyterhub-venv
+says that it is installed (peers/hub.py). What is made (users dtb…, cgroups under dtbench, a prefix under /var/tmp,
+processes) is removed at the end. Times are never asserted: the aims stand beside the figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tests.bench import clean, hashes, openid, people, signing_in
+from tests.bench import clean, hashes, metrics, openid, people, signing_in
 from tests.bench.harness import CACHE, Figure, Report, Row, alternate, milliseconds, pss_mb
 from tests.bench.older.ways import Shell
 from tests.bench.ours import command_line
@@ -165,6 +165,7 @@ BENCHES: dict[str, Callable[[Setting], None]] = {
     "write": people.bench_write,
     "sign-in": signing_in.bench_sign_in,
     "openid": openid.bench_open_id,
+    "metrics": metrics.bench_metrics,
     "memory": bench_memory,
 }
 

@@ -6,6 +6,7 @@ DIYCLOUD_SHOTS names a folder for pictures of the pages, at a desk and on a phon
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Iterator
@@ -168,3 +169,52 @@ def test_on_a_phone(browser: Browser, notebooks: Notebooks) -> None:
         page.goto("/jupyter/hub/not-there")
         is_sound(page)
         shoot(page, "missing-phone")
+
+
+def test_what_goes_wrong_is_told_on_pages_of_the_platforms(browser: Browser, notebooks: Notebooks) -> None:
+    with visiting(browser, notebooks, **PHONE) as visit:
+        page = visit.page
+        sign_in(page, "dtnbben", PASSWORD)
+        for address, told in (
+            ("/jupyter/user/dtnbada/lab", "These notebooks are somebody else’s"),
+            ("/jupyter/hub/admin", "This is not yours to do"),
+            ("/jupyter/hub/spawn/dtnbada", "There is nothing here"),
+        ):
+            page.goto(address)
+            expect(page.get_by_role("heading", level=1)).to_have_text(told)
+            assert "scope" not in page.content() and not is_wider(page)
+            expect(page.get_by_role("link", name=re.compile("^Your (own )?notebooks"))).to_have_attribute(
+                "href", "/notebooks"
+            )
+        page.goto("/jupyter/hub/token")
+        expect(page.get_by_role("button", name="Request new API token")).to_be_visible()
+        expect(page.get_by_role("link", name=re.compile("DIY Cloud"))).to_have_attribute("href", "/")
+        assert not is_wider(page)
+        shoot(page, "tokens-phone")
+
+
+def test_a_start_that_fails_says_why(browser: Browser, notebooks: Notebooks) -> None:
+    password = notebooks.user("dtnbcleo")
+    home = Path(pwd.getpwnam("dtnbcleo").pw_dir)
+    home.chmod(0)
+    with visiting(browser, notebooks, **PHONE) as visit:
+        page = visit.page
+        sign_in(page, "dtnbcleo", password)
+        page.goto("/jupyter/hub/spawn")
+        page.get_by_label(re.compile("Small")).check()
+        page.get_by_role("button", name="Start").click()
+        expect(page.get_by_role("alert")).to_contain_text("cannot be entered")
+        page.goto("/jupyter/user/dtnbcleo/lab")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Your notebook did not start")
+        assert not is_wider(page)
+        is_sound(page)
+        shoot(page, "failed-phone")
+        page.goto("/notebooks")
+        page.get_by_text("Its last lines").click()
+        expect(page.locator(".log pre")).to_contain_text(f"{home} cannot be entered")
+        is_sound(page)
+
+
+def is_wider(page: Page) -> bool:
+    """Tell whether a page is wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > innerWidth"))

@@ -183,6 +183,14 @@ def test_more_than_the_host_has_is_refused(stack: Recorded) -> None:
     assert stack.json("user", "show", ADA)["limits"]["cpu"] == 0.6
 
 
+def test_what_is_counted_is_told(stack: Recorded) -> None:
+    status, headers, text = stack.http("GET", "/api/v1/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert b'\ndiycloud_actions_total{action="user.create",outcome="done"}' in text
+    assert "\ndiycloud_reconcile_runs_total" in stack.cli("metrics").stdout
+    assert "diycloud_" not in stack.cli("--server", "https://x.test", "metrics", ok=2).stdout
+
+
 # -- life
 
 

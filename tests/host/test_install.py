@@ -343,7 +343,7 @@ def test_unattended_with_a_step_that_fails_first(bookworm, ports):
     bookworm.run("echo 'server { listen nonsense here; }' > /etc/nginx/sites-enabled/broken")
     done = install(bookworm, "", env=environment, ok=(1,))
     assert "Nginx site" in done.stdout and "FAILED" in done.stdout
-    assert "nonsense" in done.stdout and "Run the same command again" in done.stdout
+    assert "nonsense" in done.stdout and "run the same command again" in done.stdout
 
     bookworm.run("rm /etc/nginx/sites-enabled/broken")
     output = install(bookworm, "", env=environment).stdout

@@ -190,10 +190,15 @@ def test_settings_of_a_shared_host(server: Server) -> None:
     )
     assert config["terminalsAvailable"] is True
     assert config["news"] == {"disabled": True}
-    assert config["disabledExtensions"] == ["@jupyterlab/apputils-extension:announcements"]
+    # The line at the bottom says the same as the one at the top, in other units.
+    assert {*config["disabledExtensions"]} == {
+        "@jupyterlab/apputils-extension:announcements",
+        "@jupyter-server/resource-usage:status-item",
+    }
     assert config["extensionManager"]["can_install"] is False
     shown = {found["id"]: found["schema"].get("properties") for found in settings["settings"]}
     assert shown["@jupyter-server/resource-usage:topbar-item"]["enable"]["default"] is True
+    assert shown["@jupyterlab/apputils-extension:themes"]["adaptive-theme"]["default"] is True
 
 
 V2 = {

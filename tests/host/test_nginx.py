@@ -107,6 +107,13 @@ class Bed:
     def tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.folder / "tls/ca.crt"))
 
+    def connect(self) -> http.client.HTTPConnection:
+        """Return a connection over HTTPS that may be used for many requests."""
+        plain = socket.create_connection(("127.0.0.1", self.site.https_port), 5)
+        connection = http.client.HTTPConnection("cloud.test", self.site.https_port)
+        connection.sock = self.tls().wrap_socket(plain, server_hostname="cloud.test")
+        return connection
+
     def ask(self, path: str, *, method: str = "GET", body: bytes | None = None, name: str = "cloud.test", **headers):
         """Ask over HTTPS, the certificate checked for the name. Returns status, headers (lower case), body."""
         plain = socket.create_connection(("127.0.0.1", self.site.https_port), 5)
@@ -310,6 +317,27 @@ def test_what_signing_in_carries_in_an_address_is_in_no_log(running):
         assert time.monotonic() < deadline, text
         time.sleep(0.02)
     assert "s3cr3t" not in text
+
+
+def test_a_class_signs_in_from_one_address_and_a_flood_is_bounded(running):
+    with contextlib.closing(running.connect()) as line:
+
+        def send(method: str, path: str) -> int:
+            line.request(method, path, b"" if method == "POST" else None, {"Host": "cloud.test"})
+            with line.getresponse() as answer:
+                answer.read()
+                return answer.status
+
+        assert {send("GET", "/sign-in") for _ in range(450)} == {200}, "who only looks is not counted"
+        begun, passed = time.monotonic(), 400
+        for _ in range(200):
+            assert [send("POST", path) for path in ("/sign-in", "/sign-in/second")] == [200, 200]
+        while (status := send("POST", "/api/v1/auth/login")) == 200:
+            passed += 1
+        # Ten a second beside the class's; one is always let through, and the clock is the kernel's tick.
+        assert status == 429 and passed <= 400 + 10 * (time.monotonic() - begun) + 2
+        assert send("POST", "/sign-in") == 429, "it is one limit for all ways in"
+        assert send("GET", "/sign-in") == 200
 
 
 def test_bodies_have_a_limit(running):

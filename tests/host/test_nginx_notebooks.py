@@ -132,7 +132,8 @@ class Portal:
         match = re.search(r"__Host-diycloud=(\w+)", cookie)
         if not owner:
             return 204, {"X-Notebook-User": match[1]} if match else {}
-        return (401 if not match else 204 if match[1] == owner else 403), {"Cache-Control": "no-store"}
+        told = {"Cache-Control": "no-store", "X-Notebook-Session": "7"}
+        return (401 if not match else 204 if match[1] == owner else 403), told
 
 
 class Site(Bed):
@@ -405,6 +406,14 @@ def test_the_hub_is_told_who_is_signed_in(site):
     assert "x-notebook-user" not in site.asked_by(site.hub)
 
 
+def test_a_users_server_is_told_in_which_session_it_is_asked(site):
+    server = site.server("alice")
+    site.get("/jupyter/user/alice/api", ALICE, X_Notebook_Session="8")
+    assert site.asked_by(server)["x-notebook-session"] == "7"
+    site.get("/jupyter/hub/home", ALICE, X_Notebook_Session="8")
+    assert "x-notebook-session" not in site.asked_by(site.hub)
+
+
 def test_what_nginx_asks_the_server_nobody_asks_from_outside(site):
     for path in ("/internal/notebooks/guard", "/internal/hub/users/alice", "/_notebook_guard", "/internal%2fhub"):
         assert site.get(path, X_Notebook_Owner="alice")[0] == 404, path
@@ -467,13 +476,13 @@ def test_what_a_client_claims_about_where_it_comes_from_ends_here(site):
 
 
 @pytest.mark.parametrize("named", ["", "gpu"])
-def test_what_a_users_server_answers_binds_the_portal_to_nothing(site, named):
+def test_what_a_users_server_answers_binds_its_own_addresses(site, named):
     base = f"/jupyter/user/alice/{named}{'/' if named else ''}"
     alice = site.server("alice", named)
     alice.answer = lambda _: (200, HARMFUL)
     status, headers, answer = site.get(f"{base}x")
     assert (status, answer["server"]) == (200, alice.name), "X-Accel-Redirect is not obeyed"
-    assert headers["set-cookie"].split("; ")[1] == f"Path={base}", "so no browser takes a __Host- cookie"
+    assert headers["set-cookie"].split("; ")[1] == f"Path={base}", "of a __Host- one only / counts"
     assert headers["strict-transport-security"] == "max-age=31536000"
     assert not {name.lower() for name in HARMFUL} - {"set-cookie", "strict-transport-security"} & headers.keys()
 

@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ from tests.stack import ROOT, Stack
 
 STARTERS = ROOT / "src/diycloud/templates/notebooks"
 NAMES = sorted(path.name for path in STARTERS.iterdir())
+DATA_SCIENCE = ("matplotlib", "numpy", "pandas", "scipy")
+"""What is not there with `data_science: false`."""
+WITHOUT = f"""
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_others(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in {DATA_SCIENCE!r} else find(name, path, target)
+PathFinder.find_spec = classmethod(find_others)
+"""
+"""A sitecustomize.py: imports as they are where those were not installed."""
 TOKEN = re.compile(r"dct_[a-z2-7]{12}_[0-9A-Za-z]{49}")
 USER = "dtnbstart"
 
@@ -100,6 +111,46 @@ def test_a_starter_is_clean(name: str) -> None:
         assert linked in NAMES
 
 
+@pytest.fixture(scope="module")
+def bare() -> Iterator[dict[str, str]]:
+    """Environment of a Python that has none of DATA_SCIENCE."""
+    folder = Path(tempfile.mkdtemp(prefix="dtnb", dir="/var/tmp"))
+    (folder / "sitecustomize.py").write_text(WITHOUT)
+    folder.chmod(0o755)
+    yield {"PYTHONPATH": str(folder)}
+    shutil.rmtree(folder)
+
+
+GIVE = """
+import pathlib, sys
+from diycloud.launcher.starters import copy_starters
+copy_starters([pathlib.Path(sys.argv[1])], pathlib.Path(sys.argv[2]))
+"""
+
+
+def given(reader: Reader, tmp_path: Path, **environ: str) -> set[str]:
+    """Return the starters that a new user gets."""
+    words = [str(reader.lab / "bin/python"), "-c", GIVE, str(STARTERS), str(tmp_path)]
+    subprocess.run(words, check=True, env={"PATH": "/usr/bin:/bin", **environ})
+    return set(os.listdir(tmp_path / "notebooks"))
+
+
+@pytest.mark.slow
+def test_all_starters_are_given_and_without_data_science_those_that_run(
+    reader: Reader, bare: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    assert given(reader, tmp_path / "home", **bare) == {"welcome.ipynb", "gpu-check.ipynb", "rest-api.ipynb"}
+    assert given(reader, tmp_path / "home") == {*NAMES}, "the rest comes with the packages"
+
+
+@pytest.mark.slow
+def test_what_is_given_without_data_science_runs_there(reader: Reader, bare: dict[str, str], tmp_path: Path) -> None:
+    text = {name: said(reader.run(name, **bare)) for name in given(reader, tmp_path, **bare)}
+    assert "NumPy is not installed in this kernel" in text["gpu-check.ipynb"]
+    assert "%pip install numpy" in text["gpu-check.ipynb"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_starter_runs(name: str, reader: Reader) -> None:
@@ -134,7 +185,7 @@ def make_token(front: Front) -> str:
 
 
 @pytest.mark.slow
-def test_the_cloud_from_python_with_a_token(reader: Reader, front: Front) -> None:
+def test_the_cloud_from_python_with_a_token(reader: Reader, front: Front, bare: dict[str, str]) -> None:
     token = make_token(front)
     kept = reader.home / ".config/diycloud/notebook.token"
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +194,13 @@ def test_the_cloud_from_python_with_a_token(reader: Reader, front: Front) -> Non
     for path in (kept.parent.parent, kept.parent, kept, reader.home / "ca.crt"):
         os.chown(path, reader.account.pw_uid, reader.account.pw_gid)
     starter = (STARTERS / "rest-api.ipynb").read_text()
+    place = {"DIYCLOUD_URL": front.url, "SSL_CERT_FILE": str(reader.home / "ca.crt")}
     try:
-        notebook = reader.run("rest-api.ipynb", DIYCLOUD_URL=front.url, SSL_CERT_FILE=str(reader.home / "ca.crt"))
+        notebook = reader.run("rest-api.ipynb", **place)
+        without = said(reader.run("rest-api.ipynb", **place, **bare))
     finally:
         kept.unlink()
+    assert "No picture without matplotlib" in without and re.search(r"MiB: \[\d+(, \d+){9}\]", without)
     text = said(notebook)
     assert f"Signed in as {USER}." in text
     assert "limits: 0.5 cores, 512M of memory" in text

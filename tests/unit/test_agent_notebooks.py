@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -32,7 +33,16 @@ from diycloud.agent.server import Server
 from diycloud.agent.state import Agent, Caller, Role, Session
 from diycloud.config import AgentSettings, Paths
 from diycloud.config_notebooks import NotebookSettings, Profile
-from diycloud.errors import Conflict, DiyCloudError, HostError, InvalidInput, PermissionDenied, Unavailable, Unsupported
+from diycloud.errors import (
+    Conflict,
+    DiyCloudError,
+    HostError,
+    InvalidInput,
+    PermissionDenied,
+    TooManyRequests,
+    Unavailable,
+    Unsupported,
+)
 from diycloud.host import notebooks as host
 from diycloud.host.cgroup import Tree
 from diycloud.host.notebooks import LOG_LINES, LOG_WIDTH, Places, Record, ServerKey, bind_socket, launching
@@ -192,6 +202,29 @@ def test_an_account_that_expires_tomorrow_may_and_strangers_never() -> None:
                 check_person(agent, caller, name)
 
 
+@pytest.mark.parametrize(("at_once", "own"), [(1, 1), (2, 1), (3, 2), (10, 2), (64, 2)])
+def test_one_users_starts_leave_places_to_others(at_once: int, own: int) -> None:
+    """A server may be made to hang while it starts; one user's then hold so many places, and never all."""
+    settings = msgspec.structs.replace(SETTINGS, at_once=at_once)
+    notebooks = Notebooks(Fake({}), None, settings, Paths(), nginx_gid=33)
+    with contextlib.ExitStack() as held:
+        for number in range(own):
+            held.enter_context(notebooks._starting(ServerKey("alice", f"s{number}")))
+        with (
+            pytest.raises(TooManyRequests, match=f"{own} notebook servers of alice are starting") as caught,
+            notebooks._starting(ServerKey("alice", "more")),
+        ):
+            pass
+        assert "They come first" in caught.value.hint and caught.value.retry_after > 0
+        if at_once > 1:
+            for number in range(at_once - own):
+                held.enter_context(notebooks._starting(ServerKey(f"bob{number}", "")))
+        with pytest.raises(TooManyRequests, match=f"{at_once} notebook"), notebooks._starting(ServerKey("carol", "")):
+            pass
+    with notebooks._starting(ServerKey("alice", "more")):
+        pass
+
+
 def test_an_agent_without_notebooks_says_so() -> None:
     agent = make()
     agent.notebooks = None
@@ -215,11 +248,20 @@ def test_profiles() -> None:
         choose_profile(SETTINGS, "boxed")
 
 
+def test_a_profile_in_containers_is_nobodys_default() -> None:
+    boxed, small = Profile(kind="docker", image="lab"), Profile(cpu=0.25)
+    assert choose_profile(NotebookSettings(profiles={"boxed": boxed, "small": small}), "") == ("small", small)
+    assert choose_profile(NotebookSettings(profiles={"boxed": boxed}), "") == ("", Profile())
+
+
 @pytest.mark.parametrize(
     ("profile", "bounds"),
-    [("small", (0.25, 32 << 20, 50)), ("huge", (0, 0, 50)), ("half", (0, 32 << 20, 50))],
+    [("small", (0.25, 32 << 20, 50)), ("huge", (64, 1 << 40, 50)), ("half", (0, 32 << 20, 50))],
 )  # fmt: skip
-def test_bounds_are_never_beyond_the_users_own(profile: str, bounds: tuple[float, int, int]) -> None:
+def test_bounds_are_the_profiles_whatever_the_users_limits_are_now(
+    profile: str, bounds: tuple[float, int, int]
+) -> None:
+    """The slice's hold besides, and may grow."""
     assert tuple(make_bounds(SETTINGS.profiles[profile], LIMITS)) == bounds
 
 
@@ -280,6 +322,53 @@ def test_a_part_on_v1_is_bounded_entered_and_follows_the_slices_limits() -> None
     other.hold(78, Bounds(Cores(0), Bytes(0), 50))
     assert fake.read("/sys/fs/cgroup/memory/user/alice/notebook-b/memory.limit_in_bytes") == "9223372036854771712"
     assert fake.read("/sys/fs/cgroup/cpu/user/alice/notebook-b/cpu.cfs_quota_us") == "-1"
+
+
+def test_on_v1_a_part_follows_the_slices_cpu_up_and_down_and_its_own_bound_stays() -> None:
+    """v1 alone refuses a part more than its slice has, so what a small slice took from it must be given back."""
+    fake, slices = v1()
+    slices.ensure("alice", 1, LIMITS)
+    bounded, free = slices.part("alice", 1, "notebook"), slices.part("alice", 1, "notebook-b")
+    bounded.hold(77, Bounds(Cores(2.0), Bytes(1 << 40), 50))
+    free.hold(78, Bounds(Cores(0), Bytes(0), 50))
+
+    def quotas() -> list[str | None]:
+        return [
+            fake.read(f"/sys/fs/cgroup/cpu/user/alice/{part}cpu.cfs_quota_us")
+            for part in ("", "notebook/", "notebook-b/")
+        ]
+
+    assert quotas() == ["50000", "50000", "-1"], "its two cores are more than there is"
+    for cpu, now in ((1.0, ["100000", "100000", "-1"]), (4.0, ["400000", "200000", "-1"]), (0.2, ["20000", "20000", "-1"]),
+                     (3.0, ["300000", "200000", "-1"])):  # fmt: skip
+        slices.ensure("alice", 1, LIMITS._replace(cpu=Cores(cpu)))
+        bounded.follow(Cores(2.0)), free.follow(Cores(0))
+        assert quotas() == now
+        assert not bounded.follow(Cores(2.0)), "nothing is written twice"
+    assert fake.read("/sys/fs/cgroup/memory/user/alice/notebook/memory.limit_in_bytes") == str(1 << 40)
+    assert not slices.part("alice", 1, "notebook-none").follow(Cores(1.0)), "one that is not there is not made"
+    assert not fake.exists("/sys/fs/cgroup/cpu/user/alice/notebook-none")
+
+
+def test_a_slices_cpu_is_lowered_though_a_part_was_just_given_more() -> None:
+    """A server that starts may get its share of the limit before this one, between two steps: the kernel then refuses."""
+    fake, slices = v1()
+    slices.ensure("alice", 1, LIMITS)
+    slices.part("alice", 1, "notebook").hold(77, Bounds(Cores(0.4), Bytes(0), 50))
+    quota = "/sys/fs/cgroup/cpu/user/alice/cpu.cfs_quota_us"
+    write, refused = fake.set_value, list[str]()
+
+    def refuse_once(path: str, value: str) -> None:
+        if path == quota and not refused:
+            refused.append(value)
+            write("/sys/fs/cgroup/cpu/user/alice/notebook/cpu.cfs_quota_us", "40000")
+            raise HostError("Invalid argument")
+        write(path, value)
+
+    fake.set_value = refuse_once  # type: ignore[method-assign, assignment]
+    assert slices.ensure("alice", 1, LIMITS._replace(cpu=Cores(0.1)))
+    assert refused == ["10000"]
+    assert [fake.read(quota), fake.read("/sys/fs/cgroup/cpu/user/alice/notebook/cpu.cfs_quota_us")] == ["10000"] * 2
 
 
 def test_a_part_on_v2_is_a_leaf_beside_main() -> None:

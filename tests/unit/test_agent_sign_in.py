@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import msgspec
 import pytest
 
 from diycloud.agent import changes, reconcile, sign_in
+from diycloud.agent.handlers import handler_for
 from diycloud.agent.passwords import MAX_TRIES, Passwords, Tries, fingerprint
 from diycloud.agent.protocol import (
     Account,
     ConfirmPassword,
+    IsPasswordForeign,
     Limits,
     Outcome,
     SpendStep,
@@ -22,7 +26,8 @@ from diycloud.agent.protocol import (
     VerifyPassword,
     Wish,
 )
-from diycloud.agent.state import Agent, Caller, Role
+from diycloud.agent.server import Server
+from diycloud.agent.state import Agent, Caller, Role, Session
 from diycloud.errors import PermissionDenied, TooManyRequests
 from diycloud.host import password_fields, shadow
 from diycloud.host.keys import CODES_GROUP
@@ -70,6 +75,29 @@ def fields(fake: Fake) -> list[str]:
 
 def set_on_host(fake: Fake, field: str) -> None:
     password_fields.set_passwords(fake, {"alice": field})
+
+
+def test_what_every_sign_in_asks_waits_for_no_thread(bed: tuple[Fake, Agent]) -> None:
+    fake, agent = bed
+    ensure(agent, shadow=OURS)
+    set_on_host(fake, THEIRS)
+    server, done = Server(agent, server_uid=990), threading.Event()
+
+    async def ask() -> list[object]:
+        reads = [asyncio.create_task(server.in_background(done.wait)) for _ in range(8)]
+        await asyncio.sleep(0)  # every thread for reads is taken now, and some wait for one
+        try:
+            asked = [IsPasswordForeign("alice"), IsPasswordForeign("nobody")]
+            return [
+                await asyncio.wait_for(server._work(handler_for(one, SERVER), Session(SERVER), one), 5) for one in asked
+            ]
+        finally:
+            done.set()
+            await asyncio.gather(*reads)
+
+    assert asyncio.run(ask()) == [True, False]
+    for pool in (server._changes, server._reads, server._long, server._notebooks, server._hashes):
+        pool.close()
 
 
 def test_a_password_of_the_host_is_foreign_until_the_server_knows_it(bed: tuple[Fake, Agent]) -> None:

@@ -110,6 +110,29 @@ def test_every_fault_has_its_line(server: Server, capsys: Any) -> None:
     assert {e["field"] for e in json.loads(capsys.readouterr().out)["errors"]} == {"username", "cpu"}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("jupytr", "status"), "there is no 'jupytr'. Did you mean jupyter?"),
+        (("notebook", "lst"), "there is no 'lst'. Did you mean list?"),
+        (("jupyter", "xyz"), "there is no 'xyz'. There are: setup, status, backup, env."),
+        (("notebook",), "a verb is missing; `diycloud notebook --help` lists them"),
+        ((), "a command is missing; `diycloud --help` lists them"),
+    ],
+)
+def test_a_word_that_is_wrong_or_missing_is_helped_with(words: tuple[str, ...], said: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(*words)
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_user_who_is_not_named_is_asked_for(server: Server, capsys: Any) -> None:
+    assert run("notebook", "list") == 2
+    assert "The user's name is missing" in (said := capsys.readouterr().err) and "diycloud notebook list NAME" in said
+    assert not server.sent
+
+
 def test_passwords_from_a_pipe_and_a_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("user", "set-password", "ada", "--password", "-", stdin=" pass word \nrest\n", monkeypatch=monkeypatch)
     (tmp_path / "p").write_text("from a file\r\n")

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from diycloud.core.install_steps import accounts
 from diycloud.core.installation import Installation
 from diycloud.core.nginx import Site, notebook_places, render_site
 from diycloud.core.options import InstallOptions, options_from
-from diycloud.core.services import HUB, LAUNCHER, Platform, hub_service, launcher_service, server_service
+from diycloud.core.services import AGENT, HUB, LAUNCHER, SERVER, Platform, hub_service, launcher_service, server_service
 from diycloud.db.tables import audit, metadata
 from diycloud.distro.detect import Init
 from diycloud.distro.services import Hardening
@@ -366,6 +367,14 @@ def test_labs_files_are_packed_once(nowhere):
     assert len([line for line in host.ran if "gzip" in line]) == 1
 
 
+def test_whatever_reads_the_settings_is_started_again():
+    """The agent refuses a size that it does not know, and the portal offers none that it does not."""
+    asked = []
+    platform = SimpleNamespace(up=lambda *, restart: asked.extend(restart) or list(restart))
+    do.start(SimpleNamespace(platform=platform, changed=set()))
+    assert {*asked} == {AGENT, SERVER, LAUNCHER, HUB}
+
+
 def test_a_plan_tells_what_would_be_done_and_no_secret(nowhere):
     host = Host("diycloud-hub")
     lines: list[str] = []
@@ -511,7 +520,7 @@ def test_the_site_has_notebooks_only_where_they_are():
     places = notebook_places(paths, NotebookSettings())
     plain = Site(("a",), 443, 80, paths.server_socket, paths.certificates, Path("/s"), Path("/f"))
     text = render_site(plain, default=True, ipv6=False, http2_directive=False)
-    assert "jupyter" not in text and "map " not in text
+    assert "jupyter" not in text and "notebook" not in text
     whole = msgspec.structs.replace(plain, notebooks=places)
     text = render_site(whole, default=True, ipv6=False, http2_directive=False)
     assert "server unix:/p/run/diycloud/hub/hub.sock" in text
@@ -612,5 +621,15 @@ def test_doctor_says_what_is_wrong_with_notebooks(nowhere):
     assert any("hub environment is not there" in text for text in said)
     assert any("not in the group" in text for text in said)
     assert any("client.json is not there" in text for text in said)
+    assert not any("the profile " in found.detail for found in examine_notebooks(run))
     off = run_on(host, nowhere, without_notebooks=True)
     assert [found.result for found in examine_notebooks(off)] == ["ok"]
+
+
+def test_doctor_says_which_profiles_nobody_is_offered(tmp_path):
+    (tmp_path / "etc/diycloud").mkdir(parents=True)
+    profiles = "{small: {cpu: 1}, box: {kind: docker, image: lab}}"
+    (tmp_path / "etc/diycloud/config.yaml").write_text(f"notebooks:\n  profiles: {profiles}\n")
+    run = run_on(Host(), str(tmp_path))
+    (said,) = [found for found in examine_notebooks(run) if "the profile " in found.detail]
+    assert said.result == "warn" and "profile box:" in said.detail and "kind: process" in said.advice

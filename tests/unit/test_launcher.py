@@ -177,6 +177,34 @@ def test_starters_follow_no_link_and_come_once(tmp_path: Path) -> None:
     assert not (home / FOLDER / "two.ipynb").exists()
 
 
+def test_a_starter_that_needs_packages_is_given_once_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, home, packages = tmp_path / "source", tmp_path / "home", tmp_path / "packages"
+    for folder in (source, home, packages):
+        folder.mkdir()
+
+    def needing(*names: object) -> str:
+        return json.dumps({"cells": [], "metadata": {"diycloud": {"needs": list(names)}}})
+
+    (source / "table.ipynb").write_text(needing("json", "dtstarterspackage"))
+    (source / "part.ipynb").write_text(needing("dtstartersnone.part"))
+    (source / "needs.txt").write_text(needing("dtstartersnone"))  # what is no notebook needs nothing
+    (source / "here.ipynb").write_text(needing("json"))
+    for number, odd in enumerate(
+        ("{", "[" * 100_000, "[]", '{"metadata": 5}', '{"metadata": {"diycloud": {"needs": "json"}}}')
+    ):
+        (source / f"odd{number}.ipynb").write_text(odd)
+    (source / "odd5.ipynb").write_text(needing(5, None))
+    always = {"needs.txt", "here.ipynb", *(f"odd{number}.ipynb" for number in range(6))}
+    copy_starters([source], home)
+    assert set(os.listdir(home / FOLDER)) == always
+    (packages / "dtstarterspackage.py").write_text("raise SystemExit('it is looked for, not imported')")
+    monkeypatch.syspath_prepend(str(packages))
+    copy_starters([source], home)
+    assert set(os.listdir(home / FOLDER)) == {*always, "table.ipynb"}
+
+
 def test_home_that_takes_nothing_stops_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, home = tmp_path / "source", tmp_path / "home"
     source.mkdir()

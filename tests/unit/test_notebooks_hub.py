@@ -158,23 +158,14 @@ def test_a_hub_that_knows_nobody_ends(peer: Peer, ask: Ask) -> None:
 def test_stop_and_remove_of_what_is_not_there(peer: Peer, ask: Ask) -> None:
     ask(lambda hub: hub.stop("ada", "big"))
     ask(lambda hub: hub.remove("ada"))
-    ask(lambda hub: hub.revoke("ada", 10))
-    assert [path for _, path, *_ in peer.asked] == ["/users/ada/servers/big", "/users/ada", "/users/ada/tokens"]
+    ask(lambda hub: hub.sign_out("ada", tokens=True, kept_session=None, last_session=9))
+    assert [path for _, path, *_ in peer.asked] == ["/users/ada/servers/big", "/users/ada", "/users/ada/sign-out"]
 
 
-def test_tokens_until_then_are_revoked(peer: Peer, ask: Ask) -> None:
-    tokens = [
-        {"id": "a1", "created": "1970-01-01T00:00:09.500000Z"},
-        {"id": "a2", "created": "1970-01-01T00:00:11Z"},
-        {"id": "a3", "created": "nonsense"},
-        {"id": "a4", "created": None},
-    ]
-    peer.says("GET", "/users/ada/tokens", (200, {"api_tokens": tokens}))
-    peer.says("DELETE", "/users/ada/tokens/a1", (204, b""))
-    ask(lambda hub: hub.revoke("ada", 10))
-    assert [path for method, path, *_ in peer.asked if method == "DELETE"] == [
-        "/users/ada/tokens/a1", "/users/ada/tokens/a3", "/users/ada/tokens/a4",
-    ]  # fmt: skip
+def test_signing_out(peer: Peer, ask: Ask) -> None:
+    peer.says("POST", "/users/ada/sign-out", (204, b""))
+    ask(lambda hub: hub.sign_out("ada", tokens=False, kept_session=7, last_session=9))
+    assert peer.asked[0][1:3] == ("/users/ada/sign-out", b'{"tokens":false,"kept_session":7,"last_session":9}')
 
 
 def test_names_stay_one_segment(peer: Peer, ask: Ask) -> None:

@@ -181,12 +181,12 @@ def parse(text: str) -> Settings:
     [
         ("urls: [ldap://directory.example.org]\n    starttls: false", "not encrypted"),
         ("urls: [ldaps://ok, ldap://192.0.2.1]\n    starttls: false", "ldap://192.0.2.1"),
-        ("urls: [http://x]", "regex"), ("urls: []", "length"), ("urls: [ldap://x:99999]", "ort"),
-        ("urls: ['ldaps://user@x']", "regex"), ("urls: [ldaps://x]\n    user_filter: (uid=ada)", "username"),
+        ("urls: [http://x]", "like"), ("urls: []", "1 at least"), ("urls: [ldap://x:99999]", "ort"),
+        ("urls: ['ldaps://user@x']", "like"), ("urls: [ldaps://x]\n    user_filter: (uid=ada)", "username"),
         ("urls: [ldaps://x]\n    link: email", "trust_email"), ("urls: [ldaps://x]\n    bind_dn: cn=a", "bind_password_file"),
-        ("urls: [ldaps://x]\n    roles: {a: admin}", "allow_admin"), ("urls: [ldaps://x]\n    roles: {a: root}", "root"),
+        ("urls: [ldaps://x]\n    roles: {a: admin}", "allow_admin"), ("urls: [ldaps://x]\n    roles: {a: root}", "one of admin"),
         ("urls: [ldaps://x]\n    bind_template: 'u={username},x'\n    check_minutes: 5", "check_minutes"),
-        ("urls: [ldaps://x]\n    password: secret", "password"), ("urls: [ldaps://x]\n    groups: {a: [Staff]}", "regex"),
+        ("urls: [ldaps://x]\n    password: secret", "password"), ("urls: [ldaps://x]\n    groups: {a: [Staff]}", "like"),
     ],
 )  # fmt: skip
 def test_a_directory_that_cannot_be_is_refused(more: str, said: str) -> None:

@@ -72,6 +72,7 @@ key.remove                1     1      d             o        o
 audit.list                1     1      d             1        -
 audit.export              1     1      d             1        -
 host.show                 1     1      -             1        -
+metrics.read              1     1      -             1        -
 app.create                1     1      -             -        -
 app.list                  1     1      -             1        -
 app.show                  1     1      -             1        -

@@ -84,10 +84,29 @@ def test_a_stranger_cannot_lock_the_real_user_out(gate: Throttle, clock: Clock) 
 
 
 def test_one_address_that_tries_many_accounts_is_slowed_and_others_are_not(gate: Throttle) -> None:
-    for number in range(40):
+    for number in range(110):
         fail(gate, f"user{number}", "198.51.100.7")
     assert wait(gate, "somebody", "198.51.100.7") > 0
     assert wait(gate, "somebody", "198.51.100.8") == 0
+
+
+def test_a_class_that_mistypes_behind_one_address_gets_in(gate: Throttle) -> None:
+    for number in range(200):
+        name = f"pupil{number}"
+        fail(gate, name, "198.51.100.7", number % 4)
+        assert wait(gate, name, "198.51.100.7") == 0, number
+        gate.failed(name, "198.51.100.7")  # ahead, as every sign-in
+        gate.succeeded(name, "198.51.100.7")
+    fail(gate, "somebody", "198.51.100.7", 4)
+    assert wait(gate, "another", "198.51.100.7") == 0
+
+
+def test_who_guesses_is_let_off_nothing_by_getting_in_themselves(gate: Throttle) -> None:
+    for number in range(110):
+        fail(gate, f"user{number}", "198.51.100.7")
+        gate.failed("mallory", "198.51.100.7")
+        gate.succeeded("mallory", "198.51.100.7")
+    assert wait(gate, "somebody", "198.51.100.7") > 0
 
 
 def test_an_ipv6_customer_is_one_visitor(gate: Throttle) -> None:

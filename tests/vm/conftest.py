@@ -1,7 +1,8 @@
 """Fixtures: a virtual machine with the platform installed by `./install.sh`, as it was right after, for every test.
 
-DIYCLOUD_VM_SUITES names the Debian suites to test on (default: trixie). DIYCLOUD_VM_KEEP=NAME keeps the installed
-machine of that name from one run to the next, for work on the tests themselves; the default starts from nothing.
+DIYCLOUD_VM_SUITES names the Debian suites to test on (default: trixie, and bookworm where exhaustive tests run).
+DIYCLOUD_VM_KEEP=NAME keeps the installed machine of that name from one run to the next, for work on the tests themselves;
+the default starts from nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from tests.bare.debian import CannotBuild
 from tests.vm.machine import Machine, MachineError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SUITES = os.environ.get("DIYCLOUD_VM_SUITES", "trixie").split()
+SUITES = os.environ.get("DIYCLOUD_VM_SUITES", "").split() or [
+    "trixie",
+    pytest.param("bookworm", marks=pytest.mark.exhaustive),
+]
 KEEP = os.environ.get("DIYCLOUD_VM_KEEP", "")
 PASSWORD = "Sup3r-lemon-88"
 WITHOUT = ("/opt/diycloud/jupyter",)
@@ -133,6 +137,9 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Bed]:
             bed = _install(machine, suite)
     except CannotBuild as reason:
         pytest.skip(f"no virtual machine: {reason}")
+    except BaseException:
+        machine.down() if KEEP else machine.remove()
+        raise
     yield bed
     machine.down() if KEEP else machine.remove()
 

@@ -1,6 +1,6 @@
 """Notebook servers in scopes of systemd, on a machine with cgroup v2: started, bounded, killed for memory, stopped, locked.
 
-One test takes the whole way, from the portal's page to a cell. In the others a few lines of HTTP run in the place of
+Two tests take the whole way, from the portal's page to a cell. In the others a few lines of HTTP run in the place of
 JupyterLab (plain_launcher.py), which an emulated machine takes minutes to load; agent, shim and systemd are the real ones.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -20,6 +21,8 @@ from tests.vm.conftest import MIB, PASSWORD, Bed, wait_until
 
 pytestmark = pytest.mark.slow
 
+LAB = "/jupyter/user/alice/"
+UNITS = [f"diycloud-{name}" for name in ("agent", "server", "launcher", "hub")]
 PYTHON = "/opt/diycloud/venv/bin/python"
 ASK = """
 import json, sys, msgspec
@@ -86,44 +89,114 @@ class Forwarded(httpx.HTTPTransport):
             request.url = typed
 
 
+def told(bed: Bed) -> dict:
+    """What the portal's page of alice's servers shows."""
+    return json.loads(bed.machine.run("diycloud notebook list alice --json").stdout)
+
+
 def exposure(bed: Bed, unit: str) -> float:
     told = bed.machine.run(["systemd-analyze", "security", "--no-pager", f"{unit}.service"]).stdout
     return float(told.rsplit(f"{unit}.service:", 1)[1].split()[0])
 
 
-def test_from_the_portal_to_a_cell_with_all_units_as_they_are_installed(bed: Bed) -> None:
-    machine, port = bed.machine, bed.machine.config.ports["https"]
-    units = [f"diycloud-{name}" for name in ("agent", "server", "launcher", "hub")]
-    assert machine.run(["systemctl", "is-active", *units, "nginx"]).stdout == "active\n" * 5
-    with contextlib.ExitStack() as opened:
-        client = opened.enter_context(httpx.Client(transport=Forwarded(port), timeout=300))
-        alice = Browser("https://127.0.0.1", client, port=port, patience=300)
+class AtWork(NamedTuple):
+    """Alice with Lab open and a cell run in it. cookies: her browser's; kernel: its id; said: what the cell printed."""
+
+    bed: Bed
+    cookies: httpx.Cookies
+    kernel: str
+    said: str
+
+
+@pytest.fixture(scope="module")
+def opened(installed: Bed) -> AtWork:
+    """From the portal's page to a cell, once for the module: an emulated machine takes minutes for it. Saved as `at-work`."""
+    installed.machine.reset("installed")
+    with browsing(installed) as alice:
         assert alice.sign_in("alice", PASSWORD).status_code == 200
         began = time.monotonic()
-        lab = alice.open("/jupyter/", seconds=300)
-        assert (lab.status_code, lab.url.path) == (200, "/jupyter/user/alice/lab"), lab.text[:2000]
+        open_lab(alice)
         print(f"Lab's page after {time.monotonic() - began:.0f} s")
-        kernel = opened.enter_context(contextlib.closing(Kernel(alice, "/jupyter/user/alice/")))
-        where = kernel.run("import os; print(os.getuid(), open('/proc/self/cgroup').read())", 300).split()
-        assert where == [str(bed.alice.uid), f"0::{scope(bed).removeprefix('/sys/fs/cgroup')}"]
+        with contextlib.closing(Kernel(alice, LAB)) as kernel:
+            said = kernel.run("import os; print(os.getuid(), open('/proc/self/cgroup').read())", 300)
         print(f"the first cell after {time.monotonic() - began:.0f} s")
-        pids = machine.run(["cat", f"{scope(bed)}/cgroup.procs"]).stdout.split()
-        for unit in units:
-            machine.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])
-            wait_until(
-                f"{unit} is back", lambda u=unit: machine.run(["systemctl", "is-active", u], ok=None).returncode == 0
+    installed.machine.save("at-work")
+    return AtWork(installed, alice.client.cookies, kernel.id, said)
+
+
+@pytest.fixture
+def at_work(opened: AtWork) -> AtWork:
+    opened.bed.machine.reset("at-work")
+    return opened
+
+
+@contextlib.contextmanager
+def browsing(bed: Bed, cookies: httpx.Cookies | None = None) -> Iterator[Browser]:
+    """A browser on this host that has the machine's address, and these cookies."""
+    port = bed.machine.config.ports["https"]
+    with httpx.Client(transport=Forwarded(port), timeout=300, cookies=cookies) as client:
+        yield Browser("https://127.0.0.1", client, port=port, patience=300)
+
+
+def open_lab(browser: Browser) -> None:
+    page = browser.open("/jupyter/", seconds=300)
+    assert (page.status_code, page.url.path) == (200, f"{LAB}lab"), page.text[:2000]
+
+
+def test_from_the_portal_to_a_cell_with_all_units_as_they_are_installed(at_work: AtWork) -> None:
+    bed, machine = at_work.bed, at_work.bed.machine
+    assert at_work.said.split() == [str(bed.alice.uid), f"0::{scope(bed).removeprefix('/sys/fs/cgroup')}"]
+    assert machine.run(["systemctl", "is-active", *UNITS, "nginx"]).stdout == "active\n" * 5
+    with browsing(bed, at_work.cookies) as alice:
+        with contextlib.closing(Kernel(alice, LAB, at_work.kernel)) as kernel:
+            pids = machine.run(["cat", f"{scope(bed)}/cgroup.procs"]).stdout.split()
+            for unit in UNITS:
+                machine.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])
+                back = ["systemctl", "is-active", unit]
+                wait_until(f"{unit} is back", lambda b=back: machine.run(b, ok=None).returncode == 0)
+            assert kernel.run("6 * 7", 300) == "42"
+            assert machine.run(["cat", f"{scope(bed)}/cgroup.procs"]).stdout.split() == pids
+            said = kernel.run(
+                "x = bytearray(10**9); x[::4096] = x[::4096].replace(b'\\0', b'x'); print('all of it')", 300
             )
-        assert kernel.run("6 * 7", 300) == "42"
-        assert machine.run(["cat", f"{scope(bed)}/cgroup.procs"]).stdout.split() == pids
-        said = kernel.run("x = bytearray(10**9); x[::4096] = x[::4096].replace(b'\\0', b'x'); print('all of it')", 300)
         assert "killed because all of your memory (0.25 GiB) was in use" in said and "all of it" not in said
         for unit in ("diycloud-server", "diycloud-hub"):
             print(f"exposure of {unit}: {exposure(bed, unit)}")
             assert exposure(bed, unit) <= 1.5
         machine.run(["diycloud", "user", "disable", "alice"])
         wait_until("the server is gone", lambda: not exists(bed, scope(bed)), 30)
-        assert alice.ask("GET", "/jupyter/user/alice/api/status").status_code in (401, 403)
+        assert alice.ask("GET", f"{LAB}api/status").status_code in (401, 403)
         assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
+
+
+def test_after_a_reboot_nothing_is_half_dead_and_the_owner_opens_lab_again(at_work: AtWork) -> None:
+    bed, machine = at_work.bed, at_work.bed.machine
+    assert told(bed)["servers"][0]["state"] == "running"
+    began = time.monotonic()
+    machine.reboot()
+    print(f"rebooted in {time.monotonic() - began:.0f} s")
+    killed = "journalctl --boot=-1 --quiet --grep 'timed out. Killing' --output cat"
+    assert machine.run(killed, ok=(0, 1)).stdout == "", "all of it ends by itself on the way down"
+    with browsing(bed, at_work.cookies) as alice:
+        up = lambda: alice.ask("GET", "/jupyter/hub/health").status_code == 200  # noqa: E731
+        wait_until("the hub answers", up, 300)
+        print(f"the hub answers after {time.monotonic() - began:.0f} s")
+        for unit in UNITS:
+            state = machine.run(["systemctl", "show", "--property=ActiveState,NRestarts", unit]).stdout
+            assert set(state.split()) == {"ActiveState=active", "NRestarts=0"}, unit
+        left = f"find /run/diycloud/notebooks -mindepth 2; ls -d {bed.alice.slice}/diycloud-notebook*"
+        assert machine.run(left, ok=(2,)).stdout == ""
+        (server,) = told(bed)["servers"]
+        assert (server["state"], server["reason"], server["log"]) == ("stopped", "", [])
+        began = time.monotonic()
+        open_lab(alice)
+        print(f"Lab's page after {time.monotonic() - began:.0f} s")
+        with contextlib.closing(Kernel(alice, LAB)) as kernel:
+            assert kernel.run("6 * 7", 300) == "42"
+    now = told(bed)
+    assert [(one["state"], one["reason"]) for one in now["servers"]] == [("running", "")]
+    assert "failed" not in {one["outcome"] for one in now["activity"]}
+    assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
 def test_a_server_lives_in_a_scope_of_its_users_slice_and_outlives_all_of_ours(bed: Bed, ask) -> None:

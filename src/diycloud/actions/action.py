@@ -61,6 +61,7 @@ class Permission(StrEnum):
     USAGE_READ = "usage:read"
     AUDIT_READ = "audit:read"
     HOST_READ = "host:read"
+    METRICS_READ = "metrics:read"
     NOTEBOOKS_READ = "notebooks:read"
     NOTEBOOKS_START = "notebooks:start"
     """To start servers of one's own: nobody starts another's."""

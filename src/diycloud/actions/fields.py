@@ -18,7 +18,7 @@ Username = Annotated[
         pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z",
         extra={
             "rule": "1–32 characters: a–z, 0–9, _ and -, starting with a letter or _",
-            "help": "name, fixed for life",
+            "help": "the user's name, fixed for life",
         },
     ),
 ]

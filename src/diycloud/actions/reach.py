@@ -58,9 +58,15 @@ def authorise(actor: Actor, action: type[Action[Any]], target: str) -> Scope:
     scope = scope_of(actor, action.permission)
     own = action.kind is Kind.USER and target == actor.name and actor.user_id is not None
     if scope is Scope.NONE or (scope is Scope.OWN and not own):
-        hint = "As root on the host itself." if action.permission is Permission.ROOT else "Ask an administrator."
+        hint = _WHO_MAY.get(action.permission, "Ask an administrator.")
         raise PermissionDenied(f"{actor.name} may not do this ({action.action_name}).", hint)
     return scope
+
+
+_WHO_MAY = {
+    Permission.ROOT: "As root on the host itself.",
+    Permission.NOTEBOOKS_START: "Everybody starts their own only: at the portal, or after `diycloud login` as themselves.",
+}
 
 
 def check_place(actor: Actor, target: str, place: Place | None) -> None:

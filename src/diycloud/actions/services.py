@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from diycloud.actions.actor import Actor
+from diycloud.actions.endings import Endings
+from diycloud.actions.meter import Meter
 from diycloud.actions.topics import Topics
 from diycloud.actions.waiting import Waiting
 from diycloud.agent.protocol import Capacity as AskCapacity
@@ -98,7 +100,7 @@ class Hub(Protocol):
 
     async def stop(self, name: str, server: str) -> None: ...
 
-    async def revoke(self, name: str, until: int) -> None: ...
+    async def sign_out(self, name: str, *, tokens: bool, kept_session: int | None, last_session: int) -> None: ...
 
     async def remove(self, name: str) -> None: ...
 
@@ -126,6 +128,10 @@ class Services:
         self.settings = settings
         self.vault = vault or Vault.of_this_process()
         self.hub = hub
+        self.meter = Meter()
+        """What is counted for /metrics; the server's own keeps it (core/metrics.py)."""
+        self.notebook_endings = Endings()
+        """Who has a notebook server ended, until the hub tells of its end."""
         self.notebook_changes = Topics()
         """User names whose notebook servers may have changed."""
         self.tickets: Waiting[Any] = Waiting(seconds=300, most=5_000)
@@ -134,6 +140,8 @@ class Services:
         """What browsers were asked to sign with a passkey (auth/passkeys.py)."""
         self.challenges_of_strangers: Waiting[Any] = Waiting(seconds=300, most=10_000, each=200)
         """The same for whoever is not known yet: they crowd out nobody but each other."""
+        self.notebook_codes: Waiting[Any] = Waiting(seconds=30, most=10_000)
+        """The way from the portal to notebooks at a host name of their own (notebooks/doors.py)."""
         self.new_secrets: Waiting[Any] = Waiting(seconds=900, most=5_000, each=1)
         """Secrets of apps that have shown no code yet (auth/factor_service.py)."""
         self.outside: Outside | None = None

@@ -148,9 +148,9 @@ class Notebook(msgspec.Struct, frozen=True):
     """One notebook server. state: `running`, `stopped` or `failed` (it ended by itself, with an error or killed).
 
     server: its name, empty for the first one; pid: of the server itself; started, ended: seconds since 1970, 0 for not;
-    exit_code: of a server that ended, negative for a signal; memory_kill: it, or one of its kernels, was killed for memory;
-    memory_kills: how many of its processes were; memory: bytes now; cpu_us: since it was started; socket: where it answers.
-    log: its last lines, in an answer about one server.
+    exit_code: of a server that ended, negative for a signal; memory_kill: it was killed for memory, or while it runs something
+    in it was; memory_kills: how many of its processes were; memory: bytes now; cpu_us: since it was started; socket: where it
+    answers; log: its last lines, in an answer about one server.
     """
 
     name: str

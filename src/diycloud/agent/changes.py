@@ -174,16 +174,25 @@ def _limit(agent: Agent, steps: Sequence[_Step]) -> None:
         return
     for step, changed in zip(steps, done, strict=True):
         step.changed |= changed
+        _follow(agent, step)
 
 
 def _limit_one(agent: Agent, step: _Step) -> bool:
     if agent.slices is None:
         return False
     try:
-        return agent.slices.ensure(step.name, step.entry.uid, step.entry.limits)
+        changed = agent.slices.ensure(step.name, step.entry.uid, step.entry.limits)
     except Unsupported as error:
         step.warning = f"Limits are not in force: {error}"
         return False
+    _follow(agent, step)
+    return changed
+
+
+def _follow(agent: Agent, step: _Step) -> None:
+    """Have what runs within a bound of its own follow the slice's limits."""
+    if agent.notebooks is not None:
+        agent.notebooks.follow(step.name)
 
 
 def _demand(agent: Agent, caller: Caller, steps: Sequence[_Step]) -> None:

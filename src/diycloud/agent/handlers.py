@@ -1,8 +1,8 @@
 """Who may say what to the agent, and what answers: one table.
 
 A message that is not in the table is not answered to anyone. The kinds say where the work runs (agent/server.py):
-CHANGE one at a time, STEPS the same with room between its steps, READ beside them, HASH on the low-priority threads, LONG
-on two threads of its own, NOTEBOOK on as many as notebook servers may be starting.
+CHANGE one at a time, STEPS the same with room between its steps, READ beside them, AT_ONCE on the event loop, HASH on the
+low-priority threads, LONG on two threads of its own, NOTEBOOK on as many as notebook servers may be starting.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Kind(Enum):
     CHANGE = "change"
     STEPS = "steps"
     READ = "read"
+    AT_ONCE = "at once"
+    """What every sign-in asks, and looks into memory and one small file alone: a thread would cost as much again."""
     HASH = "hash"
     LONG = "long"
     NOTEBOOK = "notebook"
@@ -281,7 +283,7 @@ TABLE: dict[type[Message], Handler] = {
     AdoptAccounts: Handler(_adopt_accounts, Kind.CHANGE, _ROOT),
     GrantSudo: Handler(_grant_sudo, Kind.CHANGE, _ROOT),
     ChangeOwnPassword: Handler(_change_own_password, Kind.CHANGE, _BOTH),
-    IsPasswordForeign: Handler(_is_password_foreign, Kind.READ, _BOTH),
+    IsPasswordForeign: Handler(_is_password_foreign, Kind.AT_ONCE, _BOTH),
     VerifyPassword: Handler(_verify_password, Kind.HASH, _BOTH),
     ConfirmPassword: Handler(_confirm_password, Kind.CHANGE, _BOTH),
     SpendStep: Handler(_spend_step, Kind.READ, _BOTH),

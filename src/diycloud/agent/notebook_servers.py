@@ -148,6 +148,7 @@ class Servers:
                 server.counters, server.counted = server.part.read(), now
         counters = server.counters if running else None
         kills = max(record.kills, counters.oom_kills if counters else 0)
+        killed = running or record.exit_code in (None, -signal.SIGKILL)
         return Notebook(
             record.name,
             record.server,
@@ -157,7 +158,7 @@ class Servers:
             started=record.started,
             ended=record.ended or 0.0,
             exit_code=record.exit_code,
-            memory_kill=kills > 0,
+            memory_kill=kills > 0 and killed,
             memory_kills=kills,
             memory=counters.memory if counters else 0,
             cpu_us=counters.cpu_us if counters else 0,
@@ -187,7 +188,7 @@ class Servers:
             return
         counters = server.part.read() if server.part is not None else None
         if server.part is not None:
-            server.part.end()
+            server.part.end(server.record.shim if host.is_looked_after(self._system, server.record) else 0)
         elif host.is_looked_after(self._system, server.record):
             host.kill_tree(self._system, server.record.shim)
         self._places.close(server.key)

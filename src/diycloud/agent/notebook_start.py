@@ -70,16 +70,16 @@ def check_person(agent: Agent, caller: Caller, name: str) -> Person:
 
 
 def choose_profile(settings: NotebookSettings, name: str) -> tuple[str, Profile]:
-    """Return a profile and its name; for an empty one the first, or one without bounds if there are none.
+    """Return a profile and its name; for an empty one the first that is offered, or one without bounds if none is.
 
     Raises InvalidInput for an unknown name, Unsupported for one whose servers are containers.
     """
-    if not name and not settings.profiles:
+    name = name or next(iter(settings.offered), "")
+    if not name:
         return "", _NO_PROFILE
-    name = name or next(iter(settings.profiles))
     profile = settings.profiles.get(name)
     if profile is None:
-        raise InvalidInput(f"profile: there is no {name!r}.", f"There are: {', '.join(settings.profiles) or 'none'}.")
+        raise InvalidInput(f"profile: there is no {name!r}.", f"There are: {', '.join(settings.offered) or 'none'}.")
     if profile.kind == "docker":
         raise Unsupported(
             f"The profile {name} runs in a container, for which this host has no gate.", "Choose another."
@@ -88,10 +88,9 @@ def choose_profile(settings: NotebookSettings, name: str) -> tuple[str, Profile]
 
 
 def make_bounds(profile: Profile, limits: Limits) -> Bounds:
-    """Return what a server of a profile may have of a user's limits."""
-    cpu = Cores(profile.cpu) if 0 < profile.cpu < limits.cpu else Cores(0)
+    """Return what a server of a profile may have, within a user's limits as they are now and will be."""
     memory = parse_size(profile.memory) if profile.memory else 0
-    return Bounds(cpu, Bytes(memory if 0 < memory < limits.memory else 0), limits.tasks)
+    return Bounds(Cores(profile.cpu), Bytes(memory), limits.tasks)
 
 
 def make_request(
@@ -142,13 +141,15 @@ def make_request(
 
 def _slice_facts(person: Person, part: Part | None, bounds: Bounds) -> dict[str, object]:
     """Return which numbers Lab shows: of all that the user runs, or of this server where its profile bounds it."""
+    limits = person.limits
+    own_memory, own_cpu = 0 < bounds.memory < limits.memory, 0 < bounds.cpu < limits.cpu
     facts: dict[str, object] = {
-        "memory_limit": int(bounds.memory or person.limits.memory),
-        "cpu_limit": float(bounds.cpu or person.limits.cpu),
+        "memory_limit": int(bounds.memory if own_memory else limits.memory),
+        "cpu_limit": float(bounds.cpu if own_cpu else limits.cpu),
     }
     if part is not None:
-        facts["memory"] = part.usage_files(whole=not bounds.memory)[0]
-        facts["cpu"] = part.usage_files(whole=not bounds.cpu)[1]
+        facts["memory"] = part.usage_files(whole=not own_memory)[0]
+        facts["cpu"] = part.usage_files(whole=not own_cpu)[1]
     return facts
 
 

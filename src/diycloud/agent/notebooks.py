@@ -16,18 +16,21 @@ from diycloud.agent.notebook_start import Check, Person, choose_profile, make_bo
 from diycloud.agent.protocol import MAX_NOTEBOOKS, Notebook, ReadNotebooks, StartNotebook
 from diycloud.config import Paths
 from diycloud.config_notebooks import NotebookSettings
-from diycloud.errors import Conflict, DiyCloudError, TooManyRequests, Unavailable
+from diycloud.errors import Conflict, DiyCloudError, HostError, TooManyRequests, Unavailable
 from diycloud.host import notebooks as host
 from diycloud.host.accounts import HostAccounts
 from diycloud.host.notebooks import Answer, Places, Record, ServerKey
 from diycloud.host.parts import Bounds, Part
 from diycloud.host.slices import Slices
 from diycloud.system.contract import Owner, System
+from diycloud.units import Cores
 
 log = structlog.get_logger("diycloud.agent")
 
 LOOK_AFTER_S = 2.0
 """How often what ended is tidied, and what may not run any more is stopped."""
+RETRY_S = 2
+"""When it is worth asking again for a start that had no place."""
 KEPT_S = 24 * 3600.0
 """How long it is told of a server how it ended."""
 
@@ -64,7 +67,7 @@ class Notebooks:
         self._places = Places(system, paths)
         self._servers = Servers(system, slices, self._places, clock)
         self._starts: list[_Start] = []
-        self._guard = threading.Lock()
+        self._guard, self._bounding = threading.Lock(), threading.Lock()
 
     @property
     def threads(self) -> int:
@@ -152,6 +155,11 @@ class Notebooks:
                     except (DiyCloudError, OSError) as error:
                         _log_untidy(server.key, error)
 
+    def follow(self, name: str) -> None:
+        """Hold what a user runs to its profiles within the limits that the slice has by now."""
+        for server in self._servers.of(name):
+            self._follow(server)
+
     def interrupt(self, name: str) -> None:
         """Have the starts of a user's servers give up."""
         self._cancel(lambda start: start.key.name == name)
@@ -178,12 +186,21 @@ class Notebooks:
 
     @contextlib.contextmanager
     def _starting(self, key: ServerKey) -> Iterator[_Start]:
-        """Be one of the starts under way. Raises TooManyRequests, or Conflict if the user has servers enough."""
+        """Be one of the starts under way. Raises TooManyRequests, or Conflict if the user has servers enough.
+
+        A server that never answers holds its place until its time is up, so one user gets a share of the places only.
+        """
         with self._guard:
             mine = [start.key for start in self._starts if start.key.name == key.name]
-            if len(self._starts) >= self.settings.at_once or mine.count(key) > 1:
+            if len(mine) >= self.settings.own_at_once:
                 raise TooManyRequests(
-                    f"{len(self._starts)} notebook servers are starting.", "Try again in a moment.", retry_after=2
+                    f"{len(mine)} notebook servers of {key.name} are starting.",
+                    "They come first; try again in a moment.",
+                    retry_after=RETRY_S,
+                )
+            if len(self._starts) >= self.settings.at_once:
+                raise TooManyRequests(
+                    f"{len(self._starts)} notebook servers are starting.", "Try again in a moment.", retry_after=RETRY_S
                 )
             running = (server.key for server in self._servers.of(key.name) if self._servers.is_running(server))
             others = {*mine, *running} - {key}
@@ -278,11 +295,12 @@ class Notebooks:
 
     def _failed(self, start: _Start, part: Part | None, error: Unavailable) -> Unavailable:
         """Tidy up after a server that did not come up; returns what is told of it."""
-        self._give_up(start, part)
         known = self._servers.get(start.key)
+        ended = known is not None and not self._servers.is_running(known)
+        self._give_up(start, part)
         lines = "\n".join(self._places.read_log(start.key)) if start.let_go else ""
         reason = error.message
-        if known is not None and known.record.kills:
+        if known is not None and ended and self._servers.tell(known, fresh=False).memory_kill:
             reason = "It was killed because all of the memory it may have was in use."
         return Unavailable(f"The notebook server of {start.key.name} did not start: {reason}", lines or error.hint)
 
@@ -302,6 +320,7 @@ class Notebooks:
     def _look_after(self, server: KnownServer, may_run: bool) -> None:
         key, now = server.key, self._clock()
         if self._servers.is_running(server):
+            self._follow(server)  # limits that changed just while it was started, or while no agent ran
             if not may_run:
                 self._servers.end(key)
                 self._servers.forget(key)
@@ -312,6 +331,16 @@ class Notebooks:
             log.info("notebook ended", name=key.name, server=key.server, **told)
         elif not may_run or now - (server.record.ended or now) > KEPT_S:
             self._servers.forget(key)
+
+    def _follow(self, server: KnownServer) -> None:
+        profile = self.settings.profiles.get(server.record.profile)
+        if server.part is None or server.tidied or profile is None:
+            return
+        try:
+            with self._bounding:
+                server.part.follow(Cores(profile.cpu))
+        except HostError as error:
+            _log_untidy(server.key, error)
 
     def _forget_oldest(self, name: str) -> None:
         """Keep what is told of a user's servers that ended to as many as may run: names are free, and logs take room."""

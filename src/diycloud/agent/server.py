@@ -2,7 +2,8 @@
 
 Each connection is a task; blocking work runs in pools of threads: one thread for changes of accounts (its queue is the
 lock), four for reads, two for what takes long, as many as cores at nice +10 for password hashes, and some for notebook
-servers, whose starts are waited for. A caller that stops waiting takes back what has not begun; what has begun is finished.
+servers, whose starts are waited for. What every sign-in asks is answered without one (Kind.AT_ONCE). A caller that stops
+waiting takes back what has not begun; what has begun is finished.
 """
 
 from __future__ import annotations
@@ -226,6 +227,8 @@ class Server:
         return _failure(request.id, error)
 
     async def _work(self, handler: Handler, session: Session, message: protocol.Message) -> object:
+        if handler.kind is Kind.AT_ONCE:
+            return handler.act(self._agent, session, message)
         pools = {Kind.READ: self._reads, Kind.HASH: self._hashes, Kind.LONG: self._long, Kind.NOTEBOOK: self._notebooks}
         pool = pools.get(handler.kind, self._changes)
         if handler.kind is Kind.HASH and isinstance(message, protocol.HashPasswords):

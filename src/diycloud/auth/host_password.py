@@ -23,6 +23,7 @@ from diycloud.auth import old_passwords
 from diycloud.auth.ending import end_everything
 from diycloud.db.tables import users
 from diycloud.errors import DiyCloudError, Unauthenticated, Unavailable
+from diycloud.notebooks import eviction
 from diycloud.users import host, repository
 from diycloud.users.models import Row
 
@@ -96,12 +97,13 @@ async def take_over(services: Services, row: Row, password: str, match: Match, a
         begun = audit.begin(connection, actor, "account.password", row.username, {}, domain=row.domain)
         old_passwords.remember(connection, row, services.settings.server.password_history)
         repository.change(connection, row.id, {**values, "password_changed_at": repository.NOW})
-        end_everything(connection, row.id)
+        end_everything(connection, services, row.id)
         took = (time.monotonic() - started) * 1000
         audit.end(connection, begun, "done", code="", duration_ms=took, changes={"password": "(changed on the host)"})
 
     await services.database.write(store)
     log.info("password of the host taken over", username=row.username)
+    await eviction.carry_out(services, row.username)
     fresh = await services.database.read(repository.by_id, row.id) or row
     with contextlib.suppress(Unavailable):  # else it is foreign at the next sign-in, and the same again
         await services.agent.call(wire.ConfirmPassword(row.username, match.fingerprint), type(None))
@@ -109,7 +111,7 @@ async def take_over(services: Services, row: Row, password: str, match: Match, a
     return await services.database.read(repository.by_id, row.id) or fresh
 
 
-def void(connection: Connection, names: list[str]) -> list[str]:
+def void(connection: Connection, services: Services, names: list[str]) -> list[str]:
     """Note whose password here is void, and end what was begun with it; returns those for whom that is new."""
     found = []
     for name in names:
@@ -117,6 +119,6 @@ def void(connection: Connection, names: list[str]) -> list[str]:
         # A new password of ours that is on its way to the host is the later one.
         fresh = update(users).where(mine, users.c.password_void == 0, users.c.shadow_hash.is_(None))
         for (user_id,) in connection.execute(fresh.values(password_void=1).returning(users.c.id)).fetchall():
-            end_everything(connection, user_id)
+            end_everything(connection, services, user_id)
             found.append(name)
     return found

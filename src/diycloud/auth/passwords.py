@@ -42,7 +42,7 @@ class Hasher:
 
     def __init__(self, *, threads: int | None = None, queue: int = 64) -> None:
         self._threads = ThreadPoolExecutor(threads or os.cpu_count() or 1, "argon2", initializer=_be_nice)
-        self._free = queue
+        self._most = self._free = queue
         self._nobody = hash_password(secrets.token_hex())
 
     async def hash(self, password: str) -> str:
@@ -69,6 +69,11 @@ class Hasher:
             return await asyncio.get_running_loop().run_in_executor(self._threads, job)
         finally:
             self._free += 1
+
+    @property
+    def queued(self) -> int:
+        """How many wait or are being made."""
+        return self._most - self._free
 
     def close(self) -> None:
         self._threads.shutdown()

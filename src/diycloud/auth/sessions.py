@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
@@ -18,11 +18,11 @@ from diycloud.db.engine import Prepared
 from diycloud.db.tables import sessions
 from diycloud.users.models import SIGN_IN
 
-_LOOKUP = Prepared(
-    text(f"""SELECT s.id, s.csrf, s.last_seen, s.expires_at, s.kind, u.id, u.username, u.role, u.status, u.must_change_password,
+_COLUMNS = f"""SELECT s.id, s.csrf, s.last_seen, s.expires_at, s.kind, u.id, u.username, u.role, u.status, u.must_change_password,
 u.domain, u.allowed_client_ip, s.methods, s.proved_at, {forced.ASKED}, {forced.HAS_ONE}
-FROM sessions AS s JOIN users AS u ON u.id = s.user_id WHERE s.token_hash = :token_hash""")  # noqa: S608 - constants
-)
+FROM sessions AS s JOIN users AS u ON u.id = s.user_id"""  # noqa: S608 - constants
+_LOOKUP = Prepared(text(f"{_COLUMNS} WHERE s.token_hash = :token_hash"))
+_LOOKUP_BY_ID = Prepared(text(f"{_COLUMNS} WHERE s.id = :session_id AND s.csrf = :csrf"))
 _MOST = Prepared(
     text("SELECT p.max_sessions FROM users AS u JOIN policies AS p ON p.name = u.policy WHERE u.id = :user_id")
 )
@@ -94,7 +94,15 @@ def rotate(connection: Connection, session_id: int, *, proved_at: int | None = N
 
 def find(connection: Connection, token: str, *, now: int, idle_s: int) -> Session | None:
     """Return the session of a token, None if it does not hold any more or its user may not sign in."""
-    found = _LOOKUP.fetch_one(connection, token_hash=token_hash(token))
+    return _holding(_LOOKUP.fetch_one(connection, token_hash=token_hash(token)), now, idle_s)
+
+
+def find_by_id(connection: Connection, session_id: int, csrf: str, *, now: int, idle_s: int) -> Session | None:
+    """Return the session of that number, as `find` does. csrf: its own; numbers come again when an old database is put back."""
+    return _holding(_LOOKUP_BY_ID.fetch_one(connection, session_id=session_id, csrf=csrf), now, idle_s)
+
+
+def _holding(found: Any, now: int, idle_s: int) -> Session | None:
     if found is None:
         return None
     (

@@ -16,6 +16,7 @@ from diycloud.auth.ending import end_everything
 from diycloud.auth.models import SessionList, SessionPage, SignedInSession, moment
 from diycloud.db.tables import sessions, users
 from diycloud.errors import NotFound
+from diycloud.notebooks import eviction
 from diycloud.users import service
 from diycloud.users.models import SIGN_IN
 
@@ -85,6 +86,7 @@ async def end_sessions(ctx: Context, action: EndSessions) -> None:
     """End every session and API token of a user, but what is to be kept."""
     user = await service.get(ctx.services, action.username)
     keep = ctx.actor.session_id if action.keep_this and ctx.actor.user_id == user.id else None
-    ended = await ctx.write(end_everything, user.id, keep_session=keep, keep_tokens=action.keep_tokens)
+    ended = await ctx.write(end_everything, ctx.services, user.id, keep_session=keep, keep_tokens=action.keep_tokens)
+    await eviction.carry_out(ctx.services, user.username)
     await notices.tell_of(ctx, user.id, notices.SIGNED_OUT)
     ctx.changes = {name: [count, 0] for name, count in ended.items()}

@@ -22,9 +22,20 @@ from sqlalchemy import Connection
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
-from diycloud.auth import ages, factors, forced, host_password, notices, passkeys, passwords, refusals, sessions
+from diycloud.auth import (
+    ages,
+    factors,
+    forced,
+    host_password,
+    metrics,
+    notices,
+    passkeys,
+    passwords,
+    refusals,
+    sessions,
+)
 from diycloud.auth.addresses import allows
-from diycloud.errors import SecondFactorNeeded, TooManyRequests, Unauthenticated, Unavailable
+from diycloud.errors import DiyCloudError, SecondFactorNeeded, TooManyRequests, Unauthenticated, Unavailable
 from diycloud.users import host, repository, service
 from diycloud.users.models import SIGN_IN, Row
 
@@ -156,11 +167,11 @@ class SignIn:
             if self._services.tickets.take(token) is None:
                 raise passkeys.Wrong("the ticket was used meanwhile")
         except TooManyRequests as error:
-            await self._refusals.record(visit.actor, row, error.code, visit.started)
+            await self._refuse(visit, row, error)
             raise
         except passkeys.Wrong as error:
             refusal = await self._wrong(token, ticket, address)
-            await self._refusals.record(visit.actor, row, refusal.code, visit.started, error.message)
+            await self._refuse(visit, row, refusal, error.message)
             raise refusal from error
         codes.succeeded(row.username, address)
         self.throttle.forgive(row.username, address)
@@ -207,8 +218,8 @@ class SignIn:
                 raise passkeys.Wrong("the user may not sign in")
             passkeys.check_handle(answer, row.uuid)
         except passkeys.Wrong as error:
-            if row is not None or self.throttle.is_news(visit.actor.address):
-                await self._refusals.record(visit.actor, row, error.code, visit.started, error.message)
+            news = row is not None or self.throttle.is_news(visit.actor.address)
+            await self._refuse(visit, row, error, error.message, news=news)
             raise Unauthenticated(NO_PASSKEY, "Sign in with your password.") from error
         return await self.begin(row, (factors.HARDWARE, factors.PRESENCE), visit)
 
@@ -225,8 +236,8 @@ class SignIn:
             if row is None or not _may_come(row, visit.actor.address):
                 raise Unauthenticated("Your account here does not let you in from here.", "Ask an administrator.")
         except Unauthenticated as error:
-            if row is not None or self.throttle.is_news(visit.actor.address):
-                await self._refusals.record(visit.actor, row, error.code, visit.started, error.message)
+            news = row is not None or self.throttle.is_news(visit.actor.address)
+            await self._refuse(visit, row, error, error.message, news=news)
             raise
         if MFA in person.methods:
             return await self.begin(row, person.methods, visit)
@@ -246,8 +257,8 @@ class SignIn:
             if methods == OURS and ages.has_expired(row, self._services.settings.server):
                 raise Unauthenticated(EXPIRED, "Ask an administrator for another.")
         except (Unauthenticated, TooManyRequests) as error:
-            if isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address):
-                await self._refusals.record(actor, row, error.code, visit.started)
+            news = isinstance(error, Unauthenticated) or self.throttle.is_news(actor.address)
+            await self._refuse(visit, row, error, news=news)
             raise
         if row.username != username:  # the directory knows them by another name, too
             self.throttle.uncount(username, actor.address)
@@ -313,9 +324,18 @@ class SignIn:
         try:
             token, must_enrol = await self._services.database.write(store)
         except Unauthenticated as error:
-            await self._refusals.record(actor, row, error.code, visit.started)
+            await self._refuse(visit, row, error)
             raise
+        self._services.meter.count(metrics.SIGN_INS, "done")
         return SignedIn(token, row.username, row.must_change_password or too_old, now + max_s, must_enrol)
+
+    async def _refuse(
+        self, visit: Visit, row: Row | None, error: DiyCloudError, message: str = "", *, news: bool = True
+    ) -> None:
+        """Count a refusal, and write it down. news: False for one that the audit is not to have again."""
+        self._services.meter.count(metrics.SIGN_INS, metrics.outcome(error.code))
+        if news:
+            await self._refusals.record(visit.actor, row, error.code, visit.started, message)
 
     async def _give_host_password(self, row: Row, password: str) -> None:
         """Set the host's password to the one just proved: the account came without it (by hand, or while the agent was down)."""

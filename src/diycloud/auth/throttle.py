@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from diycloud.errors import TooManyRequests
@@ -26,7 +27,8 @@ class _Rule(NamedTuple):
 
 
 _PAIR = _Rule(5, 900)
-_ADDRESS = _Rule(30, 900)
+_ADDRESS = _Rule(100, 900)
+"""A class behind one address mistypes, too, and what is being checked counts. Guessing one account is held up by the others."""
 _ACCOUNT = _Rule(20, 15)
 _CODE = _Rule(10, 900)
 """Of one account, wrong codes of a second factor: only who knows the password gets to send one, so nobody else is held up."""
@@ -93,13 +95,21 @@ class Throttle:
                 self._counts[key] = old._replace(failures=max(0, old.failures - 1))
 
     def succeeded(self, username: str, address: str) -> None:
-        """Take the failure back that was counted ahead, and forget what this account failed from this address."""
+        """Take the failure back that was counted ahead, and forget what this account failed from this address.
+
+        The address is let off those, too: they were mistypings. What it failed with other names stays.
+        """
         self.uncount(username, address)
         self.forgive(username, address)
 
     def forgive(self, username: str, address: str) -> None:
-        """Forget what this account failed from this address."""
-        self._counts.pop(("pair", f"{alike(username)} {_network(address)}"), None)
+        """Forget what this account failed from this address, and let the address off it."""
+        network = _network(address)
+        mistyped = self._counts.pop(("pair", f"{alike(username)} {network}"), None)
+        there = self._counts.get(("address", network))
+        if mistyped is not None and there is not None:
+            left = max(0, there.failures - mistyped.failures)
+            self._counts["address", network] = there._replace(failures=left)
 
     def waiting(self) -> list[Waiting]:
         """Return everybody who must wait now, the longest first."""
@@ -146,8 +156,9 @@ def alike(username: str) -> str:
     return "".join(char for char in plain if char.isalnum() or char in "_-.@")
 
 
+@lru_cache(maxsize=1024)
 def _network(address: str) -> str:
-    """Return what counts as one visitor: an IPv4 address, an IPv6 /64 (what one customer has)."""
+    """Return what counts as one visitor: an IPv4 address, an IPv6 /64 (what one customer has). Asked four times a sign-in."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -65,11 +65,16 @@ def _status(arguments: argparse.Namespace) -> int:
         return 9
     print(table(("SERVICE", "STATE"), [(s.name, "runs" if s.active else "DOWN") for s in found.services]))
     rows = [
-        (e.name, ", ".join(f"{name} {version}" for name, version in e.versions.items()), "" if e.current else "OLD")
+        (
+            e.name,
+            ", ".join(f"{name} {version}" for name, version in e.versions.items()),
+            "current" if e.current else "OLD",
+        )
         for e in found.environments
     ]
-    rows += [(kernel.name, "shared", kernel.problem) for kernel in found.kernels]
-    print(table(("ENVIRONMENT", "WHAT", ""), rows))
+    rows += [(kernel.name, "shared", kernel.problem or "current") for kernel in found.kernels]
+    print(table(("ENVIRONMENT", "WHAT", "STATE"), rows))
+    print(f"Address: {found.address}")
     print(found.problem or f"Servers: {found.running} running, {found.failed} failed.")
     if not all(environment.current for environment in found.environments):
         print("`diycloud jupyter setup` makes what is old again.")

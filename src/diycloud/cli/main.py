@@ -10,7 +10,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from diycloud import __version__
 
@@ -63,6 +63,7 @@ PLATFORM = {
     "status": "what runs, and the address",
     "doctor": "check the machine and the platform, with what to do",
     "config": "show and check the settings",
+    "metrics": "what the server counts, for Prometheus",
     "jupyter": "notebooks: set them up, look after them, shared environments, backups",
     "db": "check the database, or move it to PostgreSQL",
     "trash": "what purges left behind: list it, empty it",
@@ -85,9 +86,27 @@ class Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=min(100, shutil.get_terminal_size().columns))
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose errors about commands and verbs say what was probably meant, or where they are listed."""
+
+    def error(self, message: str) -> NoReturn:
+        import difflib
+        import re
+
+        unknown = re.search(r"argument (COMMAND|VERB): invalid choice: '(.*)' \(choose from (.*)\)\Z", message)
+        if unknown:
+            there = re.findall(r"[a-z][a-z-]*", unknown[3])
+            close = difflib.get_close_matches(unknown[2], there, n=1)
+            advice = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(there)}."
+            message = f"there is no {unknown[2]!r}. {advice}"
+        elif missing := re.search(r"arguments are required: (COMMAND|VERB)\Z", message):
+            message = f"a {missing[1].lower()} is missing; `{self.prog} --help` lists them"
+        super().error(message)
+
+
 def build_parser(wanted: str, verb: str = "") -> argparse.ArgumentParser:
     """Return the parser, with the options of one noun or platform verb only. verb: the noun's only one that is needed."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="diycloud",
         description="One account, one sign-in and one budget for everything a person runs on this server.",
         epilog=EPILOG,

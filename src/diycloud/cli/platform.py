@@ -72,6 +72,12 @@ def _db_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def _metrics_options(parser: argparse.ArgumentParser) -> None:
+    from diycloud.cli.metrics import add_options
+
+    add_options(parser)
+
+
 def _jupyter_options(parser: argparse.ArgumentParser) -> None:
     from diycloud.cli.jupyter import add_options
 
@@ -85,6 +91,7 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "doctor": _json_option,
     "config": _config_options,
     "db": _db_options,
+    "metrics": _metrics_options,
     "jupyter": _jupyter_options,
     "trash": _trash_options,
 }
@@ -220,6 +227,12 @@ def _db(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _metrics(arguments: argparse.Namespace) -> int:
+    from diycloud.cli.metrics import run
+
+    return run(arguments)
+
+
 def _jupyter(arguments: argparse.Namespace) -> int:
     from diycloud.cli.jupyter import run
 
@@ -242,6 +255,7 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "config": _config,
     "db": _db,
+    "metrics": _metrics,
     "jupyter": _jupyter,
     "trash": _trash,
     "completion": _completion,

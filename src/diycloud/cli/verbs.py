@@ -138,6 +138,8 @@ def _raw(arguments: argparse.Namespace, route: Route) -> dict[str, Any]:
             if arguments.name and arguments.username:
                 raise InvalidInput("The name is there twice.", "Give NAME or --username.")
             raw["username"] = arguments.name or arguments.username or ""
+            if field.required and not raw["username"]:
+                raise InvalidInput("The user's name is missing.", f"Write: diycloud {route.verb} NAME")
         elif field.kind == "text" and field.secret:
             given = given_password(arguments, field.name, needed=field.required, again=field.name == "password")
             if given is not None:

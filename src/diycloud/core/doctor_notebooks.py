@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from diycloud.config_notebooks import NotebookSettings
 from diycloud.core.environments import is_current
 from diycloud.core.installation import Installation
 from diycloud.core.kernels import list_kernels
@@ -43,9 +44,20 @@ def examine_notebooks(here: Installation) -> Iterator[Finding]:
             yield Finding("ok", f"the {name} environment is whole")
     yield from _account(here)
     yield from _secrets(here)
+    yield from _own_name(here)
+    yield from _profiles(here.settings.notebooks)
     for kernel in list_kernels(here.system, here.paths):
         if kernel.problem:
             yield Finding("warn", f"the shared environment {kernel.name}: {kernel.problem}")
+
+
+def _profiles(settings: NotebookSettings) -> Iterator[Finding]:
+    if waiting := sorted(settings.profiles.keys() - settings.offered.keys()):
+        yield Finding(
+            "warn",
+            f"nobody is offered the profile {' and '.join(waiting)}: containers need a gate, which this version has not",
+            "Give it `kind: process` in notebooks.profiles, or leave it there for later.",
+        )
 
 
 def _account(here: Installation) -> Iterator[Finding]:
@@ -55,6 +67,29 @@ def _account(here: Installation) -> Iterator[Finding]:
         yield Finding("fail", f"there is no account {here.hub_user}", _SETUP)
     elif missing:
         yield Finding("fail", f"{here.hub_user} is not in the group {' and '.join(sorted(missing))}", _SETUP)
+
+
+def _own_name(here: Installation) -> Iterator[Finding]:
+    """Look whether a host name of notebooks' own leads here. That Nginx answers there is part of the portal's check."""
+    host, server = here.settings.notebooks.host, here.settings.server
+    if not host:
+        return
+    lines = here.system.query(["getent", "ahosts", host]).stdout.splitlines()
+    leads_to = {line.split()[0] for line in lines if line.strip()}
+    if not leads_to:
+        yield Finding(
+            "fail", f"{host} (notebooks.host) leads nowhere", f"Give the name an address, as {server.name} has."
+        )
+    elif not leads_to & {*here.identity.addresses, "127.0.0.1", "127.0.1.1", "::1"}:
+        detail = f"{host} (notebooks.host) leads to {', '.join(sorted(leads_to))}, which is no address of this host"
+        yield Finding(
+            "warn", detail, "Right where something in front of this host hands on; else change where it leads."
+        )
+    else:
+        yield Finding("ok", f"{host} leads to this host")
+    if not server.host_name:
+        detail = f"people are sent from {host} to {server.name} to sign in, which is only what this host calls itself"
+        yield Finding("warn", detail, "Set server.host_name to the portal's name that people type.")
 
 
 def _secrets(here: Installation) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from diycloud.auth.oidc import actions as apps
 from diycloud.auth.oidc import service as apps_service
 from diycloud.auth.outside import actions as outside
 from diycloud.auth.outside import service as outside_service
+from diycloud.core import metrics
 from diycloud.domains import actions as domains
 from diycloud.domains import service as domains_service
 from diycloud.groups import actions as groups
@@ -108,4 +109,5 @@ HANDLERS: dict[type[Action[Any]], Handler] = {
     apps.ListOwnApps: apps_service.list_own_apps,
     apps.WithdrawApp: apps_service.withdraw_app,
     resources.ShowHost: resources_service.show_host,
+    resources.ReadMetrics: metrics.read_metrics,
 }

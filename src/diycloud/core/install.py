@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from diycloud import config
 from diycloud.config import Paths
 from diycloud.core import install_steps as do
 from diycloud.core import notebook_steps as notebooks
@@ -47,6 +48,7 @@ NOTEBOOK_STEPS: tuple[Step[Installation], ...] = (
     Step("Look at this host", do.look),
     Step("Service accounts", do.accounts),
     Step("Folders and settings", do.folders),
+    Step("Certificates", do.certificates),
     Step("Notebooks: environments", notebooks.environments),
     Step("Notebooks: sign-in", notebooks.sign_in),
     Step("Nginx site", do.nginx_site),
@@ -60,16 +62,18 @@ NOTEBOOK_STEPS: tuple[Step[Installation], ...] = (
 def install(system: System, options: InstallOptions, out: Printer, steps: Sequence[Step[Installation]] = STEPS) -> int:
     """Install, repair or upgrade the platform on this host. Returns the exit status: 0 done, 1 a step failed.
 
-    out: prints a line. Raises InvalidInput for options that cannot be and Conflict while another installation or
+    out: prints a line. Raises InvalidInput for options and settings that cannot be and Conflict while another installation or
     uninstallation runs, before anything is changed.
     """
+    paths = Paths(options.prefix)
+    if os.geteuid() == 0:
+        config.load(paths.config)  # a mistake in there is not the failure of the first step that meets it
     if options.dry_run:
         out("Dry run: this is what would be done. Nothing is changed.")
         context = Installation(DryRun(system, lambda line: out(f"         {line}")), options)
         return _run(context, steps, out, log=None)
     if os.geteuid() != 0:
         raise InvalidInput("Only root can install.", "Run it with sudo.")
-    paths = Paths(options.prefix)
     with only_one(system, paths), InstallLog(system, paths.logs) as log:
         log.write(f"diycloud install, Python {sys.version.split()[0]}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         context = Installation(Recording(system, before=log.write), options)
@@ -93,7 +97,7 @@ def _run(
         out(f"\n{str(failure).capitalize()}: {cause.message}")
         if cause.hint:
             out(cause.hint)
-        out("Run the same command again: what is done is kept, and it continues from there.")
+        out("When that is mended, run the same command again: what is done is kept, and it continues from there.")
         if log is not None:
             out(f"Everything that was done is in {log.path}.")
         return 1

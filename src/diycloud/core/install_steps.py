@@ -180,7 +180,7 @@ def read_database(run: Installation) -> Found:
 
 def certificates(run: Installation) -> str:
     """Make the own authority and the server's certificate."""
-    made = tls.ensure_certificates(run.system, run.paths.certificates, run.names, datetime.now(UTC))
+    made = tls.ensure_certificates(run.system, run.paths.certificates, run.certified_names, datetime.now(UTC))
     if made:
         run.changed.add("nginx")
         return f"made {' and '.join(made)}"
@@ -276,7 +276,10 @@ def check(run: Installation) -> str:
 
 def probe_arguments(run: Installation) -> list[str]:
     """Return what diycloud.core.probe is to look at, as its arguments."""
-    hub = {"--also": "/jupyter/hub/health"} if run.settings.notebooks.enabled else {}
+    wanted = run.settings.notebooks
+    hub = {"--also": "/jupyter/hub/health"} if wanted.enabled else {}
+    if wanted.enabled and wanted.host:
+        hub["--also-name"] = wanted.host
     named = {
         **hub,
         "--socket": str(run.paths.server_socket),

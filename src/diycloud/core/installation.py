@@ -111,7 +111,7 @@ class Installation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What people may type, the best first: the domain, this host's name, its addresses, localhost."""
+        """What people may type for the portal, the best first: the domain, this host's name, its addresses, localhost."""
         wanted = [
             self.settings.server.host_name,
             self.identity.name,
@@ -119,7 +119,18 @@ class Installation:
             "localhost",
             "127.0.0.1",
         ]
-        return tuple(dict.fromkeys(host_name(name) for name in wanted if name))
+        found = dict.fromkeys(host_name(name) for name in wanted if name)
+        notebooks = self.settings.notebooks
+        if notebooks.enabled:
+            found.pop(notebooks.host, None)  # is notebooks' alone
+        return tuple(found)
+
+    @property
+    def certified_names(self) -> tuple[str, ...]:
+        """What the certificate names: all that people type, and the notebooks' own name."""
+        notebooks = self.settings.notebooks
+        own = [notebooks.host] if notebooks.enabled and notebooks.host else []
+        return tuple(dict.fromkeys([*self.names, *own]))
 
     @property
     def site(self) -> Site:
@@ -235,4 +246,8 @@ class Installation:
                 out("  Password       as it was; a new one-time password: diycloud user set-password NAME")
         out(f"  Certificate    own authority: import {self.address}ca.crt, or accept the browser's warning once.")
         out(f"                 SHA-256 {certificates.fingerprint(self.system, self.paths.certificates)}")
+        if self.settings.notebooks.enabled:
+            out(
+                f"  Notebooks      {self.address}notebooks   (for people with an account on this host: diycloud user create)"
+            )
         out("  What runs      diycloud status        What is wrong   diycloud doctor")

@@ -40,7 +40,7 @@ class EnvironmentState(msgspec.Struct, frozen=True):
 
 
 class JupyterStatus(msgspec.Struct, frozen=True):
-    """What there is of notebooks. running, failed: servers; problem: why that could not be told."""
+    """What there is of notebooks. running, failed: servers; problem: why that could not be told; address: where they are."""
 
     enabled: bool
     services: list[ServiceState]
@@ -49,6 +49,7 @@ class JupyterStatus(msgspec.Struct, frozen=True):
     running: int = 0
     failed: int = 0
     problem: str = ""
+    address: str = ""
 
 
 def setup(paths: Paths, out: Printer, *, dry_run: bool = False) -> int:
@@ -86,6 +87,7 @@ def status(paths: Paths, system: System | None = None) -> JupyterStatus:
         running,
         failed,
         problem,
+        f"{here.settings.notebooks_address or here.address.rstrip('/')}/jupyter/",
     )
 
 

@@ -23,6 +23,7 @@ from diycloud.core.names import in_url
 from diycloud.distro.render import render
 from diycloud.distro.tables import NginxLayout
 from diycloud.errors import HostError
+from diycloud.notebooks.doors import ENTER
 from diycloud.system import System
 
 SITE = "diycloud"
@@ -69,6 +70,7 @@ class Notebooks(msgspec.Struct, frozen=True):
 
     sockets, runtime: folders with a socket, and a folder, of each server (agent/notebooks.py). lab: the environment whose
     files are served. guard_cache: a folder in memory that Nginx makes itself. asks_passwords: the hub's own page does.
+    host: a name of their own, on which there is nothing of the portal; empty: they are at the portal's names.
     """
 
     hub_socket: Path
@@ -77,6 +79,7 @@ class Notebooks(msgspec.Struct, frozen=True):
     lab: Path
     guard_cache: Path
     asks_passwords: bool = False
+    host: str = ""
     body_size: str = "1g"
 
 
@@ -89,6 +92,7 @@ def notebook_places(paths: Paths, settings: NotebookSettings) -> Notebooks:
         lab=paths.lab_environment,
         guard_cache=paths.run.parent / "diycloud-guard",
         asks_passwords=settings.sign_in == "pam",
+        host=settings.host,
     )
 
 
@@ -128,13 +132,17 @@ def render_site(site: Site, *, default: bool, ipv6: bool, http2_directive: bool,
     """Return the site's file. default: it also answers requests for other names. gzip_static: this Nginx has the module."""
     files = Files(site.certificates)
     names = [in_url(name) for name in site.names]
+    own = site.notebooks.host if site.notebooks else ""
+    flags = ["ssl"] if http2_directive else ["ssl", "http2"]
     return render(
         "nginx/site.conf",
         socket=site.socket,
         names=" ".join([*names, "_"] if default else names),
+        all_names=" ".join([*names, *filter(None, [own]), *(["_"] if default else [])]),
         port_suffix="" if site.https_port == 443 else f":{site.https_port}",
         http_listen=_listens(site.http_port, ipv6, [], default),
-        https_listen=_listens(site.https_port, ipv6, ["ssl"] if http2_directive else ["ssl", "http2"], default),
+        https_listen=_listens(site.https_port, ipv6, flags, default),
+        own_listen=_listens(site.https_port, ipv6, flags, default=False),
         http2_directive=http2_directive,
         certificate=files.server,
         key=files.server_key,
@@ -144,6 +152,7 @@ def render_site(site: Site, *, default: bool, ipv6: bool, http2_directive: bool,
         away_page=site.away_page,
         away_style=_style_hash(render_away_page()),
         notebooks=site.notebooks,
+        enter=ENTER,
         name=_NAME,
         server=_SERVER_NAME,
         extension=_EXTENSION,

@@ -12,7 +12,7 @@ from diycloud.core import kernels
 from diycloud.core.environments import REQUIREMENTS, Environment, ensure_environment, is_current
 from diycloud.core.installation import Installation
 from diycloud.core.names import in_url
-from diycloud.core.services import HUB, LAUNCHER
+from diycloud.core.services import HUB, OURS
 from diycloud.errors import DiyCloudError
 from diycloud.system import ROOT, System
 
@@ -108,9 +108,9 @@ def sign_in(run: Installation) -> str:
 
 
 def _client(run: Installation) -> list[str]:
-    """Have the portal know the hub as an application of the platform's own, at every name that people may type."""
-    port = run.settings.server.https_port
-    bases = [f"https://{in_url(name)}{'' if port == 443 else f':{port}'}/" for name in run.names]
+    """Have the portal know the hub as an application of the platform's own: at its own name, or at all that people may type."""
+    port, own = run.settings.server.https_port, run.settings.notebooks.host
+    bases = [f"https://{in_url(name)}{'' if port == 443 else f':{port}'}/" for name in ([own] if own else run.names)]
     known = _read_client(run)
     secret = known.client_secret if known else None
     wanted = Wanted(CLIENT, "Notebooks", tuple(base + CALLBACK for base in bases[:_MAX_ADDRESSES]), secret)
@@ -141,8 +141,8 @@ def _token(run: Installation) -> list[str]:
 
 
 def start(run: Installation) -> str:
-    """Start what does not run, and the notebooks' services again."""
-    started = run.platform.up(restart=(LAUNCHER, HUB))
+    """Start what does not run, and ours again: agent, server and hub each read the settings, and must not differ on them."""
+    started = run.platform.up(restart=OURS)
     if "nginx" in run.changed and run.platform.nginx not in started:
         run.platform.reload_nginx()
         started.append("Nginx's sites")

@@ -71,23 +71,27 @@ def ask_json(socket_path: Path, path: str) -> dict[str, Any]:
     return found
 
 
-def probe(socket_path: Path, name: str, port: int, authority: Path, *, wait: float, also: str = "") -> str:
+def probe(
+    socket_path: Path, name: str, port: int, authority: Path, *, wait: float, also: str = "", also_name: str = ""
+) -> str:
     """Ask both ways until both answer or `wait` seconds have passed. Returns an empty text or what is wrong.
 
-    also: a path that is asked for through Nginx too.
+    also: a path that is asked for through Nginx too, at also_name if that is given.
     """
     deadline = time.monotonic() + wait
     while True:
+        began = time.monotonic()
         server = ask(_UnixConnection(str(socket_path), 5))
         nginx = "" if server else ask(_LoopbackTls(name, port, authority, 5))
-        rest = "" if server or nginx or not also else ask(_LoopbackTls(name, port, authority, 5), also)
+        rest = "" if server or nginx or not also else ask(_LoopbackTls(also_name or name, port, authority, 5), also)
         if not server and not nginx and not rest:
             return ""
         if time.monotonic() >= deadline:
             if rest:
-                return f"{also} at port {port}: {rest}"
+                return f"{also} at {also_name or name}, port {port}: {rest}"
             return f"the server at {socket_path}: {server}" if server else f"Nginx at port {port}: {nginx}"
-        time.sleep(0.2)
+        # Where asking takes long, what is waited for starts slowly too, and needs the processor.
+        time.sleep(min(5.0, max(0.2, 9 * (time.monotonic() - began))))
 
 
 def main() -> int:
@@ -99,8 +103,10 @@ def main() -> int:
     parser.add_argument("--authority", type=Path, required=True)
     parser.add_argument("--wait", type=float, default=0)
     parser.add_argument("--also", default="")
+    parser.add_argument("--also-name", default="")
     given = parser.parse_args()
-    fault = probe(given.socket, given.name, given.port, given.authority, wait=given.wait, also=given.also)
+    also = {"also": given.also, "also_name": given.also_name}
+    fault = probe(given.socket, given.name, given.port, given.authority, wait=given.wait, **also)
     sys.stderr.write(f"{fault}\n" if fault else "")
     return 1 if fault else 0
 

@@ -1,6 +1,6 @@
 """The generated pages of the reference: `python -m diycloud.core.reference [FOLDER]`, docs/reference by default.
 
-actions.md, settings.md and schema.sql are made of the declarations themselves; a test holds the committed ones to this.
+actions.md, settings.md, metrics.md and schema.sql are made of the declarations; a test holds the committed ones to this.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -20,14 +20,17 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from diycloud import config
 from diycloud.actions.action import Action, Audited, summary
+from diycloud.actions.meter import Kind, Metric
 from diycloud.actions.parsing import Field, fields_of
 from diycloud.actions.roles import PERMISSIONS, Scope
+from diycloud.core.metrics import METRICS, READERS
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.db.tables import TRIGGERS, metadata
 from diycloud.units import format_size
 
 _MADE = "made by `python -m diycloud.core.reference`; change the declarations, not this file"
 NO_VERB = {
+    "metrics.read": "`diycloud metrics` prints it",
     "passkey.begin": "a browser makes passkeys: the portal's page /account/second-factor",
     "passkey.add": "a browser makes passkeys: the portal's page /account/second-factor",
     "session.end": "`diycloud logout` ends it and forgets the token",
@@ -38,7 +41,12 @@ NO_VERB = {
 
 def pages() -> dict[str, str]:
     """Return each page's text by its file name."""
-    return {"actions.md": actions_page(), "settings.md": settings_page(), "schema.sql": schema_page()}
+    return {
+        "actions.md": actions_page(),
+        "settings.md": settings_page(),
+        "metrics.md": metrics_page(),
+        "schema.sql": schema_page(),
+    }
 
 
 def actions_page() -> str:
@@ -184,6 +192,32 @@ def _allowed(kind: Any) -> str:
     if "pattern" in schema:
         text += f" like `{schema['pattern']}`"
     return text
+
+
+def metrics_page() -> str:
+    """Return the page of every name that is told at /metrics."""
+    parts = [f"<!-- {_MADE} -->", "# Metrics", ""]
+    parts.append(
+        "What the server tells at `/metrics`; who may read it, and how: [Watch it with Prometheus](../how-to/metrics.md). "
+        "Of a histogram there are `_bucket`, `_sum` and `_count`."
+    )
+    parts += ["", "## Counted as it happens", "", "From the server's start on.", "", *_metrics(METRICS)]
+    for reader in READERS:
+        parts += ["", f"## Read when somebody asks: {reader.name}", "", *_metrics(reader.metrics)]
+    return "\n".join(parts) + "\n"
+
+
+def _metrics(metrics: Iterable[Metric]) -> Iterator[str]:
+    yield "| name | kind | labels | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for metric in metrics:
+        labels = ", ".join(f"`{name}`" for name in metric.labels)
+        if metric.values:
+            labels += f": {', '.join(metric.values)}"
+        upto = (
+            f" Up to {', '.join(f'{bound:g}' for bound in metric.buckets)} s." if metric.kind is Kind.HISTOGRAM else ""
+        )
+        yield f"| `{metric.name}` | {metric.kind} | {labels} | {_cell(metric.help)}{upto} |"
 
 
 def schema_page() -> str:

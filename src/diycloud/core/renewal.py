@@ -18,7 +18,9 @@ from diycloud.system import Local
 
 def renew(here: Installation) -> list[str]:
     """Renew what is due; returns what was: `authority`, `server`, `site`. Nginx takes it up at once. Raises HostError."""
-    done = certificates.ensure_certificates(here.system, here.paths.certificates, here.names, datetime.now(UTC))
+    done = certificates.ensure_certificates(
+        here.system, here.paths.certificates, here.certified_names, datetime.now(UTC)
+    )
     if here.nginx.ensure(here.site).changed:
         done.append("site")
     if done:

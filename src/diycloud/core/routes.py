@@ -113,6 +113,7 @@ ROUTES = (
     Route("GET", "/audit", auth.ListAudit, "audit list"),
     Route("GET", "/audit/export", auth.ExportAudit, "audit export"),
     Route("GET", "/host", resources.ShowHost, "host show"),
+    Route("GET", "/metrics", resources.ReadMetrics, ""),
     Route("PUT", "/account/password", auth.ChangePassword, "account password"),
     Route("POST", "/account/proof", auth.Prove, ""),
     Route("GET", "/users/{username}/second-factor", factors.ShowFactors, "factor show"),

@@ -33,10 +33,16 @@ notebook_evictions = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("username", Text, nullable=False, unique=True),
-    Column("asked_at", Integer, nullable=False),
+    Column("asked_at", Real, nullable=False),
     Column("gone", Integer, nullable=False, server_default="0"),
+    Column("servers", Integer, nullable=False, server_default="1"),
+    Column("tokens", Integer, nullable=False, server_default="1"),
+    Column("kept_session", Integer),
+    Column("last_session", Integer, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
-"""Users whose notebook servers and hub tokens must end, until agent and hub have done so (notebooks/eviction.py).
+"""Users whose sign-ins at the notebooks' hub must end, until agent and hub have done so (notebooks/eviction.py).
 
-By name, because a purged user has no row any more; gone: that is the case, so the hub forgets the user too."""
+By name, because a purged user has no row any more; gone: that is the case, so the hub forgets the user too. servers: what
+runs ends as well; tokens: so do the API tokens that the user made there; kept_session: of the browser that stays signed in; last_session: the newest there was, later ones are not meant.
+asked_at: Unix seconds."""

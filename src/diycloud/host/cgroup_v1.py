@@ -46,10 +46,8 @@ class CgroupV1Slices:
             self._make_groups(groups)
         # Memory first: it alone can be refused, and then nothing else has changed.
         changed = self._ensure_memory(name, at["memory"], page_floor(limits.memory))
-        changed |= follow_v1(self._system, at, limits)
+        changed |= self._ensure_quota(at, limits)
         for path, value in (
-            (f"{at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US),
-            (f"{at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(limits.cpu)),
             (f"{at['cpu']}/cpu.shares", cpu_shares(limits.cpu)),
             (f"{at['pids']}/pids.max", limits.tasks + RESERVED_TASKS),
             (f"{at['pids']}/rescue/pids.max", RESERVED_TASKS),
@@ -115,6 +113,16 @@ class CgroupV1Slices:
                 ensure_value(self._system, f"{root}/cpu.shares", cpu_shares(os.cpu_count() or 1))
         for folder in groups:
             self._system.make_dir(folder)
+
+    def _ensure_quota(self, at: Mapping[str, str], limits: Limits) -> bool:
+        changed = ensure_value(self._system, f"{at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US)
+        quota = f"{at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(limits.cpu)
+        changed |= follow_v1(self._system, at, limits)
+        try:
+            return ensure_value(self._system, *quota) or changed
+        except HostError:  # a server that was starting got a share of the limit before this one
+            follow_v1(self._system, at, limits)
+            return ensure_value(self._system, *quota) or changed
 
     def _ensure_memory(self, name: str, folder: str, limit: int) -> bool:
         """Set memory and memory+swap alike: nothing escapes into swap. The kernel wants memory ≤ memory+swap."""

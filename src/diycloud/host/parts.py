@@ -31,10 +31,15 @@ from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_max, cpu_quota_us
 PREFIX = "notebook"
 """What a part's name begins with; the slice's own leaves are called otherwise."""
 END_S = 10.0
+LAST_S = 3.0
+"""How long a part's subreaper may take to end after what it looked after."""
 
 
 class Bounds(NamedTuple):
-    """What one part may have. cpu: cores, memory: bytes, 0 for all that the slice has; tasks: processes and threads."""
+    """What one part may have, within what the slice has: the tighter of the two holds, also after the slice's changed.
+
+    cpu: cores, memory: bytes, 0 for no bound of its own; tasks: processes and threads.
+    """
 
     cpu: Cores
     memory: Bytes
@@ -65,15 +70,16 @@ class Part(ABC):
         at = {name: str(PurePath(folder).parent) if whole else folder for name, folder in self._at.items()}
         return f"{at['memory']}/{memory}", f"{at['cpuacct']}/{cpu}"
 
+    @abstractmethod
     def hold(self, pid: int, bounds: Bounds) -> None:
         """Make the part with its bounds, and move a process into it. Raises HostError if the host refuses."""
-        self._make(bounds)
-        if not cgroup.take_in(self._system, self.folders, [pid]):
-            raise HostError(f"The process {pid} could not be put into {self._at['pids']}.", "Did it end at once?")
 
-    @abstractmethod
-    def _make(self, bounds: Bounds) -> None:
-        """Make its cgroup with these bounds, or set them anew. Raises HostError."""
+    def follow(self, cpu: Cores) -> bool:
+        """Hold what runs in it to its own bound on CPU and to the slice's, which changed. True if anything was written.
+
+        Most kernels do that by themselves.
+        """
+        return False
 
     def read(self) -> Counters | None:
         """Read its counters, None if it is not there."""
@@ -85,23 +91,36 @@ class Part(ABC):
         """Return the pids in it and below."""
         return cgroup.read_pids(self._system, self._at["pids"])
 
-    def end(self) -> int:
+    def end(self, last: int = 0) -> int:
         """Kill what is in it until nothing is, then remove it. Returns how many processes there were. Repeatable.
 
+        last: a subreaper in it that looks after the others, and ends by itself after them; until then it collects what was
+        killed. What init collects instead counts against the slice's tasks until it does, which may take init seconds.
         Raises HostError if some outlive SIGKILL for ten seconds (they wait for a device).
         """
         there = self.processes()
         if there:
             self._forbid_forks()
-        end = time.monotonic() + END_S
+        end, spared = time.monotonic() + END_S, 0.0
         while left := self.processes():
-            if time.monotonic() > end:
+            now = time.monotonic()
+            if now > end:
                 raise HostError(f"{len(left)} processes outlive SIGKILL: {left[:8]}.", "They wait for a device.")
+            if left == [last]:
+                spared = spared or now + LAST_S
             for pid in left:
-                self._system.kill(pid, signal.SIGKILL)
+                if pid != last or (spared and now > spared):
+                    self._system.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+        self._wait_until_collected()
         self._remove()
         return len(there)
+
+    def _wait_until_collected(self) -> None:
+        """Give whoever is the parent of what was killed a moment: until then the kernel counts it among the slice's tasks."""
+        end = time.monotonic() + LAST_S
+        while cgroup.read_int(self._system, f"{self._at['pids']}/pids.current") and time.monotonic() < end:
+            time.sleep(0.01)
 
     def _forbid_forks(self) -> None:
         try:
@@ -114,7 +133,20 @@ class Part(ABC):
             cgroup.remove_groups(self._system, folder)
 
 
-class PartV1(Part):
+class Folder(Part):
+    """A part without systemd: a folder of ours."""
+
+    def hold(self, pid: int, bounds: Bounds) -> None:
+        self._make(bounds)
+        if not cgroup.take_in(self._system, self.folders, [pid]):
+            raise HostError(f"The process {pid} could not be put into {self._at['pids']}.", "Did it end at once?")
+
+    @abstractmethod
+    def _make(self, bounds: Bounds) -> None:
+        """Make its cgroup with these bounds, or set them anew. Raises HostError."""
+
+
+class PartV1(Folder):
     """On cgroup v1 without systemd. Its tasks are bounded by the leaf that it is below."""
 
     def __init__(self, system: System, folders: Mapping[str, str]) -> None:
@@ -129,12 +161,20 @@ class PartV1(Part):
             with_swap = f"{self._at['memory']}/memory.memsw.limit_in_bytes"
             if self._system.exists(with_swap):
                 ensure_value(self._system, with_swap, limit)
-        if bounds.cpu:
-            ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US)
-            ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_quota_us", cpu_quota_us(bounds.cpu))
+        ensure_value(self._system, f"{self._at['cpu']}/cpu.cfs_period_us", CPU_PERIOD_US)
+        self.follow(bounds.cpu)
+
+    def follow(self, cpu: Cores) -> bool:
+        folder = self._at["cpu"]
+        if not self._system.exists(folder):
+            return False
+        own = cpu_quota_us(cpu) if cpu else -1
+        slices = cgroup.read_int(self._system, f"{PurePath(folder).parent}/cpu.cfs_quota_us")
+        quota = min(own, slices) if own > 0 and slices is not None and slices > 0 else own
+        return ensure_value(self._system, f"{folder}/cpu.cfs_quota_us", quota)
 
 
-class PartV2(Part):
+class PartV2(Folder):
     """On cgroup v2 without systemd."""
 
     def __init__(self, system: System, folder: str) -> None:
@@ -160,7 +200,8 @@ def names_in(system: System, slice_: str) -> list[str]:
 def follow_v1(system: System, at: Mapping[str, str], limits: Limits) -> bool:
     """Hold a slice's parts to its new limits, before the slice has them. at: controller → the slice's folder.
 
-    The kernel refuses a CPU quota that is below a part's own (sched-bwc.rst: "Hierarchical considerations").
+    The kernel refuses a CPU quota that is below a part's own (sched-bwc.rst: "Hierarchical considerations"). Limits that
+    grew reach the parts by Part.follow, after the slice has them.
     """
     changed = False
     for name in names_in(system, at["cpu"]):

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 
 from diycloud.errors import HostError
 from diycloud.host import cgroup
@@ -241,7 +242,7 @@ class Scope(Part):
             ),
         ]
         count = 7
-        if bounds.cpu:
+        if self._may_bound(bounds.cpu):
             quota = cpu_quota_us(bounds.cpu) // 10 * 10 * (1_000_000 // CPU_PERIOD_US)
             properties += ["CPUQuotaPerSecUSec", "t", str(quota)]
             count += 1
@@ -269,6 +270,15 @@ class Scope(Part):
                     f"systemd did not take the process {pid} into {self._unit}.", f"See systemctl status {self._unit}."
                 )
             time.sleep(0.01)
+
+    def _may_bound(self, cpu: Cores) -> bool:
+        """Tell whether it gets a bound on CPU of its own: v1 refuses one beyond the slice's."""
+        slices = (
+            None
+            if self._is_v2
+            else cgroup.read_int(self._system, f"{PurePath(self._at['cpu']).parent}/cpu.cfs_quota_us")
+        )
+        return cpu > 0 and (slices is None or slices < 0 or cpu_quota_us(cpu) < slices)
 
     def _forbid_forks(self) -> None:
         limit = [*_CALL, self._unit, "true", "1", "TasksMax", "t", "1"]

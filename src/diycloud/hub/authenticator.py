@@ -17,6 +17,7 @@ from tornado import web
 from diycloud.errors import Unavailable
 from diycloud.hub.origin import Origin, origin_of
 from diycloud.hub.portal import Person, decode_json
+from diycloud.hub.signing_out import OWN_CLIENT
 
 ADMINISTRATORS = "portal:administrators"
 """The hub's group that has what an administrator may do there (settings.py). No group of users' can be called so."""
@@ -38,8 +39,11 @@ class PersonRefresh(Authenticator):
         own = handler is not None and getattr(handler, "_jupyterhub_user", None) is user
         # A request that somebody else makes for a user tells nothing of where the user is.
         origin = origin_of(handler.request, self.parent.paths.server_socket.parent) if own else Origin()
-        if own and not getattr(handler, "_token_authenticated", False) and not self._is_same_browser(user, origin):
+        by_token = own and getattr(handler, "_token_authenticated", False)
+        if own and not by_token and not self._is_same_browser(user, origin):
             return False
+        if by_token and origin.address is not None and handler.get_token().client_id != OWN_CLIENT:
+            return False  # a browser was given it to be let in to a server, which asks about it on the host itself
         try:
             person = await self.parent.portal.person(user.name, origin.address)
         except Unavailable as error:

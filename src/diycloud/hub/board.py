@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NamedTuple
 
 from diycloud.agent.client import Client
 from diycloud.agent.protocol import MAX_NOTEBOOKS, Notebook, ReadNotebooks
@@ -11,6 +12,13 @@ from diycloud.agent.protocol import MAX_NOTEBOOKS, Notebook, ReadNotebooks
 AGE_S = 1.0
 Key = tuple[str, str]
 """A user's name and the server's, empty for the first."""
+
+
+class Why(NamedTuple):
+    """Why the hub ends a server by itself: in a word (`idle`, `age`), and in a sentence."""
+
+    cause: str
+    reason: str
 
 
 class Board:

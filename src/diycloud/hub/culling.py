@@ -12,7 +12,7 @@ import structlog
 from diycloud.agent.protocol import Notebook, StopNotebook
 from diycloud.config_notebooks import NotebookSettings
 from diycloud.errors import DiyCloudError
-from diycloud.hub.board import Key
+from diycloud.hub.board import Key, Why
 
 log = structlog.get_logger()
 EVERY_S = 60.0
@@ -82,23 +82,22 @@ class Culling:
                 busy = now
             self._busy[key] = (notebook.cpu_us, now, busy)
 
-    def _why_end(self, key: Key, spawner: Any) -> str:
-        """Return why a server is to end, empty if it is not."""
+    def _why_end(self, key: Key, spawner: Any) -> Why | None:
+        """Return why a server is to end, None if it is not."""
         now, started = time.time(), _seconds(spawner.orm_spawner.started)
         if self._settings.max_hours and started and now - started > self._settings.max_hours * 3600:
-            return f"it ran for {self._settings.max_hours} h"
+            return Why("age", f"It was stopped because it ran for {self._settings.max_hours} h.")
         used = max(started, _seconds(spawner.orm_spawner.last_activity), self._busy.get(key, (0, 0.0, 0.0))[2])
         if self._settings.idle_minutes and used and now - used > self._settings.idle_minutes * 60:
-            return f"it was not used for {self._settings.idle_minutes} min"
-        return ""
+            return Why("idle", f"It was stopped because it was not used for {self._settings.idle_minutes} min.")
+        return None
 
-    async def _end(self, spawner: Any, why: str) -> None:
+    async def _end(self, spawner: Any, why: Why) -> None:
         async with self._turns:
             if not spawner.ready:
                 return
-            log.info("server is stopped", user=spawner.user.name, server=spawner.name, reason=why)
-            self._hub.ends[spawner.user.name, spawner.name] = f"It was stopped because {why}."
-            await self._hub.end_server(spawner, by="idle")
+            log.info("server is stopped", user=spawner.user.name, server=spawner.name, reason=why.reason)
+            await self._hub.end_server(spawner, why)
 
 
 def _seconds(moment: datetime | None) -> float:

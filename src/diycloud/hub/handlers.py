@@ -9,6 +9,9 @@ from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import SpawnPendingHandler
 from tornado import web
 
+from diycloud.hub import addresses
+from diycloud.hub.signing_out import SignOut
+
 WAIT_S = 15.0
 
 
@@ -32,11 +35,12 @@ class Home(BaseHandler):
 
     @web.authenticated
     def get(self) -> None:
-        self.redirect("/notebooks")
+        self.redirect(f"{addresses.portal(self.app.settings)}notebooks")
 
 
 HANDLERS = (
     (r"/spawn-pending/([^/]+)", Pending),
     (r"/spawn-pending/([^/]+)/([^/]+)", Pending),
     (r"/home", Home),
+    (r"/api/users/([^/]+)/sign-out", SignOut),
 )

@@ -52,6 +52,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     by: str = ""
     reason: str = ""
+    cause: str = ""
 
 
 class Response(NamedTuple):
@@ -73,12 +74,14 @@ class Portal:
     async def person(self, name: str, address: str | None) -> Person:
         """Return what is known of a user, AGE_S old at most; one that is not active may not work, or is not there.
 
+        A refusal is not kept: who is let in again is at once. Many who ask at the same time ask the server once.
+
         address: where the user's browser is; None if it is no browser that asks. Raises Unavailable if the server has been
         away for longer than GRACE_S.
         """
         key = (name, address)
         found = self._known.get(key)
-        if found is not None and time.monotonic() - found[0] < AGE_S:
+        if found is not None and found[1].active and time.monotonic() - found[0] < AGE_S:
             return found[1]
         task = self._asking.get(key)
         if task is None:

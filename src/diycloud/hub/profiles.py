@@ -19,20 +19,20 @@ def chosen(settings: NotebookSettings, options: Mapping[str, Any]) -> str:
     unknown = sorted(options.keys() - {"profile"})
     if unknown:
         raise SpawnException(f"There is no option {unknown[0]!r}. There is: profile.", reason="option")
-    name = options.get("profile") or next(iter(settings.profiles), "")
-    if not isinstance(name, str) or (name and name not in settings.profiles):
+    name = options.get("profile") or next(iter(settings.offered), "")
+    if not isinstance(name, str) or (name and name not in settings.offered):
         raise SpawnException(f"There is no profile {name!r}. {_there_are(settings)}", reason="profile")
     return name
 
 
 def options_form(settings: NotebookSettings, last: Mapping[str, Any]) -> str:
     """Return the choice as HTML, nothing with fewer than two profiles. last: what was chosen before."""
-    if len(settings.profiles) < 2:
+    if len(settings.offered) < 2:
         return ""
     marked = last.get("profile")
-    if marked not in settings.profiles:
-        marked = next(iter(settings.profiles))
-    rows = "".join(_row(name, profile, name == marked) for name, profile in settings.profiles.items())
+    if marked not in settings.offered:
+        marked = next(iter(settings.offered))
+    rows = "".join(_row(name, profile, name == marked) for name, profile in settings.offered.items())
     return f'<fieldset class="stack"><legend class="label">Size</legend>{rows}</fieldset>'
 
 
@@ -48,4 +48,4 @@ def _row(name: str, profile: Profile, marked: bool) -> str:
 
 
 def _there_are(settings: NotebookSettings) -> str:
-    return f"There are: {', '.join(settings.profiles)}." if settings.profiles else "There are none."
+    return f"There are: {', '.join(settings.offered)}." if settings.offered else "There are none."

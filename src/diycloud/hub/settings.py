@@ -12,11 +12,12 @@ from traitlets.config import Config
 import diycloud
 from diycloud.config import Paths, Settings
 from diycloud.errors import InvalidInput, NotFound
+from diycloud.hub import addresses
+from diycloud.hub.addresses import BASE
 from diycloud.hub.authenticator import ADMINISTRATORS, ALWAYS, PasswordAuthenticator, PortalAuthenticator
 from diycloud.hub.proxy import ComputedRoutes
 from diycloud.hub.spawner import PlatformSpawner, socket_url
 
-BASE = "/jupyter/"
 QUEUE_S = 600
 """How long a server waits for its turn at most while others are starting."""
 POLL_S = 5
@@ -66,7 +67,7 @@ def make_config(paths: Paths, settings: Settings) -> Config:
         config.JupyterHub.authenticator_class = PasswordAuthenticator
     else:
         config.JupyterHub.authenticator_class = PortalAuthenticator
-        _set_client(config.PortalAuthenticator, paths)
+        _set_client(config.PortalAuthenticator, paths, addresses.portal(settings))
     _set_authenticator(config.Authenticator)
     return config
 
@@ -93,7 +94,7 @@ def _set_hub(hub: Any, paths: Paths, settings: Settings) -> None:
     hub.init_spawners_timeout = 30
     hub.activity_resolution = 30
     hub.template_paths = [str(Path(__file__).parent / "templates")]
-    hub.template_vars = {"asset": _assets(), "portal_host": settings.server.name}
+    hub.template_vars = {"asset": _assets(), "portal_host": settings.server.name, "portal": addresses.portal(settings)}
     hub.services = [{"name": "portal", "api_token": _read(paths.hub_token).strip(), "display": False}]
     hub.trust_user_provided_tokens = True  # the portal's is random: no thousands of hash rounds at each request
     hub.load_roles = [
@@ -110,10 +111,7 @@ def _set_spawner(spawner: Any, settings: Settings) -> None:
     spawner.http_timeout = settings.notebooks.start_seconds
     spawner.poll_interval = POLL_S
     spawner.default_url = "/lab"
-    spawner.environment = {
-        "JUPYTERHUB_ACTIVITY_INTERVAL": str(ACTIVITY_S),
-        "JUPYTERHUB_PUBLIC_HUB_URL": f"{settings.server.address.rstrip('/')}{BASE}hub/",  # for programs in notebooks
-    }
+    spawner.environment = {"JUPYTERHUB_ACTIVITY_INTERVAL": str(ACTIVITY_S), **addresses.environment(settings)}
     spawner.consecutive_failure_limit = 0
 
 
@@ -127,13 +125,13 @@ def _set_authenticator(authenticator: Any) -> None:
     authenticator.refresh_pre_spawn = True
 
 
-def _set_client(authenticator: Any, paths: Paths) -> None:
+def _set_client(authenticator: Any, paths: Paths, portal: str) -> None:
     """The hub as an application of the portal's, at whatever name of the host people came by (PortalAuthenticator)."""
     client = msgspec.json.decode(_read(paths.hub_client), type=Client)
     authenticator.client_id, authenticator.client_secret = client.client_id, client.client_secret
-    authenticator.authorize_url = "/oidc/authorize"
+    authenticator.authorize_url = f"{portal}oidc/authorize"
     authenticator.token_url, authenticator.userdata_url = "/oidc/token", "/oidc/userinfo"
-    authenticator.logout_redirect_url = "/"
+    authenticator.logout_redirect_url = portal
     authenticator.scope = ["openid", "profile"]
     authenticator.username_claim = "preferred_username"
     authenticator.login_service = "DIY Cloud"

@@ -33,7 +33,10 @@ from diycloud.hub.profiles import chosen, options_form
 PASSED = re.compile(r"\AJUPYTERHUB_[A-Z_]{1,60}\Z")
 """What the agent takes of an environment (agent/protocol.py); it makes the rest itself."""
 STOP_S = 60.0
+STARTING = "Starting the server."
 LOG_LINES = 20
+REASON = 500
+"""Characters of an event's reason that the server takes (notebooks/models.py)."""
 
 
 @event.listens_for(orm.Server, "init")
@@ -53,6 +56,7 @@ class PlatformSpawner(Spawner):
         """When it began to run, by the clock; 0 if it does not, or its end was told already."""
         self._waits = ""
         """What people are told while it starts."""
+        self._token_id = 0
 
     @property
     def _hub(self) -> Any:
@@ -88,20 +92,22 @@ class PlatformSpawner(Spawner):
             self.orm_spawner.user_options = None  # else it would be remembered, and refused for ever
             raise
         environment = {key: str(value) for key, value in self.get_env().items() if PASSED.match(key)}
-        self._waits = "Waiting for its turn: others are starting."
-        async with self._hub.turns:
-            self._waits = "Starting the server."
+        async with self._hub.turns.take(self.user.name, self._say):
+            self._say(STARTING)
             began, self._asked = time.time(), True
             message = StartNotebook(self.user.name, self.name, profile, environment)
             try:
                 started = await self._start(message)
             except DiyCloudError as error:
                 self._asked = isinstance(error, Unavailable)  # else the agent refused, and there is nothing to stop
-                raise await self._failure(error, profile) from error
+                raise await self._failure(error, profile, began) from error
         self._hub.board.forget()
         self._asked, self._runs_since = False, started.started or time.time()
         self._tell("started", profile=profile, seconds=time.time() - began)
         return self.address
+
+    def _say(self, words: str) -> None:
+        self._waits = words
 
     async def _start(self, message: StartNotebook) -> Notebook:
         """Ask the agent; while it has its hands full (with starts that a hub before this one asked for), again."""
@@ -123,7 +129,9 @@ class PlatformSpawner(Spawner):
         finally:
             self._hub.board.forget()
         self._asked = False
-        self._tell_end("stopped", profile=ended.profile, by=self._hub.asked_by(self))
+        why = self._hub.why_ends(self)
+        by, reason, cause = ("the hub", why.reason, why.cause) if why else ("", "", "")
+        self._tell_end("stopped", profile=ended.profile, by=by, reason=reason, cause=cause)
 
     async def poll(self) -> int | None:
         """Return None while it runs, else how it ended. An agent that is away is no reason to give a server up."""
@@ -148,26 +156,44 @@ class PlatformSpawner(Spawner):
             return
         why = _why_ended(found)
         self._hub.ends[self.user.name, self.name] = why
-        self._tell_end("failed", profile=found.profile, reason=why)
+        self._tell_end("failed", profile=found.profile, reason=why, cause="memory" if found.memory_kill else "")
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Say what is going on, for clients of the hub's API."""
         said = ""
         while self.pending:
             if said != (said := self._waits):
-                yield {"progress": 10 if self._hub.turns.locked() else 50, "message": said}
+                yield {"progress": 50 if said == STARTING else 10, "message": said}
             await asyncio.sleep(0.2)
 
     @property
     def waits(self) -> str:
         """What people read while it starts."""
-        return self._waits or "Starting the server."
+        return self._waits or STARTING
+
+    # -- its token
+
+    @property
+    def token_id(self) -> int:
+        """The id of the token that the server itself has of the hub, 0 without a server. Notes tell nothing: users write them."""
+        if self.api_token:
+            found = APIToken.find(self._deprecated_db_session, self.api_token)
+            self._token_id = found.id if found is not None else 0
+        return self._token_id
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a hub that starts anew must know of a server that runs."""
+        return {**super().get_state(), "token_id": self.token_id}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self._token_id = int(state.get("token_id", 0))
 
     # -- after it
 
     def clear_state(self) -> None:
         super().clear_state()
-        self._waits = ""
+        self._waits, self._token_id = "", 0
 
     def forget_tokens(self) -> None:
         """Remove the tokens of earlier lives of this server, which a hub that was killed in between left behind."""
@@ -195,7 +221,7 @@ class PlatformSpawner(Spawner):
 
     # -- telling
 
-    async def _failure(self, error: DiyCloudError, profile: str) -> SpawnException:
+    async def _failure(self, error: DiyCloudError, profile: str, began: float) -> SpawnException:
         """Return what people are told of a start that failed, with the server's last lines."""
         found = None
         if isinstance(error, Unavailable):
@@ -204,30 +230,37 @@ class PlatformSpawner(Spawner):
                 found = answers[0] if answers else None
             except DiyCloudError:
                 found = None
+        if found is not None and found.state == "failed" and found.ended >= began:
+            self._asked = False  # there is nothing to stop: the agent keeps what is told of it
+        self._hub.board.forget()
         memory = found is not None and found.memory_kill
-        message = _why_ended(found) if found is not None and memory else str(error)
+        lines = found.log if found is not None else ()
+        # The error's hint is those lines, in one; they are shown as lines.
+        message = _why_ended(found) if found is not None and memory else error.message if lines else str(error)
         self._hub.ends[self.user.name, self.name] = message
-        self._tell("failed", profile=profile, reason=message)
+        self._tell("failed", profile=profile, reason=_with_last(message, lines), cause="start")
         failed = SpawnException(
             message,
             reason="memory" if memory else error.code,
-            message_html=_in_html(message, found.log if found is not None else ()),
+            message_html=_in_html(message, lines),
             status_code=_STATUS.get(type(error), 500),
         )
         failed.jupyterhub_message, failed.jupyterhub_html_message = message, failed.message_html
         return failed
 
-    def _tell_end(self, kind: str, *, profile: str, reason: str = "", by: str = "") -> None:
+    def _tell_end(self, kind: str, *, profile: str, reason: str = "", by: str = "", cause: str = "") -> None:
         """Tell of an end, unless it was told already."""
         if self._runs_since:
             seconds, self._runs_since = max(0.0, time.time() - self._runs_since), 0.0
-            self._tell(kind, profile=profile, seconds=seconds, reason=reason, by=by)
+            self._tell(kind, profile=profile, seconds=seconds, reason=reason, by=by, cause=cause)
 
-    def _tell(self, kind: str, *, profile: str, seconds: float = 0.0, reason: str = "", by: str = "") -> None:
+    def _tell(
+        self, kind: str, *, profile: str, seconds: float = 0.0, reason: str = "", by: str = "", cause: str = ""
+    ) -> None:
         self._hub.portal.tell(
             Event(
                 kind=kind, name=self.user.name, server=self.name, at=time.time(), profile=profile, seconds=seconds,
-                by=by, reason=reason[:500],
+                by=by, reason=reason[:REASON], cause=cause,
             )
         )  # fmt: skip
 
@@ -251,9 +284,18 @@ def _why_ended(found: Notebook) -> str:
     return f"It ended by itself with status {found.exit_code}. Its last lines say why."
 
 
+def _with_last(message: str, lines: tuple[str, ...]) -> str:
+    """Return a message and below it as many of a server's last lines as an event's reason has room for."""
+    room, kept = REASON - len(message), len(lines)
+    while kept and (room := room - len(lines[kept - 1]) - 1) >= 0:
+        kept -= 1
+    return "\n".join([message, *lines[kept:]])
+
+
 def _in_html(message: str, lines: tuple[str, ...]) -> str:
     """Return a message and a server's last lines, which are the user's own words, as HTML."""
     told = f"<p>{html.escape(message)}</p>"
     if not lines:
         return told
-    return f"{told}<pre>{html.escape(chr(10).join(lines[-LOG_LINES:]))}</pre>"
+    shown = html.escape(chr(10).join(lines[-LOG_LINES:]))
+    return f'{told}<div class="log"><pre tabindex="0" role="group" aria-label="The last lines of its log">{shown}</pre></div>'

@@ -93,7 +93,7 @@ def _rehearse(home: Path, told: int, launcher: int) -> NoReturn:
         drop_to(NOBODY, NOBODY, ())
         linux.die_with_parent(signal.SIGKILL)
         if os.getppid() != launcher:  # it ended before that
-            return
+            os._exit(1)
         os.chdir(home)
         os.environ.update(
             HOME=str(home),

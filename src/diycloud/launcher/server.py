@@ -43,7 +43,7 @@ def run_server(request: Request, listener: socket.socket, ready: int, output: in
         own_runtime(request.runtime, request.uid, request.gid)
         become_user(request)
         os.umask(0o022)
-        os.chdir(request.home)
+        _enter(request.home)
         _set_environment(request)
         gc.enable()
         copy_starters(request.templates, request.home)
@@ -56,6 +56,18 @@ def run_server(request: Request, listener: socket.socket, ready: int, output: in
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _enter(home: Path) -> None:
+    """Go to the user's home. Raises SystemExit, having said what to do, if the user shut it."""
+    try:
+        os.chdir(home)
+    except OSError as error:
+        sys.stderr.write(
+            f"Your home folder {home} cannot be entered ({error.strerror}).\n"
+            "In a terminal over SSH, `chmod u+rwx ~` opens it again; if that does not help, ask an administrator.\n"
+        )
+        raise SystemExit(1) from error
 
 
 def _serve(request: Request, listener: socket.socket, ready: int) -> int:

@@ -6,23 +6,23 @@ Sources: jupyterhub 6, singleuser/extension.py; jupyter_server 2, serverapp.py a
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from jupyter_server.serverapp import ServerApp
+from jupyterhub.singleuser import extension
 from jupyterhub.singleuser.extension import JupyterHubSingleUser
 from jupyterlab.commands import get_user_settings_dir, get_workspaces_dir
-from tornado.httpserver import HTTPServer
 from traitlets.config import Config
 
-from diycloud.launcher import lab_settings, memory_kills, resources  # noqa: F401 - warm, for they are named in the settings
+from diycloud.launcher import hub_word, lab_settings, memory_kills, resources  # noqa: F401 - warm, for they are named in the settings
+from diycloud.launcher.connections import Connections, SignOut, WatchedServer
 from diycloud.launcher.request import Request
 
 _HERE = "diycloud.launcher.single_user"
-HUB_WORD_S = 2
-"""How long the hub's word on who somebody is counts; JupyterHub's own 300 s would keep in who was disabled."""
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - a name
 """The server itself keeps it; its kernels and terminals, which get what is in the environment, have no use for it."""
 
@@ -36,12 +36,16 @@ class ListeningServer(ServerApp):
 
     def init_httpserver(self) -> None:
         """Make the HTTP server. Jupyter's own looks for a free port or binds a path."""
-        self._http_server = HTTPServer(
+        connections = Connections()
+        path = f"{re.escape(self.base_url)}diycloud/sign-out"
+        self.web_app.add_handlers(".*$", [(path, SignOut, {"connections": connections})])
+        self._http_server = WatchedServer(
             self.web_app,
             xheaders=self.trust_xheaders,
             max_body_size=self.max_body_size,
             max_buffer_size=self.max_buffer_size,
         )
+        self._http_server.connections = connections
         self.io_loop.add_callback(self._listen)
 
     def init_signal(self) -> None:
@@ -72,9 +76,10 @@ class SingleUser(JupyterHubSingleUser):
     def start_on(cls, listener: socket.socket, answers: Callable[[], None], config: Config) -> ListeningServer:
         """Make the server, ready to run. answers: called in its loop once it answers requests."""
         ListeningServer.listener, ListeningServer.answers = listener, staticmethod(answers)
+        extension.HubOAuth = hub_word.LastingHubAuth  # no setting names it
         server: ListeningServer = cls.initialize_server(argv=[], config=config)
-        extension = server.extension_manager.extension_points[cls.name].app
-        for hub_auth in (server.identity_provider.hub_auth, extension.hub_auth):
+        app = server.extension_manager.extension_points[cls.name].app
+        for hub_auth in (server.identity_provider.hub_auth, app.hub_auth):
             hub_auth.api_token = os.environ.get(TOKEN, "")  # else read when first used: not in the environment by then
         os.environ.pop(TOKEN, None)
         return server
@@ -89,7 +94,7 @@ class SingleUser(JupyterHubSingleUser):
 def configuration(request: Request) -> Config:
     """Return the platform's settings of a server. Those in the environment's and the user's files come after them."""
     config = lab_settings.settings(request)
-    config.HubAuth.cache_max_age = HUB_WORD_S
+    config.HubAuth.cache_max_age = hub_word.LASTS_S
     _set_what_imports_fixed(config, request)
     return config
 

@@ -1,7 +1,13 @@
-"""Starter notebooks: copied once into `notebooks/` of a home, by the user's own process."""
+"""Starter notebooks: copied once into `notebooks/` of a home, by the user's own process.
+
+A notebook that is of no use without some packages names them in its metadata, `{"diycloud": {"needs": ["pandas"]}}`, and is
+given once they are there.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import stat
@@ -25,7 +31,7 @@ def copy_starters(sources: Iterable[Path], home: Path) -> None:
 def _copy_new(sources: Iterable[Path], home: Path) -> None:
     mark, folder = home / _MARK, home / FOLDER
     had = set(mark.read_text(encoding="utf-8").splitlines()) if mark.exists() else set()
-    new = [file for file in _files(sources) if file.name not in had]
+    new = [file for file in _files(sources) if file.name not in had and all(map(_is_installed, _needs(file)))]
     if not new:
         return
     folder.mkdir(exist_ok=True)
@@ -52,6 +58,25 @@ def _files(sources: Iterable[Path]) -> list[Path]:
 def _is_starter(entry: Path) -> bool:
     facts = entry.stat()
     return stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST and not entry.name.startswith((".", "_"))
+
+
+def _needs(file: Path) -> list[str]:
+    """Return the packages that a notebook names; none if it is another file, or not as it should be."""
+    if file.suffix != ".ipynb":
+        return []
+    try:
+        needs = json.loads(file.read_bytes())["metadata"]["diycloud"]["needs"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [name for name in needs if isinstance(name, str)] if isinstance(needs, list) else []
+
+
+def _is_installed(name: str) -> bool:
+    """Tell whether the default kernel can import a package: it runs in this same environment."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # a part of a package that is not there
+        return False
 
 
 def _tell(error: OSError) -> None:

@@ -25,8 +25,8 @@ ProfileName = Annotated[
     Meta(
         pattern=r"\A([a-z0-9][a-z0-9-]{0,29})?\Z",
         extra={
-            "rule": "one of the profiles of the settings; empty for the first of them",
-            "help": "its size: one of the profiles",
+            "rule": "one of the profiles of the settings; empty: as the last time, else the first of them",
+            "help": "its size: one of the profiles; none: as the last time",
         },
     ),
 ]

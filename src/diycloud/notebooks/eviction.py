@@ -1,8 +1,10 @@
-"""Out of the notebooks: whoever may not work any more has their servers ended and their tokens at the hub revoked.
+"""Out of the notebooks, in one of two ways.
 
-The wish is stored in the transaction that takes the right away. It is carried out right after, and again by reconcile for as
-long as agent or hub are away. New requests are refused by the guard and by the hub's own question meanwhile; what ending the
-servers adds is that open WebSockets end, which nobody asks about again.
+Whoever may not work any more has their servers ended and their tokens at the hub revoked. Whoever changed a password or got
+another role has what was begun before ended there (tokens, cookies, other browsers' connections), while servers go on.
+
+The wish is stored in the transaction of the change. It is carried out right after; if agent or hub were away, by reconcile,
+and as soon as the hub asks about the user (web/internal.py), who is refused there until it is done.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from diycloud.agent import protocol as wire
 from diycloud.errors import DiyCloudError, NotFound, PermissionDenied, TooManyRequests, Unavailable
 from diycloud.notebooks import repository
 from diycloud.notebooks.repository import Eviction
+from diycloud.users import repository as users_repository
 from diycloud.users.models import Row
 
 log = structlog.get_logger()
@@ -26,6 +29,18 @@ def ask(connection: Connection, services: Services, row: Row, *, gone: bool = Fa
     """Store that a user's notebooks are to end. gone: and that the hub is to forget the user, who is purged."""
     if services.hub is not None and services.hub.is_set_up and not row.portal_only:
         repository.evict(connection, row.username, gone=gone)
+
+
+def ask_sign_out(
+    connection: Connection, services: Services, user_id: int, *, keep_session: int | None, keep_tokens: bool
+) -> None:
+    """Store that what was begun at the hub with a user's password, or with their rights, is to end; servers go on.
+
+    keep_session: the browser that stays signed in. keep_tokens: API tokens that the user made there stay.
+    """
+    row = users_repository.by_id(connection, user_id)
+    if row is not None and services.hub is not None and services.hub.is_set_up and not row.portal_only:
+        repository.evict(connection, row.username, servers=False, tokens=not keep_tokens, kept_session=keep_session)
 
 
 def ask_if_outside(connection: Connection, services: Services, row: Row, values: Mapping[str, object]) -> None:
@@ -42,14 +57,17 @@ async def carry_out(services: Services, username: str = "") -> tuple[str, ...]:
     warnings: tuple[str, ...] = ()
     for eviction in await services.database.read(repository.evictions, username):
         try:
-            await _end_servers(services, eviction.username)
+            if eviction.servers:
+                services.notebook_endings.note(eviction.username, None, "system", "shut-out")
+                await _end_servers(services, eviction.username)
             await _leave_hub(services, eviction)
         except (Unavailable, TooManyRequests) as error:
-            warnings += (f"Notebooks of {eviction.username} end as soon as can be: {error.message}",)
+            what = "Notebooks" if eviction.servers else "Sign-ins at the notebooks' hub"
+            warnings += (f"{what} of {eviction.username} end as soon as can be: {error.message}",)
             continue
         except DiyCloudError as error:
-            log.error("notebooks not ended", username=eviction.username, reason=str(error))
-            warnings += (f"Notebooks of {eviction.username} could not be ended: {error.message}",)
+            log.error("not out of the notebooks yet", username=eviction.username, reason=str(error))
+            warnings += (f"{eviction.username} is not out of the notebooks yet: {error.message}",)
             continue
         await services.database.write(repository.evicted, eviction)
     return warnings
@@ -69,10 +87,13 @@ async def _end_servers(services: Services, username: str) -> None:
 async def _leave_hub(services: Services, eviction: Eviction) -> None:
     hub = services.hub
     assert hub is not None
-    if not eviction.gone:
+    if eviction.gone:
+        await hub.remove(eviction.username)
+        return
+    # First: nobody gets in any more, whatever stopping takes.
+    kept = None if eviction.servers else eviction.kept_session
+    await hub.sign_out(eviction.username, tokens=eviction.tokens, kept_session=kept, last_session=eviction.last_session)
+    if eviction.servers:
         for server in (await hub.servers(eviction.username)).values():
             if server.ready or server.pending:
                 await hub.stop(eviction.username, server.name)
-        await hub.revoke(eviction.username, eviction.asked_at)
-        return
-    await hub.remove(eviction.username)

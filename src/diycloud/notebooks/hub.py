@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,6 +21,8 @@ API = "http://hub/jupyter/hub/api/"
 ANSWER_S = 10.0
 START_S = 75.0
 """The hub answers a start when the server runs, or after its own patience (`slow_spawn_timeout`)."""
+SIGN_OUT_S = 3.0
+"""Somebody who changes a password waits no longer; it is done as soon as the hub answers again."""
 SILENT_S = 3.0
 HINT = "`diycloud up` starts it; see `diycloud doctor`."
 
@@ -90,19 +91,17 @@ class Hub:
         except NotFound:
             return
 
-    async def revoke(self, name: str, until: int) -> None:
-        """End every token of a user's that was made until then (Unix seconds)."""
-        path = f"users/{_seg(name)}/tokens"
+    async def sign_out(self, name: str, *, tokens: bool, kept_session: int | None, last_session: int) -> None:
+        """End what lets a user in at the hub, but the tokens of servers that run (hub/signing_out.py).
+
+        tokens: the API tokens that the user made, too; kept_session: of the portal's, whose browser stays; last_session: the
+        newest that is meant.
+        """
+        body = {"tokens": tokens, "kept_session": kept_session, "last_session": last_session}
         try:
-            found = await self._ask("GET", path)
+            await self._send("POST", f"users/{_seg(name)}/sign-out", body, SIGN_OUT_S)
         except NotFound:
             return
-        for token in found.get("api_tokens") or []:
-            if _moment(token.get("created")) <= until:
-                try:
-                    await self._send("DELETE", f"{path}/{_seg(str(token['id']))}")
-                except NotFound:  # tokens of one application end together
-                    continue
 
     async def remove(self, name: str) -> None:
         """Have the hub forget a user with servers and tokens."""
@@ -141,7 +140,8 @@ class Hub:
             headers = {"authorization": f"token {token}"}
             answer = await self._client.request(method, path, content=content, headers=headers, timeout=seconds)
         except (OSError, httpx.HTTPError) as error:
-            self._silent_until = time.monotonic() + SILENT_S
+            if seconds >= ANSWER_S or not isinstance(error, httpx.TimeoutException):
+                self._silent_until = time.monotonic() + SILENT_S
             raise Unavailable("The notebooks' hub does not answer.", f"{HINT} ({type(error).__name__})") from error
         _check(answer)
         return answer
@@ -183,12 +183,3 @@ def _server(name: str, model: dict[str, Any]) -> HubServer:
     options = model.get("user_options")
     profile = options.get("profile") if isinstance(options, dict) else ""
     return HubServer(name, bool(model.get("ready")), str(model.get("pending") or ""), str(profile or ""))
-
-
-def _moment(text: object) -> float:
-    """Return the Unix seconds of a time of the hub's; 0 for one that cannot be read: such a token is as old as can be."""
-    try:
-        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-    except ValueError:
-        return 0.0
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

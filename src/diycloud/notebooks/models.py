@@ -16,7 +16,8 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What became of a notebook server, as the hub tells it.
 
     kind: `started`; `stopped`, because somebody asked (by, empty for its user); `failed`: did not start, or ended by itself.
-    at: seconds since 1970; seconds: how long the start took, or how long it had run. reason: a sentence.
+    at: seconds since 1970; seconds: how long the start took, or how long it had run. reason: a sentence. cause: `start` of
+    one that did not start, `memory` of one that was killed for it; `idle` or `age` of one that the hub ended.
     """
 
     kind: Literal["started", "stopped", "failed"]
@@ -27,6 +28,7 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e10)] = 0.0
     by: Annotated[str, msgspec.Meta(max_length=64)] = ""
     reason: Words = ""
+    cause: Literal["", "start", "memory", "idle", "age"] = ""
 
 
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,8 +60,8 @@ class Profile(msgspec.Struct, frozen=True):
 class Server(msgspec.Struct, frozen=True):
     """One notebook server. state: `running`, `starting`, `stopping`, `stopped` or `failed`; reason: why it failed.
 
-    name: empty for the first; address: where the browser finds it; memory: bytes now; cpu_seconds: since the
-    start; log: its last lines, of one that failed.
+    name: empty for the first; address: where the browser finds it (a path: at the portal's address); memory: bytes
+    now; cpu_seconds: since the start; log: its last lines, of one that failed.
     """
 
     name: str

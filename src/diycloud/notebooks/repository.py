@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, literal_column, select, update
 
 from diycloud.actions.roles import Role
 from diycloud.auth import forced
@@ -21,7 +21,12 @@ from diycloud.users import shown
 from diycloud.users.models import SIGN_IN, Status
 
 KEPT_SHOWN = 20
-_U = users.alias("u")
+AT_ONCE_S = 2.0
+"""How long an eviction may take before its user is refused at the hub until it is done; then one of the two was away."""
+LEFT_BEHIND = "What an earlier user of this name left at the hub is still to be removed."
+BEING_ENDED = "What was begun here before the password or the rights changed is being ended. Try again in a moment."
+"""Why somebody is refused while an eviction waits, which is to be carried out then."""
+_U, _E = users.alias("u"), notebook_evictions.alias("e")
 _GROUPS = (
     select(func.group_concat(groups.c.name))
     .select_from(group_members.join(groups, groups.c.id == group_members.c.group_id))
@@ -31,9 +36,8 @@ _GROUPS = (
 _STANDING = Prepared(
     select(
         _U.c.username, _U.c.full_name, _U.c.role, _U.c.status, _U.c.must_change_password, _U.c.portal_only, _U.c.domain,
-        _U.c.allowed_client_ip, literal_column(forced.ASKED), literal_column(forced.HAS_ONE), _GROUPS,
-        select(notebook_evictions.c.gone).where(notebook_evictions.c.username == _U.c.username).scalar_subquery(),
-    ).where(_U.c.username == bindparam("username"))
+        _U.c.allowed_client_ip, literal_column(forced.ASKED), literal_column(forced.HAS_ONE), _GROUPS, _E.c.gone, _E.c.asked_at,
+    ).join_from(_U, _E, _E.c.username == _U.c.username, isouter=True).where(_U.c.username == bindparam("username"))
 )  # fmt: skip
 
 
@@ -45,12 +49,14 @@ def standing(connection: Connection, username: str, address: str | None, server:
     found = _STANDING.fetch_one(connection, username=username)
     if found is None:
         return None
-    name, full_name, role, status, must_change, portal_only, domain, networks, asked, has_one, groups_, gone = found
+    name, full_name, role, status, must_change, portal_only, domain, networks, asked, has_one, groups_, gone, ends = (
+        found
+    )
     why = ""
     if status not in SIGN_IN:
         why = f"{name} is {status}."
     elif portal_only:
-        why = f"{name} has no account on the host."
+        why = f"{name} is for the portal only, without files or a budget on the machine: sign in as somebody who has them."
     elif status == Status.PENDING:
         why = f"The account of {name} is still being made."
     elif must_change:
@@ -60,7 +66,9 @@ def standing(connection: Connection, username: str, address: str | None, server:
     elif address is not None and not allows(str(networks), address):
         why = f"{name} may not come from {address or 'an unknown address'}."
     elif gone:
-        why = "What an earlier user of this name left at the hub is still to be removed."
+        why = LEFT_BEHIND
+    elif ends is not None and time.time() - ends > AT_ONCE_S:
+        why = BEING_ENDED
     if why:
         return HubUser(name, False, why)
     names = tuple(shown.names(groups_ or ""))
@@ -106,29 +114,58 @@ def forget(connection: Connection, days: int) -> int:
 
 
 class Eviction(NamedTuple):
-    """Somebody whose servers and hub tokens, made until asked_at (Unix seconds), must end. gone: the user is purged."""
+    """What of somebody's at the hub must end (the columns: db/notebook_tables.py). asked_at: Unix seconds."""
 
     id: int
     username: str
-    asked_at: int
+    asked_at: float
     gone: bool
+    servers: bool
+    tokens: bool
+    kept_session: int | None
+    last_session: int
 
 
-def evict(connection: Connection, username: str, *, gone: bool = False) -> None:
-    """Have a user's servers and hub tokens end, however long hub and agent are away."""
-    its, now = notebook_evictions, int(time.time())
-    values = {"asked_at": now, **({"gone": 1} if gone else {})}
-    if not connection.execute(update(its).where(its.c.username == username).values(values)).rowcount:
-        connection.execute(insert(its).values(username=username, **values))
+def evict(
+    connection: Connection,
+    username: str,
+    *,
+    gone: bool = False,
+    servers: bool = True,
+    tokens: bool = True,
+    kept_session: int | None = None,
+) -> None:
+    """Have what a user has at the hub end, however long hub and agent are away; what is asked for twice ends once, all of it.
+
+    gone: the user is purged. servers, tokens: whether what runs, and the API tokens made there, end too. kept_session: whose
+    browser stays signed in.
+    """
+    its, now = notebook_evictions, time.time()
+    asked = {name: 1 for name, wished in (("gone", gone), ("servers", servers), ("tokens", tokens)) if wished}
+    kept = None if kept_session is None else case((its.c.kept_session == kept_session, kept_session), else_=None)
+    last = connection.execute(select(func.max(sessions.c.id))).scalar() or 0
+    latest = case((its.c.last_session > last, its.c.last_session), else_=last)
+    both = {"asked_at": now, "kept_session": kept, "last_session": latest, **asked}
+    if not connection.execute(update(its).where(its.c.username == username).values(both)).rowcount:
+        flags = {"gone": int(gone), "servers": int(servers), "tokens": int(tokens), "last_session": last}
+        connection.execute(insert(its).values(username=username, asked_at=now, kept_session=kept_session, **flags))
 
 
 def evictions(connection: Connection, username: str = "") -> list[Eviction]:
     """Return what is still to be done, of everybody or of one user."""
     its = notebook_evictions.c
-    query = select(its.id, its.username, its.asked_at, its.gone).order_by(its.id)
+    query = select(
+        its.id, its.username, its.asked_at, its.gone, its.servers, its.tokens, its.kept_session, its.last_session
+    )
     if username:
         query = query.where(its.username == username)
-    return [Eviction(row.id, row.username, row.asked_at, bool(row.gone)) for row in connection.execute(query)]
+    return [
+        Eviction(
+            row.id, row.username, row.asked_at, bool(row.gone), bool(row.servers), bool(row.tokens), row.kept_session,
+            row.last_session,
+        )
+        for row in connection.execute(query.order_by(its.id))
+    ]  # fmt: skip
 
 
 def evicted(connection: Connection, done: Eviction) -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from diycloud.actions.dispatcher import Context
 from diycloud.actions.services import Hub, Services
 from diycloud.agent import protocol as wire
+from diycloud.config import Settings
 from diycloud.config_notebooks import NotebookSettings
 from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unavailable, Unsupported
 from diycloud.notebooks import eviction, repository
@@ -33,16 +34,17 @@ def hub_of(services: Services) -> Hub:
     return services.hub
 
 
-def address(username: str, server: str) -> str:
-    """Return where a server is found at the portal's address; one that does not run is started by the hub."""
-    return f"{BASE}/{username}/{server}/" if server else f"{BASE}/{username}/"
+def address(settings: Settings, username: str, server: str) -> str:
+    """Return where a server is found, as a path where it is at the portal's address; the hub starts one that does not run."""
+    base = f"{settings.notebooks_address}{BASE}/{username}/"
+    return f"{base}{server}/" if server else base
 
 
 def profiles(settings: NotebookSettings) -> tuple[Profile, ...]:
     """Return the sizes to choose from, the default first."""
     return tuple(
         Profile(name, found.title or name, found.cpu or None, parse_size(found.memory) if found.memory else None)
-        for name, found in settings.profiles.items()
+        for name, found in settings.offered.items()
     )
 
 
@@ -55,7 +57,11 @@ async def list_notebooks(ctx: Context, action: ListNotebooks) -> Notebooks:
     found = await read(ctx.services, await service.get(ctx.services, action.username))
     if ctx.actor.is_root or (ctx.actor.name == found.username and ctx.actor.real is None):
         return found
-    return replace(found, servers=tuple(replace(one, log=()) for one in found.servers))
+    return replace(
+        found,
+        servers=tuple(replace(one, log=()) for one in found.servers),
+        activity=tuple(replace(one, reason=one.reason.split("\n")[0]) for one in found.activity),
+    )
 
 
 async def read(services: Services, row: Row, *, ask_hub: bool = True) -> Notebooks:
@@ -63,7 +69,7 @@ async def read(services: Services, row: Row, *, ask_hub: bool = True) -> Noteboo
 
     ask_hub: False for a page that must be there at once, with what is about to start or stop left out.
     """
-    hub, settings = hub_of(services), services.settings.notebooks
+    hub, settings = hub_of(services), services.settings
     warnings: tuple[str, ...] = ()
     running: dict[str, wire.Notebook] = {}
     planned: Mapping[str, HubServer] = {}
@@ -84,8 +90,8 @@ async def read(services: Services, row: Row, *, ask_hub: bool = True) -> Noteboo
     servers = tuple(
         _server(row, name, running.get(name), planned.get(name), last.get(name), settings) for name in names
     )
-    more = max(0, settings.named_servers - (len(names) - 1))
-    return Notebooks(row.username, servers, profiles(settings), more, lately, warnings)
+    more = max(0, settings.notebooks.named_servers - (len(names) - 1))
+    return Notebooks(row.username, servers, profiles(settings.notebooks), more, lately, warnings)
 
 
 async def _with_log(services: Services, found: wire.Notebook) -> wire.Notebook:
@@ -102,21 +108,31 @@ def _server(
     now: wire.Notebook | None,
     planned: HubServer | None,
     last: Activity | None,
-    settings: NotebookSettings,
+    settings: Settings,
 ) -> Server:
     state = now.state if now else "stopped"
     if planned and planned.pending in PENDING:
         state = PENDING[planned.pending]
     profile = (now.profile if now else "") or (planned.profile if planned else "") or (last.profile if last else "")
-    reason = "" if now is None or state in PENDING.values() else _reason(now, _memory_limit(row, profile, settings))
+    reason = (
+        ""
+        if now is None or state in PENDING.values()
+        else _reason(now, _memory_limit(row, profile, settings.notebooks))
+    )
+    log = now.log if now and state == "failed" else ()
+    if now and state == "failed" and not now.memory_kill and last and last.outcome == "failed":
+        # The hub knows more, such as that it did not answer in time; the last lines are the agent's.
+        reason = last.reason.split("\n")[0] or reason
     if state == "stopped" and not (now and now.ended) and last and last.outcome == "failed":
-        state, reason = "failed", last.reason  # it never came as far as the agent
+        # The agent keeps nothing of one that did not come up: what the hub told, a sentence and the last lines.
+        state, (reason, *lines) = "failed", last.reason.split("\n")
+        log = tuple(lines)
     if now is None:
-        return Server(name, state, address(row.username, name), profile, reason=reason)
+        return Server(name, state, address(settings, row.username, name), profile, reason=reason, log=log)
     return Server(
-        name=name, state=state, address=address(row.username, name), profile=profile,
+        name=name, state=state, address=address(settings, row.username, name), profile=profile,
         started_at=_moment(now.started), ended_at=_moment(now.ended), memory=now.memory, cpu_seconds=now.cpu_us / 1e6,
-        tasks=now.tasks, reason=reason, log=now.log if state == "failed" else (),
+        tasks=now.tasks, reason=reason, log=log,
     )  # fmt: skip
 
 
@@ -168,7 +184,9 @@ async def start_notebook(ctx: Context, action: StartNotebook) -> Started:
     }
     services.notebook_changes.tell(row.username)
     state = "running" if ready else "starting"
-    return Started(row.username, action.server_name, state, address(row.username, action.server_name))
+    return Started(
+        row.username, action.server_name, state, address(services.settings, row.username, action.server_name)
+    )
 
 
 def _check(row: Row, action: StartNotebook, settings: NotebookSettings) -> None:
@@ -176,8 +194,8 @@ def _check(row: Row, action: StartNotebook, settings: NotebookSettings) -> None:
         raise Conflict(f"{row.username} has no account on the host, so nothing can run there.", "Ask an administrator.")
     if row.status is not Status.ACTIVE or row.uid is None:
         raise Conflict(f"The account of {row.username} is {row.status}.", "Try again in a moment.")
-    if action.profile and action.profile not in settings.profiles:
-        known = ", ".join(settings.profiles) or "there are none"
+    if action.profile and action.profile not in settings.offered:
+        known = ", ".join(settings.offered) or "there are none"
         raise InvalidInput.of([FieldError("profile", f"is none of the profiles: {known}")])
     if action.server_name and not settings.named_servers:
         raise InvalidInput.of([FieldError("server_name", "must be empty: everybody has one server here")])
@@ -191,7 +209,10 @@ async def stop_notebook(ctx: Context, action: StopNotebook) -> Stopped:
     if action.everything:
         names = [one.name for one in (await read(services, row)).servers]
     warnings: tuple[str, ...] = ()
+    who = ctx.actor.real or ctx.actor
+    by, reason = ("", "owner") if who.name == row.username else (who.name, "administrator")
     for name in names:
+        services.notebook_endings.note(row.username, name, by, reason)
         try:
             await hub.stop(row.username, name)
         except Unavailable as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from diycloud.actions.action import Action, Audited, Permission, action
+from diycloud.actions.download import Download
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -30,3 +31,8 @@ class Host(msgspec.Struct, frozen=True):
 @action("host.show", needs=Permission.HOST_READ, audited=Audited.NO, target="")
 class ShowHost(Action[Host], frozen=True):
     """Show what the host has and how much of it is promised."""
+
+
+@action("metrics.read", needs=Permission.METRICS_READ, audited=Audited.NO, target="")
+class ReadMetrics(Action[Download], frozen=True):
+    """Read what is counted, in Prometheus' text format; the same is at `/metrics`, outside the API."""

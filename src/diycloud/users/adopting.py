@@ -16,6 +16,7 @@ from diycloud.auth import old_passwords
 from diycloud.auth.ending import end_everything
 from diycloud.errors import Conflict, FieldError, InvalidInput, Unavailable
 from diycloud.host.names import is_reserved
+from diycloud.notebooks import eviction
 from diycloud.users import placing, repository, service, shown
 from diycloud.users.actions import AdoptUser, CreateUser, SetSudo
 from diycloud.users.models import Changed, Row, Status
@@ -89,6 +90,7 @@ async def change_administrators_password(
         values = {"password_hash": hashed, "must_change_password": 0, "password_changed_at": repository.NOW}
         old_passwords.remember(connection, row, services.settings.server.password_history)
         repository.change(connection, row.id, values)
-        end_everything(connection, row.id, keep_session=ctx.actor.session_id, keep_tokens=keep_tokens)
+        end_everything(connection, services, row.id, keep_session=ctx.actor.session_id, keep_tokens=keep_tokens)
 
     await ctx.write(store)
+    await eviction.carry_out(services, row.username)

@@ -84,7 +84,7 @@ async def _move(ctx: Context, row: Row, to: Status, *, end_sessions: bool = Fals
     def store(connection: Connection) -> None:
         repository.change(connection, row.id, {"status": to}, since=row.status)
         if end_sessions:
-            end_everything(connection, row.id)
+            end_everything(connection, ctx.services, row.id)
             eviction.ask(connection, ctx.services, row)
             if row.role is Role.ADMIN:
                 service.leave_an_admin(connection)

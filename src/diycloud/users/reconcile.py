@@ -17,7 +17,7 @@ from diycloud.errors import DiyCloudError, Unavailable
 from diycloud.groups import host as groups
 from diycloud.notebooks import eviction
 from diycloud.notebooks import repository as notebooks
-from diycloud.users import host, life, repository
+from diycloud.users import host, life, metrics, repository
 from diycloud.users.models import Status
 
 log = structlog.get_logger()
@@ -44,8 +44,9 @@ async def reconcile(services: Services) -> wire.SyncReport:
         host.wish(row, asked.get(row.id, demands.NOTHING)) for row in rows if not host.impossible(row)
     )
     services.report = report
-    if report.foreign and (names := await services.database.write(host_password.void, report.foreign)):
+    if report.foreign and (names := await services.database.write(host_password.void, services, report.foreign)):
         log.warning("passwords changed on the host", names=names)
+        await eviction.carry_out(services)
     if report.overtaken:  # an older database was restored: its wishes are the newest there are
         await services.database.write(repository.overtake, report.overtaken)
         await _settle_all(services)
@@ -91,7 +92,8 @@ async def keep_reconciling(services: Services) -> None:
     """Run for the server's life."""
     while True:
         try:
-            await reconcile(services)
+            with metrics.reconciling(services):
+                await reconcile(services)
             await housekeeping(services)
         except Unavailable as error:
             log.warning("cannot reconcile", reason=str(error))

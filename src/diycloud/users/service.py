@@ -261,7 +261,7 @@ async def modify_user(ctx: Context, action: ModifyUser | SetLimits) -> Changed:
         if "policy" in values:
             placing.check_within(connection, row, where.policy)
         told = _regroup(connection, row, where, groups, changes)
-        told += _reseat(connection, row, values)
+        told += _reseat(connection, services, row, values)
         eviction.ask_if_outside(connection, services, row, values)
         return told + over_promised(connection, services.settings.server, capacity, allocation, row.allocation)
 
@@ -283,10 +283,10 @@ def _regroup(
     return (f"No member of {', '.join(gone)} any more, of the domain {row.domain}.",)
 
 
-def _reseat(connection: Connection, row: Row, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _reseat(connection: Connection, services: Services, row: Row, values: Mapping[str, Any]) -> tuple[str, ...]:
     """End the sessions of a user whose rights change, and keep an administrator. Returns warnings."""
     if "role" in values or ("domain" in values and row.role is Role.DOMAIN_ADMIN):
-        end_everything(connection, row.id)
+        end_everything(connection, services, row.id)
         if row.role is Role.ADMIN:
             leave_an_admin(connection)
     if "domain" in values and values.get("role", row.role) is Role.DOMAIN_ADMIN:
@@ -348,10 +348,7 @@ async def store_password(
     keep_session: int | None = None,
     keep_tokens: bool = False,
 ) -> None:
-    """Commit a new password as a wish: the portal's hash at once, the host's with the next settle.
-
-    Every session and API token ends, but what is to be kept.
-    """
+    """Commit a new password as a wish, which the host follows. What was begun with the old one ends, but what is to be kept."""
     services = ctx.services
     if row.portal_only:
         hashed, shadow = await services.hasher.hash(password), None
@@ -364,9 +361,10 @@ async def store_password(
     def store(connection: Connection) -> None:
         old_passwords.remember(connection, row, services.settings.server.password_history)
         repository.change(connection, row.id, {**values, "password_changed_at": repository.NOW})
-        end_everything(connection, row.id, keep_session=keep_session, keep_tokens=keep_tokens)
+        end_everything(connection, services, row.id, keep_session=keep_session, keep_tokens=keep_tokens)
 
     await ctx.write(store)
+    await eviction.carry_out(services, row.username)
 
 
 async def keep_an_admin(ctx: Context, row: Row) -> None:

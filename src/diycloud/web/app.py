@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -17,10 +18,12 @@ from starlette.routing import BaseRoute
 from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.services import Services
 from diycloud.auth.signin import SignIn
+from diycloud.core import metrics
 from diycloud.core.handlers import HANDLERS
 from diycloud.users import places, reconcile
 from diycloud.users.usage import Gauges
 from diycloud.web import identity, problems
+from diycloud.web.counting import Counting, watch_loop
 from diycloud.web.internal import Internal
 from diycloud.web.oidc import Provider
 from diycloud.web.portal import Portal
@@ -36,6 +39,7 @@ log = structlog.get_logger()
 def make_app(services: Services, *, background: bool = True) -> Starlette:
     """Return the application. background: reconcile now and every minute (off where a single request is run in place)."""
     dispatcher = Dispatcher(HANDLERS, services, places.find)
+    dispatcher.monitors.append(metrics.monitor(services.meter))
     sign_in = SignIn(services)
     outside = make_outside(services, dispatcher)
     gauges = Gauges(services)
@@ -47,17 +51,15 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
         await reconcile.start(services)
         task = asyncio.create_task(reconcile.keep_reconciling(services)) if background else None
         checking = asyncio.create_task(outside.keep_checking()) if background and outside is not None else None
+        watching = asyncio.create_task(watch_loop(services.meter)) if background and services.meter.keeps else None
         try:
             yield
         finally:
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            if checking is not None:
-                checking.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await checking
+            for beside in (task, checking, watching):
+                if beside is not None:
+                    beside.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await beside
             if outside is not None:
                 await outside.close()
             await gauges.close()
@@ -78,7 +80,9 @@ def make_app(services: Services, *, background: bool = True) -> Starlette:
             return problems.problem(500, "error", "Something broke; it is in the server's log.", request_id=reference)
         return await portal.plain_error(request, 500)
 
-    app = Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: http_error, Exception: crash})
+    around = [Middleware(Counting, services.meter, routes)] if services.meter.keeps else []
+    handlers = {HTTPException: http_error, Exception: crash}
+    app = Starlette(routes=routes, lifespan=life, exception_handlers=handlers, middleware=around)
     app.router.redirect_slashes = False  # a redirect would name this socket's host, and repeat a change elsewhere
     return app
 

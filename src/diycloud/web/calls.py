@@ -12,6 +12,9 @@ from diycloud.auth.signin import stranger
 from diycloud.web.answers import JSON
 from diycloud.web.identity import Visitor
 
+COUNTED_AS = "diycloud.route"
+"""Where in a request's scope the template of its address is left, for who counts requests (web/counting.py)."""
+
 
 class Call:
     """One request. given: its fields by name, lower case, the last of those that are there twice; names: of the path."""
@@ -32,11 +35,15 @@ class Call:
 
 
 class Endpoint(NamedTuple):
-    """What answers at a path. open: to people who are not signed in; says: the media type it gives, empty for any."""
+    """What answers at a path. open: to people who are not signed in; says: the media type it gives, empty for any.
+
+    path: its template.
+    """
 
     answer: Callable[[Call], Awaitable[Response]]
     open: bool = False
     says: str = JSON
+    path: str = ""
 
 
 NOBODY = Visitor(stranger("rest", "", ""), signed_in=False)

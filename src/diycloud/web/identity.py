@@ -14,6 +14,8 @@ import socket
 import struct
 import time
 from asyncio import Transport
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from starlette.requests import HTTPConnection
@@ -27,6 +29,7 @@ from diycloud.auth.addresses import allows
 from diycloud.auth.sessions import Session
 from diycloud.auth.signin import stranger
 from diycloud.errors import PermissionDenied, Unauthenticated
+from diycloud.notebooks import doors
 
 COOKIE = "__Host-diycloud"
 UNIX_PEER = "unix-uid"
@@ -126,8 +129,22 @@ async def session_of(connection: HTTPConnection, services: Services, token: str)
 
     Raises Unauthenticated for a user who may not come from there.
     """
+    return await _in_use(connection, services, partial(sessions.find, token=token))
+
+
+async def session_behind(connection: HTTPConnection, services: Services, cookie: str) -> tuple[Session, str] | None:
+    """Return the session that a cookie of the notebooks' own name stands for (notebooks/doors.py), as `session_of` does."""
+    door = doors.opened(services.vault, cookie)
+    if door is None:
+        return None
+    return await _in_use(connection, services, partial(sessions.find_by_id, session_id=door.session_id, csrf=door.csrf))
+
+
+async def _in_use(
+    connection: HTTPConnection, services: Services, find: Callable[..., Session | None]
+) -> tuple[Session, str] | None:
     now, idle = int(time.time()), services.settings.server.session_idle_minutes * 60
-    session = await services.database.read(sessions.find, token, now=now, idle_s=idle)
+    session = await services.database.read(find, now=now, idle_s=idle)
     if session is None:
         return None
     came_from = _allowed_address(connection, session.username, session.allowed_client_ip)

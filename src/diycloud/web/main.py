@@ -24,6 +24,7 @@ from diycloud.agent.client import Client
 from diycloud.auth.passwords import Hasher
 from diycloud.auth.throttle import Throttle
 from diycloud.config import Paths
+from diycloud.core import metrics
 from diycloud.db.engine import open_database
 from diycloud.db.vault import Vault
 from diycloud.errors import DiyCloudError, Unavailable
@@ -89,6 +90,7 @@ async def claim_services(paths: Paths) -> Services:
 async def serve(paths: Paths, port: int | None) -> None:
     """Run until a signal says to stop; requests under way get 10 s to end."""
     services = await claim_services(paths)
+    metrics.keep(services)
     options = uvicorn.Config(
         make_app(services),
         http=identity.protocol(services.settings.notebooks.hub_user),

@@ -16,6 +16,7 @@ from diycloud.notebooks import service as notebooks
 from diycloud.notebooks.actions import ListNotebooks, StartNotebook, StopNotebook
 from diycloud.notebooks.models import Notebooks
 from diycloud.users import service
+from diycloud.web import entering
 from diycloud.web.pages import MAX_STREAM_S, EventStream, mark
 from diycloud.web.portal import HEADERS, Entry, Page, field_errors
 from diycloud.web.problems import STATUS
@@ -78,7 +79,7 @@ async def _start(page: Page, asked: dict[str, str]) -> Response:
     except DiyCloudError as error:
         found = await page.run(ListNotebooks, {"username": username})
         return _render(page, found, STATUS.get(error.code, 500), error=error)
-    return RedirectResponse(started.address, 303, HEADERS)
+    return RedirectResponse(entering.way_to(started.address), 303, HEADERS)
 
 
 async def _stop(page: Page, username: str, back: str) -> Response:

@@ -15,6 +15,7 @@ from diycloud.auth.actions import Credentials, SecondStep
 from diycloud.auth.models import AuditPage, SessionPage
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.groups.models import GroupChanged, GroupPage
+from diycloud.resources.actions import ReadMetrics
 from diycloud.users.actions import ImportUsers
 from diycloud.users.models import Created, Page
 from diycloud.web import oldopenapi, problems
@@ -185,8 +186,10 @@ def _good(route: Route, result: Any) -> dict[str, Any]:
     if result in (Page, GroupPage, AuditPage, SessionPage):
         names.append("Link")
     good: dict[str, Any] = {"description": "Done.", "headers": _headers(*names)}
-    if result is Download:
-        text = {"schema": {"type": "string"}}
+    text = {"schema": {"type": "string"}}
+    if route.action is ReadMetrics:
+        good["content"] = {"text/plain": text}
+    elif result is Download:
         good["content"] = {"text/csv": text, "application/x-ndjson": text, "application/json": {"schema": _LISTED}}
     elif route.status != 204:
         good["content"] = {"application/json": {"schema": {"$ref": _SCHEMA.format(name=result.__name__)}}}

@@ -49,7 +49,7 @@ async def _depart(page: Page, name: str, what_for: str, target: str) -> Response
 
 async def come_back(page: Page) -> Response:
     """Take the answer of a provider, by which somebody came back."""
-    quota = page.portal.limits.take(page.visitor.actor)
+    quota = page.portal.limits.take(page.visitor.actor, signing_in=True)
     if quota is not None:
         quota.check()  # each makes us ask the provider
     outside, name = page.portal.dispatcher.services.outside, page.path["name"]

@@ -208,6 +208,7 @@ class Portal:
             applications,
             auditing,
             choosing,
+            entering,
             importing,
             managing,
             notebooks,
@@ -226,6 +227,7 @@ class Portal:
             outside,
             pages,
             notebooks,
+            entering,
             account,
             second_factor,
             signed_in,
@@ -259,7 +261,7 @@ class Portal:
                 if (
                     visitor.csrf or request.method == "POST"
                 ):  # pages for strangers are looked at by whole classes at once
-                    quota = self.limits.take(visitor.actor)
+                    quota = self.limits.take(visitor.actor, signing_in=entry.path.startswith("/sign-in"))
                     if quota is not None:
                         quota.check()
                 if not entry.open and not visitor.csrf:

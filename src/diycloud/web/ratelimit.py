@@ -19,6 +19,8 @@ from diycloud.errors import TooManyRequests
 
 MAX_BUCKETS = 50_000
 WINDOW_S = 60.0
+CLASS = 10
+"""An address may sign in so many times as often as ask for anything else while nobody is signed in there."""
 
 
 class Quota(NamedTuple):
@@ -83,18 +85,24 @@ class Limits:
     def __init__(self, settings: ServerSettings) -> None:
         self._sessions = RateLimit(settings.requests_per_minute)
         self._strangers = RateLimit(settings.strangers_per_minute)
+        self._signing_in = RateLimit(settings.strangers_per_minute * CLASS)
 
     def of(self, key: Hashable) -> Quota | None:
         """Take one request of what carries its own credentials: an application, a sign-in at one."""
         return self._sessions.take(key)
 
-    def take(self, actor: Actor) -> Quota | None:
-        """Take one request from whoever sends it, root on the host itself excepted."""
+    def take(self, actor: Actor, *, signing_in: bool = False) -> Quota | None:
+        """Take one request from whoever sends it, root on the host itself excepted.
+
+        signing_in: it is what strangers come for. A whole class does so from one address; guessing is slowed in
+        auth/throttle.py, and hashes wait in a queue.
+        """
         if actor.session_id is not None:
             return self._sessions.take(actor.session_id)
         if actor.token_id is not None:
             return self._sessions.take(("token", actor.token_id))
-        return None if actor.is_root else self._strangers.take(network(actor.address))
+        bucket = self._signing_in if signing_in else self._strangers
+        return None if actor.is_root else bucket.take(network(actor.address))
 
 
 def network(address: str) -> str | bytes:

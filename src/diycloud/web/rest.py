@@ -24,10 +24,11 @@ from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unauthenticated
 from diycloud.groups.models import GroupChanged, GroupDetail
 from diycloud.policies.models import Policy, PolicyChanged
+from diycloud.resources.actions import ReadMetrics
 from diycloud.users.models import Changed, Created, User
 from diycloud.web import bodies, etag, identity, oldforms, problems, streams
 from diycloud.web.answers import JSON, Answer, answer, download, encode, json_answer, links, shown, shown_to_old
-from diycloud.web.calls import Call, Endpoint
+from diycloud.web.calls import COUNTED_AS, Call, Endpoint
 from diycloud.web.etag import Precondition
 from diycloud.web.idempotency import Keys, parse_key, repeated
 from diycloud.web.identity import Visitor
@@ -39,6 +40,8 @@ from diycloud.web.ratelimit import Limits, Quota
 
 _USUAL = frozenset({b"*/*", b"application/json"})
 """Accept fields that need no reading."""
+METRICS = "/metrics"
+"""Where Prometheus looks unless it is told otherwise."""
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _INTERRUPTED = "The server stopped while this was done; it is done, but a generated password is lost: set another."
 
@@ -55,13 +58,14 @@ class Rest(BaseRoute):
         self._described: bytes = b""
         self._paths: Paths[Endpoint] = Paths()
         for method, path, end in self._endpoints():
-            self._paths.add(method, path, end)
+            self._paths.add(method, path, end._replace(path=path))
 
     def _endpoints(self) -> list[tuple[str, str, Endpoint]]:
         made = [
             ("GET", f"{PREFIX}/health", Endpoint(self._health, open=True)),
             ("GET", f"{PREFIX}/openapi.json", Endpoint(self._openapi, open=True)),
             ("GET", problems.TYPES + "{code}", Endpoint(self._problem, open=True, says="")),
+            ("GET", METRICS, Endpoint(self._metrics, open=True, says="")),
             ("GET", f"{PREFIX}/auth/whoami", Endpoint(self._whoami)),
             ("POST", f"{PREFIX}/auth/login", Endpoint(self.login, open=True)),
             ("POST", f"{PREFIX}/auth/login/second", Endpoint(self._logins.second, open=True)),
@@ -75,7 +79,7 @@ class Rest(BaseRoute):
     # -- as a route of Starlette's
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        there = scope["type"] == "http" and scope["path"].startswith("/api/")
+        there = scope["type"] == "http" and (scope["path"].startswith("/api/") or scope["path"] == METRICS)
         return (Match.FULL if there else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +103,8 @@ class Rest(BaseRoute):
         quota: Quota | None = None
         try:
             visitor, refusal = await self._meet(call)
-            call.visitor, quota = visitor, self._limits.take(visitor.actor)
+            signing_in = found is not None and path.endswith(("/auth/login", "/auth/login/second"))
+            call.visitor, quota = visitor, self._limits.take(visitor.actor, signing_in=signing_in)
             if quota is not None:
                 quota.check()
             if refusal is not None and not (found and found[0].open):
@@ -108,6 +113,7 @@ class Rest(BaseRoute):
                 response = self._no_such(method, path)
             else:
                 end, call.names = found
+                request.scope[COUNTED_AS] = end.path
                 if end.says and call.given.get(b"accept", b"*/*") not in _USUAL:
                     bodies.check_acceptable(call.field(b"accept") or "", end.says)
                 if not (end.open or visitor.signed_in):
@@ -142,6 +148,15 @@ class Rest(BaseRoute):
     async def _health(self, call: Call) -> Response:
         """Answer that the server lives. Says nothing else: anybody may ask."""
         return json_answer({"status": "ok"})
+
+    async def _metrics(self, call: Call) -> Response:
+        """Tell Prometheus what is counted, where it looks for it. Strangers learn what to send."""
+        if not call.visitor.signed_in:
+            raise Unauthenticated(
+                "What is counted is told to administrators' programs only.",
+                "Send an API token with the permission metrics:read that holds, as `Authorization: Bearer …`.",
+            )
+        return download(await self.run(call, ReadMetrics, {}, Source.TEXT))
 
     async def _openapi(self, call: Call) -> Response:
         if not self._described:

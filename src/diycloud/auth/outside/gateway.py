@@ -19,6 +19,7 @@ from diycloud.auth.outside.linking import Linker
 from diycloud.auth.outside.person import Person
 from diycloud.config_sign_in import LDAP, Linking
 from diycloud.errors import NotFound, Unauthenticated, Unavailable
+from diycloud.notebooks import eviction
 from diycloud.users import host, repository, service
 from diycloud.users.models import SIGN_IN, Row
 
@@ -194,7 +195,8 @@ class Outside:
             log.error("the directory knows nobody who is signed in; nobody is signed out", users=len(gone))
             return []
         for user_id, name in gone:
-            await database.write(end_everything, user_id)
+            await database.write(end_everything, self._services, user_id)
+            await eviction.carry_out(self._services, name)
             log.info("signed out: not in the directory any more", username=name)
         return [name for _, name in gone]
 

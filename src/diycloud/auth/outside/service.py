@@ -12,6 +12,7 @@ from diycloud.auth.outside import actions, identities
 from diycloud.auth.outside.actions import Identities, LinkIdentity, ListIdentities, UnlinkIdentity
 from diycloud.config_sign_in import LDAP
 from diycloud.errors import Conflict, FieldError, InvalidInput, NotFound, PermissionDenied
+from diycloud.notebooks import eviction
 from diycloud.users import service
 from diycloud.users.adopting import NO_PASSWORD
 from diycloud.users.models import Row
@@ -75,10 +76,11 @@ async def unlink_identity(ctx: Context, action: UnlinkIdentity) -> Identities:
     def store(connection: Connection) -> list[str]:
         gone = identities.unlink(connection, row.id, action.provider)
         if gone and not own:
-            end_everything(connection, row.id)
+            end_everything(connection, ctx.services, row.id)
         return gone
 
     subjects = await ctx.write(store)
+    await eviction.carry_out(ctx.services, row.username)
     if not subjects:
         raise NotFound(
             f"{row.username} is not linked to {action.provider}.", "`diycloud user identities` shows the links."

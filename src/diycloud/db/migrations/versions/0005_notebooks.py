@@ -32,7 +32,11 @@ def upgrade() -> None:
         "notebook_evictions",
         sa.Column("id", Integer, primary_key=True),
         sa.Column("username", Text, nullable=False, unique=True),
-        sa.Column("asked_at", Integer, nullable=False),
+        sa.Column("asked_at", Real, nullable=False),
         sa.Column("gone", Integer, nullable=False, server_default="0"),
+        sa.Column("servers", Integer, nullable=False, server_default="1"),
+        sa.Column("tokens", Integer, nullable=False, server_default="1"),
+        sa.Column("kept_session", Integer),
+        sa.Column("last_session", Integer, nullable=False, server_default="0"),
         sqlite_autoincrement=True,
     )
