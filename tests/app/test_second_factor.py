@@ -158,11 +158,11 @@ def test_the_right_password_forgives_nothing_before_the_second_step(world: World
 
 
 def test_signing_in_as_oneself_forgives_no_guesses_at_others(world: World, token: str) -> None:
-    """From one address: thirty guesses slow it down, however often somebody there signs in with two steps of their own."""
+    """From one address: a hundred guesses slow it down, however often somebody there signs in with two steps of their own."""
     _, codes = enrol(world, ada(world, token))
     statuses = []
-    for number in range(40):
-        if number % 5 == 0:
+    for number in range(110):
+        if number % 15 == 0:
             login(world, "ada", ADA, code=codes.pop())
         statuses.append(login(world, f"somebody{number}", "wrong wrong").status_code)
     assert statuses[0] == 401 and statuses[-1] == 429

@@ -43,7 +43,10 @@ def console(name, *typed):
         typist.expect(r"login: ", name, 60)
         for text in typed:
             typist.expect(r"(Password|code): ", text, 60)
-        typist.expect(r"[$#] ", "echo it-is-$(id -un)", 60)
+        if typist.expect(r"[$#] |incorrect", None, 60) == "incorrect":
+            os.kill(typist.pid, 9)  # it asks for the next name, and would be waited for
+            return False
+        os.write(typist._terminal, b"echo it-is-$(id -un)\\n")
         typist.expect(f"it-is-{name}", "exit", 60)
     except AssertionError:
         return False

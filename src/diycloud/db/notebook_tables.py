@@ -44,5 +44,5 @@ notebook_evictions = Table(
 """Users whose sign-ins at the notebooks' hub must end, until agent and hub have done so (notebooks/eviction.py).
 
 By name, because a purged user has no row any more; gone: that is the case, so the hub forgets the user too. servers: what
-runs ends as well; tokens: so do the API tokens that the user made there; kept_session: of the browser that stays signed in; last_session: the newest there was, later ones are not meant.
-asked_at: Unix seconds."""
+runs ends as well; tokens: so do the API tokens that the user made there; kept_session: of the browser that stays signed in;
+last_session: the newest there was, later ones are not meant; asked_at: Unix seconds."""
