@@ -109,7 +109,9 @@ def test_a_report_ends_sessions_once(world: World, monkeypatch: pytest.MonkeyPat
     host.foreign = False
     asyncio.run(world.database.write(host_password.void, world.services, ["ada"]))
     assert not works(world, after)
-    assert asyncio.run(world.database.write(host_password.void, world.services, ["ada"])) == [], "said again, nothing ends again"
+    assert asyncio.run(world.database.write(host_password.void, world.services, ["ada"])) == [], (
+        "said again, nothing ends again"
+    )
 
 
 def test_a_new_password_on_its_way_to_the_host_is_the_later_one(world: World) -> None:
