@@ -468,6 +468,11 @@ def test_servers_that_the_hub_does_not_know_are_stopped(bed: Notebooks) -> None:
     until(lambda: not processes(ALICE), 90)
 
 
+def lately(bed: Notebooks, name: str) -> list[dict[str, str]]:
+    """Return what the portal tells of a user's servers, the newest first."""
+    return bed.stack.json("notebook", "list", name)["activity"]
+
+
 def test_what_died_while_the_hub_was_down_is_gone_from_its_list(bed: Notebooks) -> None:
     start(bed, ALICE)
     bed.stop_hub(signal.SIGKILL)
@@ -476,6 +481,7 @@ def test_what_died_while_the_hub_was_down_is_gone_from_its_list(bed: Notebooks) 
     until(lambda: not processes(ALICE))
     bed.start_hub()
     until(lambda: not shown(bed, ALICE))
+    until(lambda: [one["outcome"] for one in lately(bed, ALICE)[:2]] == ["failed", "started"])
     assert start(bed, ALICE).status_code == 201
     stop(bed, ALICE)
 

@@ -183,11 +183,12 @@ class PlatformSpawner(Spawner):
 
     def get_state(self) -> dict[str, Any]:
         """Return what a hub that starts anew must know of a server that runs."""
-        return {**super().get_state(), "token_id": self.token_id}
+        return {**super().get_state(), "token_id": self.token_id, "runs_since": self._runs_since}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)
         self._token_id = int(state.get("token_id", 0))
+        self._runs_since = float(state.get("runs_since", 0.0))  # so that an end while no hub ran is told of
 
     # -- after it
 
