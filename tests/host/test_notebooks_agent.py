@@ -436,13 +436,19 @@ def test_a_server_that_dies_is_told_of_and_tidied_up_after(host: NotebookHost, v
 
 def test_what_a_bomb_leaves_is_collected_before_the_next_server(host: NotebookHost) -> None:
     """Dead processes count among the user's until their parent takes note: the shim does, before the stop is done."""
-    bomb = "import os\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass\n"
+    match = Path(f"/home/{ALICE}/match")
+    bomb = (
+        f"import os, time\nwhile not os.path.exists('{match}'): time.sleep(0.05)\n"
+        "while True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass\n"
+    )
     has_run(host, ALICE, f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {bomb!r}])\n")
     notebook = host.start(ALICE)
+    match.touch()  # lit once the server answers: beside the bomb it would not in its time
     tasks = part("pids", ALICE).parent / "pids.current"
     wait_until(lambda: int(tasks.read_text()) >= 195, 20)
     has_run(host, ALICE, "")  # the next one has none
     host.stop(ALICE)
+    match.unlink()
     assert int(tasks.read_text()) == 0
     assert not is_there(notebook.pid)
     assert host.start(ALICE).state == "running"
