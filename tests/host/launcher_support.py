@@ -208,7 +208,7 @@ class Bed:
     def start_launcher(self) -> None:
         with (self.prefix / "launcher.log").open("ab") as log:
             self.launcher = subprocess.Popen(
-                [str(self.lab / "bin/python"), "-I", "-m", "diycloud.launcher", "--prefix", str(self.prefix)],
+                [str(self.lab / "bin/python"), "-I", "-u", "-m", "diycloud.launcher", "--prefix", str(self.prefix)],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env={**os.environ, "DTLN_SECRET": "of-the-launchers-environment"},

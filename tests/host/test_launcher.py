@@ -145,6 +145,12 @@ def test_nothing_of_the_launchers_home_or_environment_is_kept(bed: Bed) -> None:
     assert asked <= KEPT_VARIABLES
 
 
+def test_the_launcher_keeps_the_words_it_was_started_with(bed: Bed) -> None:
+    """It executes itself anew; a supervisor finds one that was left behind by them (distro/supervisor.py)."""
+    words = Path(f"/proc/{bed.launcher.pid}/cmdline").read_text().split("\0")[:-1]
+    assert words == list(map(str, bed.launcher.args))
+
+
 def test_server_is_the_users_and_can_be_nobody_elses(both: tuple[Answered, Answered]) -> None:
     for server in both:
         facts, account = status(server.pid), pwd.getpwnam(server.request["name"])

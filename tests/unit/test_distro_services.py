@@ -13,7 +13,7 @@ import pytest
 
 from diycloud.distro.detect import Init, detect
 from diycloud.distro.services import Folder, Hardening, Restart, Service, service_manager
-from diycloud.distro.supervisor import Supervisor, render_program
+from diycloud.distro.supervisor import Supervisor, _is_of, render_program
 from diycloud.distro.systemd import Systemd, render_tmpfiles, render_unit
 from diycloud.errors import HostError, InvalidInput, Unsupported
 from diycloud.system import Result
@@ -212,3 +212,11 @@ def test_service_manager_by_init(tmp_path):
     assert isinstance(service_manager(msgspec.structs.replace(facts, init=Init.SYSTEMD), fake), Systemd)
     with pytest.raises(Unsupported, match="openrc"):
         service_manager(msgspec.structs.replace(facts, init=Init.OPENRC), fake)
+
+
+def test_a_process_is_known_by_its_words_or_by_the_title_of_nginx():
+    argv = ["/usr/sbin/nginx", "-c", "/etc/nginx/nginx.conf", "-g", "daemon off;"]
+    title = "nginx: master process /usr/sbin/nginx -c /etc/nginx/nginx.conf -g daemon off;"
+    assert _is_of("\0".join(argv) + "\0", argv) and _is_of(title + "\0\0", argv)
+    for line in ("", "nginx: worker process\0", title.replace(".conf", ".other"), "\0".join(argv[:-1]) + "\0"):
+        assert not _is_of(line, argv)

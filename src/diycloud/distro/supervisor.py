@@ -85,6 +85,11 @@ def _read_command_line(system: System, pid: str) -> str:
         return ""
 
 
+def _is_of(line: str, argv: list[str]) -> bool:
+    """Tell whether a process has a command line, or has it in the title that Nginx gives itself."""
+    return line == "\0".join([*argv, ""]) or line.rstrip("\0 ") == f"nginx: master process {' '.join(argv)}"
+
+
 def _leads_its_own(system: System, pid: str) -> bool:
     """Tell whether a process is in the first group of a session of its own, which no service is (they share supervisord's).
 
@@ -254,9 +259,9 @@ class Supervisor:
         """End what a supervisord that was killed has left behind: it would run beside the service, or without it."""
         line = re.search(r"(?m)^command = (.*)$", self._system.read(self._program(name)) or "")
         argv = shlex.split(line[1].replace("%%", "%")) if line else []
-        wanted = "\0".join(argv[argv.index("--") + 1 :] if argv[:1] == [_SETPRIV] else argv) + "\0"
+        wanted = argv[argv.index("--") + 1 :] if argv[:1] == [_SETPRIV] else argv
         for pid in filter(str.isdigit, self._system.list_dir("/proc")):
-            if not argv or _read_command_line(self._system, pid) != wanted:
+            if not argv or not _is_of(_read_command_line(self._system, pid), wanted):
                 continue
             if _leads_its_own(self._system, pid) or _is_in_container(self._system, pid):
                 continue

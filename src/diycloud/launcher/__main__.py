@@ -21,8 +21,8 @@ def main() -> None:
         sys.exit("The launcher starts servers as other users: run it as root.")
     if dict(os.environ) != ENVIRONMENT:
         # A fork shows its parent's first environment in /proc/PID/environ, whatever it sets later: begin without one.
-        arguments = [sys.executable, "-I", "-m", "diycloud.launcher", "--prefix", str(prefix)]
-        os.execve(sys.executable, arguments, ENVIRONMENT)  # noqa: S606 - itself
+        # The same words as before: by them it is found again (distro/supervisor.py).
+        os.execve(sys.executable, sys.orig_argv, ENVIRONMENT)  # noqa: S606 - itself
     os.chdir("/")
     os.umask(0o022)
 
