@@ -45,7 +45,7 @@ from diycloud.distro.os_release import read_distribution
 from diycloud.distro.tables import family
 from diycloud.system.local import Local
 from diycloud.web.templating import STATIC
-from tests.stack import ROOT, SERVER_USER, Stack
+from tests.stack import ROOT, SERVER_USER, Stack, ensure_account
 
 HUB_USER = "dthub"
 PASSWORD = "violet comet marble otter"
@@ -499,15 +499,6 @@ def nginx_account() -> tuple[str, int]:
     """Return the account of the distribution's Nginx and its group's number, which the agent gives users' sockets to."""
     layout = family(read_distribution(Local()).family).nginx
     return layout.user, grp.getgrnam(layout.group).gr_gid
-
-
-def ensure_account(name: str) -> None:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        subprocess.run(
-            ["useradd", "--system", "-U", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", name], check=True
-        )
 
 
 def _write(path: Path, text: str, owner: pwd.struct_passwd) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SERVER_USER = "dtserver"
+NAME_IN_USE = 9
+"""An exit status of useradd."""
 FREE = {"DIYCLOUD_SERVER__REQUESTS_PER_MINUTE": "0", "DIYCLOUD_SERVER__STRANGERS_PER_MINUTE": "0"}
 """Tests ask more than people do."""
 CONTROLLERS = ("cpu", "cpuacct", "memory", "pids")
@@ -61,7 +63,7 @@ class Stack:
 
     def __enter__(self) -> Stack:
         self.prefix.chmod(0o755)
-        ensure_server_user()
+        ensure_account(SERVER_USER)
         server = pwd.getpwnam(SERVER_USER)
         for folder in ("etc/diycloud", "var/lib/diycloud", "var/log/diycloud", "run/diycloud"):
             (self.prefix / folder).mkdir(parents=True)
@@ -219,13 +221,13 @@ class Stack:
         return self.prefix / "var/lib/diycloud/server/users.db"
 
 
-def ensure_server_user() -> None:
+def ensure_account(name: str) -> None:
+    """Make an account of a service's, with a group of its own; the runs beside this one may have the same wish."""
     try:
-        pwd.getpwnam(SERVER_USER)
+        pwd.getpwnam(name)
     except KeyError:
-        subprocess.run(
-            ["useradd", "--system", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", SERVER_USER], check=True
-        )
+        argv = ["useradd", "--system", "-U", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", name]
+        assert subprocess.run(argv, check=False).returncode in (0, NAME_IN_USE)
 
 
 def remove_cgroups(name: str) -> None:

@@ -23,7 +23,7 @@ from diycloud.core.options import InstallOptions
 from diycloud.system import Local
 from tests.conftest import cannot_run
 from tests.served import ADMIN, PASSWORD, Served
-from tests.stack import SERVER_USER, Stack, ensure_server_user
+from tests.stack import SERVER_USER, Stack, ensure_account
 
 pytestmark = pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-")
 OWN: dict[str, Any] = {"uid_min": 58_000, "uid_max": 58_249, "cgroup": "dtout"}
@@ -119,7 +119,7 @@ def stack(far: Far) -> Iterator[Stack]:
 
 
 def _server_group() -> int:
-    ensure_server_user()
+    ensure_account(SERVER_USER)
     return pwd.getpwnam(SERVER_USER).pw_gid
 
 

@@ -51,6 +51,16 @@ def test_a_full_queue_says_so(hasher: Hasher) -> None:
     assert [isinstance(a, Unavailable) for a in answers] == [False, False, True, True, True, False]
 
 
+def test_a_class_that_signs_in_at_the_same_moment_waits_and_gets_in() -> None:
+    async def scenario() -> list[bool]:
+        crowd = Hasher(threads=2)
+        answers = await asyncio.gather(*(crowd.verify("x", None) for _ in range(200)))
+        crowd.close()
+        return answers
+
+    assert asyncio.run(scenario()) == [False] * 200
+
+
 def test_hashing_gives_way_to_the_event_loop() -> None:
     async def scenario() -> int:
         hasher = Hasher(threads=1)

@@ -14,6 +14,7 @@ from diycloud.actions.entry import Entry
 from diycloud.actions.parsing import fields_of
 from diycloud.db.engine import Prepared
 from diycloud.db.tables import audit
+from diycloud.units import format_size
 
 MAX_TEXT = 2000
 _BEGUN = ("actor", "on_behalf_of", "domain", "via", "address", "request_id", "action", "target", "changes", "token")
@@ -27,7 +28,7 @@ _END = Prepared(
 
 
 def asked(action: Action[Any]) -> dict[str, Any]:
-    """Return what an action asks for, without its secrets, long texts cut."""
+    """Return what an action asks for, without its secrets, sizes as people write them, long texts cut."""
     shown: dict[str, Any] = {}
     for name, field in fields_of(type(action)).items():
         value = getattr(action, name)
@@ -35,6 +36,8 @@ def asked(action: Action[Any]) -> dict[str, Any]:
             continue
         if field.secret:
             shown[name] = "(secret)"
+        elif field.kind == "size" and isinstance(value, int):
+            shown[name] = format_size(value)
         else:
             shown[name] = value[:MAX_TEXT] if isinstance(value, str) else value
     return shown

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 MEMORY, PASSES = 19 << 20, 2
 """Bytes and passes of argon2id, on one lane: OWASP Password Storage Cheat Sheet."""
+QUEUE = 128
+"""Hashes that may wait for a thread, some two seconds of its work: a class that signs in at the same moment waits, and is let in."""
 OLD = "sha256$"
 """Begins an unsalted SHA-256 of an old database (users/legacy.py)."""
 MIN_LENGTH = 12
@@ -37,12 +39,13 @@ _ALPHABET = (
 class Hasher:
     """argon2id in as many threads as cores, a little nicer than the event loop, with a bounded queue.
 
-    Raises Unavailable when the queue is full.
+    queue: how many may wait or be made, QUEUE for each thread unless given. Raises Unavailable when it is full.
     """
 
-    def __init__(self, *, threads: int | None = None, queue: int = 64) -> None:
-        self._threads = ThreadPoolExecutor(threads or os.cpu_count() or 1, "argon2", initializer=_be_nice)
-        self._most = self._free = queue
+    def __init__(self, *, threads: int | None = None, queue: int | None = None) -> None:
+        cores = threads or os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(cores, "argon2", initializer=_be_nice)
+        self._most = self._free = queue or cores * QUEUE
         self._nobody = hash_password(secrets.token_hex())
 
     async def hash(self, password: str) -> str:
