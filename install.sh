@@ -138,6 +138,9 @@ needs_authorities() { [ ! -e /etc/ssl/certs/ca-certificates.crt ] && command -v 
 
 # --- The program ------------------------------------------------------------------------------------------------------
 
+# What says that something is whole must not outlive it in a power cut: neither pip nor cp waits for the disk.
+settle() { sync -f "$PROGRAM" 2> /dev/null || sync; }
+
 make_environment() {
     venv=$PROGRAM/venv
     wanted="$(sha256sum < "$REQUIREMENTS") $("$PYTHON" -I -c 'import sys; print(sys.version)')"
@@ -152,6 +155,7 @@ make_environment() {
     fi
     "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-cache-dir --require-hashes \
         --requirement "$REQUIREMENTS"
+    settle
     printf '%s\n' "$wanted" > "$venv/.made-from"
 }
 
@@ -167,6 +171,7 @@ copy_program() {
     find "$PROGRAM/lib.new" -name __pycache__ -type d -prune -exec rm -rf {} +
     chmod -R u=rwX,go=rX "$PROGRAM/lib.new"
     "$PROGRAM/venv/bin/python" -I -m compileall -q "$PROGRAM/lib.new" -s "$PROGRAM/lib.new" -p "$PROGRAM/lib"
+    settle
     if [ -e "$PROGRAM/lib" ]; then mv "$PROGRAM/lib" "$PROGRAM/lib.old"; fi
     mv "$PROGRAM/lib.new" "$PROGRAM/lib"
     rm -rf "$PROGRAM/requirements"

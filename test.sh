@@ -6,7 +6,7 @@
 #   bare     install in a bare Debian root (root)   browser  the portal in Chromium (root)
 #   vm       install in virtual machines with systemd (root, slow)
 #   (none)   all but vm and what is marked slow     all      everything but:
-#   exhaustive  what takes ten minutes and more for itself, such as virtual machines of an older system (root)
+#   exhaustive  what takes ten minutes and more for itself, such as machines of older and newer systems (root)
 #
 # It makes its own environment in .venv (from requirements/test.txt, checked by hash). What this machine cannot run is
 # skipped with the reason; the list of that is printed last.
@@ -47,20 +47,55 @@ lint() {
     .venv/bin/ruff check src tests
     .venv/bin/ruff format --check src tests
     .venv/bin/mypy
+    .venv/bin/mypy --python-version 3.14  # the newest that is tried: its library has other types
     PYTHONPATH=src .venv/bin/lint-imports
 }
 
-# An emulated machine keeps one core busy and touches nothing of this one: what runs in it runs beside the rest.
+# Most of these tests wait (for prompts, delays after a wrong password, clocks, package managers) and each has accounts,
+# ports and cgroups of its own, so they run in lanes side by side; an emulated machine keeps one core busy for itself.
+# What measures shares of the CPU comes last, alone.
+NOTEBOOKS="tests/host/hub tests/host/launcher tests/host/notebook_servers tests/host/test_hub*.py tests/host/test_notebook*.py
+    tests/host/test_lab*.py tests/host/test_starter*.py tests/browser/test_notebook*.py"
+WHOLE_SYSTEMS="tests/bare tests/host/test_install*.py tests/host/test_pam*.py"
+MEASURED="tests/host/test_limits_bite.py"
+
+# shellcheck disable=SC2086  # one path a word
 everything() {
+    logs=$(mktemp -d)
+    lanes=
     status=0
+    lane machines tests/vm "$@"
     run_pytest -n auto tests/unit tests/app "$@" || status=1
-    log=$(mktemp)
-    run_pytest -m "not exhaustive" tests/vm "$@" >"$log" 2>&1 &
-    run_pytest -m "not exhaustive" tests/host tests/browser tests/bare "$@" || status=1
-    wait $! || status=1
-    cat "$log"
-    rm "$log"
+    lane notebooks $NOTEBOOKS "$@"
+    lane systems $WHOLE_SYSTEMS "$@"
+    others=
+    for path in $NOTEBOOKS $WHOLE_SYSTEMS $MEASURED; do
+        others="$others --ignore=$path"
+    done
+    run_pytest -m "not exhaustive" $others tests/host tests/browser "$@" || status=1
+    finish notebooks
+    finish systems
+    run_pytest $MEASURED "$@" || status=1
+    finish machines
+    rm -r "$logs"
     return $status
+}
+
+# Run tests in the background; `finish` waits for them, and shows what they said.
+lane() {
+    name=$1
+    shift
+    run_pytest -m "not exhaustive" "$@" >"$logs/$name" 2>&1 &
+    lanes="$lanes $name=$!"
+}
+
+finish() {
+    for each in $lanes; do
+        [ "${each%%=*}" = "$1" ] || continue
+        wait "${each#*=}" || status=1
+        say "-- $1"
+        cat "$logs/$1"
+    done
 }
 
 what=${1:-most}
@@ -76,7 +111,7 @@ most)
     run_pytest -n auto -m "not slow" tests/unit tests/app "$@"
     run_pytest -m "not slow" tests/host tests/browser tests/bare "$@"
     ;;
-exhaustive) run_pytest -m exhaustive tests/host tests/vm "$@" ;;
+exhaustive) run_pytest -m exhaustive tests/host tests/bare tests/vm "$@" ;;
 all) lint && everything "$@" ;;
 *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

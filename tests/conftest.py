@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -19,6 +19,9 @@ from diycloud.db.engine import Database
 from diycloud.db.sqlite import SqliteDatabase, connect
 from tests.cluster import Cluster
 from tests.stack import CONTROLLERS, ROOT, Stack
+
+if TYPE_CHECKING:
+    from tests.unit.tenants import Bench
 
 OWN: dict[str, Any] = {"uid_min": 54_000, "uid_max": 55_999, "cgroup": "dtwide"}
 """What a stack of these tests has to itself, beside others on the same machine."""
@@ -116,3 +119,11 @@ def database(database_file: Path) -> Iterator[Database]:
     found = SqliteDatabase(database_file)
     yield found
     found.close()
+
+
+@pytest.fixture
+def bench(database: Database) -> Bench:
+    """A dispatcher on such a database, with a host of the test's own."""
+    from tests.unit.tenants import Bench
+
+    return Bench(database)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from diycloud.core.certificates import Files, ensure_certificates
 from diycloud.system import Local
+from tests.waiting import free_port, until_it_listens
 
 SUFFIX = "dc=example,dc=org"
 PEOPLE, GROUPS = f"ou=people,{SUFFIX}", f"ou=groups,{SUFFIX}"
@@ -53,12 +52,6 @@ def cannot_run() -> str:
     """Return why there can be no directory here, empty if there can."""
     missing = [name for name in ("slapd", "ldapmodify") if shutil.which(name, path="/usr/sbin:/usr/bin") is None]
     return f"without {', '.join(missing)}: apt-get install slapd ldap-utils" if missing else ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Slapd:
@@ -110,14 +103,7 @@ class Slapd:
                 ["/usr/sbin/slapd", "-f", str(self.folder / "slapd.conf"), "-h", urls, "-d", "0"],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.tls_port)) == 0:
-                    return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise RuntimeError(f"slapd did not start: {(self.folder / 'slapd.log').read_text()}")
+        until_it_listens(self.tls_port, self.process, (self.folder / "slapd.log").read_text)
 
     def stop(self) -> None:
         if self.process is not None:

@@ -63,6 +63,17 @@ def every_step(act: Callable[[System], object]) -> Iterator[Step]:
     raise RuntimeError(f"the work has more than {MAX_STEPS} effects")
 
 
+def every_step_anew(act: Callable[[System], object], ready: Callable[[], object]) -> Iterator[Step]:
+    """The same for work of some length, with the host made ready ahead of each turn, and once more at the end."""
+    ready()
+    seen = 0
+    for step in every_step(act):
+        seen += 1
+        yield step
+        ready()
+    assert seen > 3, "the work has steps"
+
+
 def _run(number: int, act: Callable[[System], object], report: int) -> None:
     """The child's part: never returns."""
     left = number

@@ -136,7 +136,7 @@ class Stack:
             )  # fmt: skip
 
     def _wait(self, path: Path, process: subprocess.Popen[bytes], name: str) -> None:
-        for _ in range(300):
+        for _ in range(1200):
             with socket.socket(socket.AF_UNIX) as probe:
                 try:
                     probe.connect(str(path))

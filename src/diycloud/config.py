@@ -14,6 +14,7 @@ from typing import Annotated
 
 import msgspec
 
+from diycloud.config_names import Folder, NameOrAddress
 from diycloud.config_notebooks import NotebookSettings
 from diycloud.config_sign_in import SignInSettings
 from diycloud.errors import InvalidInput
@@ -179,7 +180,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The account the server runs as; besides root only it may talk to the agent."""
     home: str = "/home"
     """The folder of the homes."""
-    shared: Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/srv/diycloud"
+    shared: Folder = "/srv/diycloud"
     """The folder of the groups' shared folders; not the one of the homes."""
     cgroup: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z")] = "user"
     """Without systemd: the folder under each controller's root that holds the slices."""
@@ -187,7 +188,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Supplementary groups the server may put users in. Never sudo, wheel, docker, disk, shadow, adm, lxd, kvm."""
     allow_sudo: bool = False
     """Whether root may make users administrators of the host: diycloud user sudo."""
-    archive: Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/var/backups/diycloud"
+    archive: Folder = "/var/backups/diycloud"
     """The folder, for root only, of the archives of purged users' homes."""
     trash_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = 24
     """How long the home of a purged user, or the folder of a removed group, is kept."""
@@ -196,7 +197,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the server answers to."""
 
-    host_name: str = ""
+    host_name: NameOrAddress = ""
     """The name people type; empty: the host's own."""
     https_port: Port = 443
     """Where Nginx answers."""

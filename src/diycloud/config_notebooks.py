@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from diycloud.config_names import Account, Folder, HostName
+
 ProfileName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,29}\Z")]
 Size = Annotated[str, Meta(pattern=r"\A([0-9]+[KMGT])?\Z")]
 """Memory as people write it, with its unit; empty: no bound of its own."""
-HostName = Annotated[
-    str, Meta(pattern=r"\A((?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*)?\Z", max_length=253)
-]
-"""In small letters, without a port; empty: none."""
 Package = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,_-]+\])?([=<>!~]=?[A-Za-z0-9.*+!_-]+)?\Z")
 ]
@@ -46,7 +44,7 @@ class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     host: HostName = ""
     """A host name of notebooks' own, such as notebooks.example.org, so that what runs in them is not on the portal's origin. It
     must lead to this host. Empty: they are at the portal's address."""
-    hub_user: Annotated[str, Meta(pattern=r"\A[a-z_][a-z0-9_-]{0,31}\Z")] = "diycloud-hub"
+    hub_user: Account = "diycloud-hub"
     """The account the hub runs as. It may ask the agent to start and stop notebooks, nothing else."""
     sign_in: Literal["portal", "pam"] = "portal"
     """`portal`: whoever is signed in there is signed in; `pam`: the hub asks for the account's password."""
@@ -66,7 +64,9 @@ class NotebookSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether the default environment has numpy, pandas, matplotlib and scipy."""
     packages: tuple[Package, ...] = ()
     """More for the default environment: extensions of JupyterLab, libraries. `diycloud jupyter setup` installs them."""
-    templates: Annotated[str, Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)+\Z")] = "/etc/diycloud/notebooks"
+    conda: Annotated[str, Meta(pattern=r"\A(/[A-Za-z0-9_.@+-]+)*\Z", max_length=255)] = ""
+    """The program that makes environments with conda: micromamba, mamba or conda. Empty: the first that is found."""
+    templates: Folder = "/etc/diycloud/notebooks"
     """A folder whose files new users get in `notebooks/`, beside the ones that come with the platform."""
 
     @property

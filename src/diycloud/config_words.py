@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
+from diycloud.config_names import Account, Folder, HostName, NameOrAddress
 from diycloud.config_notebooks import Package, ProfileName, Size
 
 
@@ -41,7 +42,7 @@ def allowed(kind: Any) -> str:
 
 def _words(found: inspect.Type) -> str:
     if isinstance(found, inspect.StrType):
-        return _PATTERNS.get(found.pattern or "", f"text like {found.pattern}" if found.pattern else "text")
+        return PATTERNS.get(found.pattern or "", f"text like {found.pattern}" if found.pattern else "text")
     if isinstance(found, inspect.IntType | inspect.FloatType):
         name = "a whole number" if isinstance(found, inspect.IntType) else "a number"
         bounds = [f"at least {found.ge:g}"] if found.ge is not None else []
@@ -62,11 +63,18 @@ def _words(found: inspect.Type) -> str:
     return "true or false" if isinstance(found, inspect.BoolType) else "something else"
 
 
-_PATTERNS = {
-    inspect.type_info(ProfileName).pattern: "a–z, 0–9 and -, at most 30 characters, beginning with no -",  # type: ignore[attr-defined]
-    inspect.type_info(Size).pattern: "a whole number with K, M, G or T behind it, such as 2G",  # type: ignore[attr-defined]
-    inspect.type_info(Package).pattern: "a package's name, with a version if you like: numpy or numpy==2.4.1",  # type: ignore[attr-defined]
-}
+_WRITTEN = 'without https:// and port, letters of other alphabets in their xn-- form; "" for none'
+_OF_TYPES: tuple[tuple[Any, str], ...] = (
+    (HostName, f"a host name in small letters, no address, such as notebooks.example.org, {_WRITTEN}"),
+    (NameOrAddress, f"a host name or an address, such as cloud.example.org, {_WRITTEN}"),
+    (Folder, "a folder's whole path, of letters, digits and _.@+-, such as /srv/lab"),
+    (Account, "a name of a–z, 0–9, _ and -, at most 32 characters, beginning with a letter or _"),
+    (ProfileName, "a–z, 0–9 and -, at most 30 characters, beginning with no -"),
+    (Size, "a whole number with K, M, G or T behind it, such as 2G"),
+    (Package, "a package's name, with a version if you like: numpy or numpy==2.4.1"),
+)
+PATTERNS: dict[str, str] = {str(getattr(inspect.type_info(kind), "pattern", "")): words for kind, words in _OF_TYPES}
+"""What the types with a pattern take, in words."""
 
 
 def _parts(value: object, plain: Any) -> list[tuple[object, object, Any]]:

@@ -10,7 +10,7 @@ import httpx
 from diycloud.agent import protocol as wire
 from diycloud.config_notebooks import NotebookSettings, Profile
 from diycloud.db.engine import Database
-from diycloud.errors import Unavailable
+from diycloud.errors import HostError, Unavailable
 from diycloud.notebooks.hub import HubServer
 from tests.app.openid import OpenId
 from tests.app.restful import WholeHost
@@ -42,6 +42,12 @@ class NotebookHost(WholeHost):
         self.servers[message.name, message.server] = ended
         return ended
 
+    def _EndNotebooks(self, message: wire.EndNotebooks) -> int:
+        running = [one for one in self.servers.values() if (one.name, one.state) == (message.name, "running")]
+        for one in running:
+            self._StopNotebook(wire.StopNotebook(one.name, one.server))
+        return len(running)
+
     def _StopWorkloads(self, message: wire.StopWorkloads) -> int:
         return 0
 
@@ -58,6 +64,7 @@ class Hub:
         self.known: dict[str, dict[str, HubServer]] = {}
         self.tokens: dict[str, list[str]] = {}
         self.refuses: Exception | None = None
+        self.breaks_at_a_stop = False
         self.ready = True
         self.asked: list[tuple[str, ...]] = []
 
@@ -82,6 +89,8 @@ class Hub:
 
     async def stop(self, name: str, server: str) -> None:
         self._ask("stop", name, server)
+        if self.breaks_at_a_stop:
+            raise HostError("The notebooks' hub answered 500.")
         self.known.get(name, {}).pop(server, None)
 
     async def sign_out(self, name: str, *, tokens: bool, kept_session: int | None, last_session: int) -> None:

@@ -19,7 +19,7 @@ from diycloud.errors import PermissionDenied
 from diycloud.users import first_admin, repository
 from diycloud.web.app import make_app
 from diycloud.web.identity import UNIX_PEER
-from tests.unit.tenants import Host
+from tests.unit.tenants import Host, by_hand
 
 ADMIN, PASSWORD = "admin", "correct horse battery"
 FAR = "192.0.2.7"
@@ -130,3 +130,7 @@ class World:
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         return asyncio.run(self.send(method, path, **more))
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read or change the database as people do."""
+        return by_hand(self.database.path, statement, *values)  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from diycloud.db.engine import Database
 from diycloud.web.identity import COOKIE, UNIX_PEER
 from diycloud.web.pages import safe_next
 from tests.app.restful import ADMIN, PASSWORD, World
-from tests.app.test_sessions_seen import holds, sql
+from tests.app.test_sessions_seen import holds
 
 NEW = "another long phrase of hers"
 SITE = "https://cloud.test"
@@ -189,7 +189,7 @@ def test_a_flood_of_attempts_is_told_by_its_number(
 
 
 def stale(world: World) -> None:
-    sql(world, "UPDATE sessions SET proved_at = proved_at - 1000")
+    world.sql("UPDATE sessions SET proved_at = proved_at - 1000")
 
 
 def test_a_proof_is_asked_for_and_leads_back(world: World, ada: Browser) -> None:
@@ -280,7 +280,7 @@ def routes(world: World) -> Iterator[str]:
 
 def state(world: World) -> list[list[tuple[object, ...]]]:
     return [
-        sql(world, f"SELECT * FROM {table}")
+        world.sql(f"SELECT * FROM {table}")
         for table in (
             "users",
             "groups",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,15 +13,9 @@ from diycloud.auth import tokens
 from diycloud.db.engine import Database
 from tests.app.restful import FAR, PASSWORD, World
 from tests.app.town import SSH, Town
+from tests.waiting import until
 
 NEW = "another long phrase of hers"
-
-
-@pytest.fixture
-def town(database: Database) -> Iterator[Town]:
-    found = Town(database)
-    found.fill()
-    yield found
 
 
 def make(town: Town, who: str, *scopes: str, **more: Any) -> str:
@@ -39,14 +32,6 @@ def status(town: World, token: str, method: str, path: str, **more: Any) -> int:
 
 def holds(town: World, token: str) -> bool:
     return status(town, token, "GET", "/auth/whoami") == 200
-
-
-def wait_for(told: Callable[[], bool]) -> None:
-    """Wait for what is written after the answer."""
-    until = time.monotonic() + 5
-    while not told():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_token_lets_a_script_in_and_is_kept_nowhere(town: Town) -> None:
@@ -71,7 +56,7 @@ def test_a_token_lets_a_script_in_and_is_kept_nowhere(town: Town) -> None:
 def test_use_is_noted_once_a_minute(town: Town) -> None:
     secret = make(town, "ada")
     assert holds(town, secret)
-    wait_for(lambda: town.sql("SELECT last_address FROM api_tokens") == [(FAR,)])
+    until(lambda: town.sql("SELECT last_address FROM api_tokens") == [(FAR,)])
     at = town.sql("SELECT last_used, last_address FROM api_tokens")[0]
     assert abs(at[0] - time.time()) < 5 and at[1] == FAR
     town.sql("UPDATE api_tokens SET last_used = last_used - 50, last_address = 'x'")
@@ -79,7 +64,7 @@ def test_use_is_noted_once_a_minute(town: Town) -> None:
     assert town.sql("SELECT last_address FROM api_tokens") == [("x",)]
     town.sql("UPDATE api_tokens SET last_used = last_used - 20")
     assert holds(town, secret)
-    wait_for(lambda: town.sql("SELECT last_address FROM api_tokens") == [(FAR,)])
+    until(lambda: town.sql("SELECT last_address FROM api_tokens") == [(FAR,)])
 
 
 def test_a_token_lends_its_scopes_and_no_more(town: Town) -> None:

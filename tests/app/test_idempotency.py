@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,16 +31,6 @@ def made(world: World, name: str = "ada", **fields: Any) -> str:
     return f"{USERS}/{name}"
 
 
-def sql(world: World, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    connection = sqlite3.connect(world.database.path)  # type: ignore[attr-defined]
-    try:
-        found = connection.execute(statement, values).fetchall()
-        connection.commit()
-        return found
-    finally:
-        connection.close()
-
-
 def tag(world: World, path: str) -> str:
     return str(world.ask("GET", path).headers["etag"])
 
@@ -56,7 +45,7 @@ def test_the_same_request_is_answered_the_same(world: World) -> None:
     assert again.json() == first.json() and again.json()["password"]
     assert again.headers["location"] == first.headers["location"]
     assert "idempotency-replayed" not in first.headers and again.headers["idempotency-replayed"] == "true"
-    assert sql(world, "SELECT count(*) FROM audit WHERE action = 'user.create'") == [(1,)]
+    assert world.sql("SELECT count(*) FROM audit WHERE action = 'user.create'") == [(1,)]
 
 
 def test_after_a_restart_it_is_answered_without_the_password(world: World) -> None:
@@ -67,7 +56,7 @@ def test_after_a_restart_it_is_answered_without_the_password(world: World) -> No
     assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
     assert again.json()["password"] is None and "first answer" in again.json()["warnings"][0]
     assert again.json()["user"] == first.json()["user"] and again.headers["location"] == first.headers["location"]
-    assert password.encode() not in b"".join(map(repr_of, sql(world, "SELECT * FROM idempotency_keys")))
+    assert password.encode() not in b"".join(map(repr_of, world.sql("SELECT * FROM idempotency_keys")))
 
 
 def repr_of(row: tuple[Any, ...]) -> bytes:
@@ -77,7 +66,7 @@ def repr_of(row: tuple[Any, ...]) -> bytes:
 def test_neither_a_key_nor_a_given_password_is_in_the_table(world: World) -> None:
     body = {"username": "ada", "password": "hunter2 hunter2"}
     assert world.ask("POST", USERS, json=body, headers={"Idempotency-Key": KEY}).status_code == 201
-    kept = b"".join(map(repr_of, sql(world, "SELECT * FROM idempotency_keys")))
+    kept = b"".join(map(repr_of, world.sql("SELECT * FROM idempotency_keys")))
     assert b"hunter2" not in kept and KEY.encode() not in kept
 
 
@@ -102,7 +91,7 @@ def test_a_key_belongs_to_one_actor(world: World) -> None:
 @pytest.mark.parametrize("key", ["", "short", "x" * 300, "0123456789 abcdef0123"])
 def test_what_is_no_key(world: World, key: str) -> None:
     assert create(world, key=key).status_code == 422
-    assert sql(world, "SELECT count(*) FROM users") == [(0,)]
+    assert world.sql("SELECT count(*) FROM users") == [(0,)]
 
 
 def test_a_second_request_meanwhile_is_told_to_wait(world: World) -> None:
@@ -126,7 +115,7 @@ def test_what_made_nothing_leaves_no_key(world: World) -> None:
     )
     world.host.refuses["ada"] = HostError("useradd: full")
     assert create(world).status_code == 500
-    assert sql(world, "SELECT count(*) FROM idempotency_keys") == [(0,)]
+    assert world.sql("SELECT count(*) FROM idempotency_keys") == [(0,)]
     del world.host.refuses["ada"]
     assert create(world).status_code == 201
 
@@ -158,7 +147,7 @@ def test_what_a_crash_cut_off_is_done_once(world: World) -> None:
     assert again.json()["user"]["username"] == "ada" and "lost" in again.json()["warnings"][0]
     third = create(world)
     assert (third.status_code, third.headers["idempotency-replayed"]) == (202, "true")
-    assert sql(world, "SELECT count(*) FROM users") == [(1,)]
+    assert world.sql("SELECT count(*) FROM users") == [(1,)]
 
 
 def test_a_group_that_a_crash_cut_off_is_made_once(world: World) -> None:
@@ -169,7 +158,7 @@ def test_a_group_that_a_crash_cut_off_is_made_once(world: World) -> None:
 
 def test_what_was_cut_off_and_taken_back_is_done_anew(world: World) -> None:
     cut_off(world, USERS, {"username": "ada"})
-    sql(world, "DELETE FROM users")
+    world.sql("DELETE FROM users")
     again = create(world)
     assert again.status_code == 201 and again.json()["password"]
 
@@ -199,8 +188,8 @@ def test_keys_of_yesterday_are_forgotten(world: World) -> None:
     from diycloud.users import reconcile
 
     create(world)
-    sql(world, "UPDATE idempotency_keys SET created_at = created_at - 86401")
+    world.sql("UPDATE idempotency_keys SET created_at = created_at - 86401")
     world.restart()
     assert create(world).status_code == 409, "a name taken, no answer of yesterday's"
     asyncio.run(reconcile.housekeeping(world.services))
-    assert sql(world, "SELECT count(*) FROM idempotency_keys") == [(0,)]
+    assert world.sql("SELECT count(*) FROM idempotency_keys") == [(0,)]

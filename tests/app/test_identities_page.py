@@ -12,7 +12,7 @@ from diycloud.config_sign_in import LdapSettings, ProviderSettings, SignInSettin
 from diycloud.db.engine import Database
 
 from .restful import ADMIN, PASSWORD, World
-from .test_account_pages import Browser, sql, stale
+from .test_account_pages import Browser, stale
 
 HERE = "/users/ada/identities"
 UNI = ProviderSettings(
@@ -44,7 +44,7 @@ def by(world: World, name: str = ADMIN) -> Browser:
 
 
 def links(world: World) -> list[tuple[object, ...]]:
-    return list(sql(world, "SELECT provider, subject FROM identities ORDER BY id"))
+    return list(world.sql("SELECT provider, subject FROM identities ORDER BY id"))
 
 
 def test_a_user_is_linked_seen_and_unlinked(world: World) -> None:

@@ -20,8 +20,8 @@ from diycloud.web.counting import watch_loop
 from diycloud.web.identity import COOKIE, HUB_PEER, UNIX_PEER
 from tests.app.notebook_site import Site
 from tests.app.openid import OpenId
+from tests.app.peers import HUB, come
 from tests.app.restful import FAR, PASSWORD
-from tests.app.test_notebooks_internal import HUB, come
 from tests.unit.test_metrics import values
 
 NOW = 1_700_000_000.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.app.openid import OpenId
-from tests.app.test_notebooks_internal import FAR, HUB, NGINX, come, guard
+from tests.app.peers import FAR, HUB, NGINX, come, guard
 
 EVENT = {"kind": "started", "name": "ada", "at": 1.0}
 

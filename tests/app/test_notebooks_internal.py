@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-import httpx
 import pytest
 
 from diycloud.auth import sessions
-from diycloud.web.identity import COOKIE, HUB_PEER, UNIX_PEER
+from diycloud.web.identity import COOKIE, UNIX_PEER
 from tests.app.openid import OpenId
-
-HUB, NGINX, ROOT = (HUB_PEER, 970), (UNIX_PEER, 33), (UNIX_PEER, 0)
-FAR = "192.0.2.7"
-
-
-def come(site: OpenId, peer: tuple[str, int], method: str, path: str, **more: Any) -> httpx.Response:
-    """Send a request as it comes from a peer of the server's socket."""
-
-    async def once() -> httpx.Response:
-        transport = httpx.ASGITransport(site.app, client=peer, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="https://cloud.test") as client:
-            return await client.request(method, path, **more)
-
-    return asyncio.run(once())
+from tests.app.peers import FAR, HUB, NGINX, ROOT, come, events, guard
 
 
 def standing(site: OpenId, name: str = "ada", **query: str) -> tuple[int, dict[str, Any]]:
     found = come(site, HUB, "GET", f"/internal/hub/users/{name}", params=query)
     return found.status_code, found.json()
-
-
-def guard(site: OpenId, cookie: str = "", owner: str = "", **headers: str) -> httpx.Response:
-    sent = {"x-forwarded-for": FAR, **headers}
-    if cookie:
-        sent["cookie"] = f"other=1; {COOKIE}={cookie}; _xsrf=2"
-    if owner:
-        sent["x-notebook-owner"] = owner
-    return come(site, NGINX, "GET", "/internal/notebooks/guard", headers=sent)
 
 
 @pytest.fixture
@@ -215,13 +191,6 @@ def test_work_in_a_notebook_is_use_of_the_session(site: OpenId, ada: int) -> Non
     assert guard(site, cookie, "ada").status_code == 204
     assert site.by_hand(f"SELECT last_seen FROM sessions WHERE token_hash = x'{asked}'")[0][0] >= before + 3600
     assert site.by_hand("SELECT count(*) FROM audit WHERE action = 'session.begin'") == [(0,)]
-
-
-# -- activity
-
-
-def events(site: OpenId, *told: dict[str, Any]) -> httpx.Response:
-    return come(site, HUB, "POST", "/internal/hub/events", json={"events": list(told)})
 
 
 def test_what_was_run_is_written_down(site: OpenId, ada: int) -> None:

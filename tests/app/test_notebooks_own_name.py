@@ -17,7 +17,7 @@ from diycloud.notebooks import doors
 from diycloud.web.identity import COOKIE
 from tests.app.notebook_site import Site
 from tests.app.openid import OpenId
-from tests.app.test_notebooks_internal import FAR, HUB, NGINX, come
+from tests.app.peers import FAR, HUB, NGINX, come
 
 HERE, THERE = "https://cloud.test", "https://notebooks.test"
 

@@ -6,8 +6,7 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from diycloud.auth.outside.gateway import Outside
-from diycloud.db.engine import Database
 from tests.app.provider import (
     CLIENT,
     COOKIE,
@@ -25,20 +23,8 @@ from tests.app.provider import (
     SESSION,
     Make,
     Provider,
-    browsers,
-    running,
     users,
 )
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running()
-
-
-@pytest.fixture
-def make(database: Database, provider: Provider, tmp_path: Path) -> Iterator[Make]:
-    yield from browsers(database, provider, tmp_path)
 
 
 def test_a_button_leads_there_and_back_into_a_session(make: Make, provider: Provider) -> None:

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diycloud.db.engine import Database
 from tests.app.provider import (
     COOKIE,
     SESSION,
     Browser,
     Make,
     Provider,
-    browsers,
     create,
-    running,
 )
 from tests.app.restful import ADMIN, PASSWORD, World
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running()
-
-
-@pytest.fixture
-def make(database: Database, provider: Provider, tmp_path: Path) -> Iterator[Make]:
-    yield from browsers(database, provider, tmp_path)
 
 
 @pytest.mark.parametrize("role", ["admin", "domain-admin", "monitor"])

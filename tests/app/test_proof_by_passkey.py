@@ -12,7 +12,7 @@ from diycloud.users.adopting import NO_PASSWORD
 from tests.authenticator import PRESENT, Authenticator
 
 from .restful import PASSWORD, World
-from .test_account_pages import Browser, sql, stale
+from .test_account_pages import Browser, stale
 from .test_passkeys import LIES, add, shown_id
 
 BACK = "/account/tokens/new"
@@ -55,7 +55,7 @@ def confirm(browser: Browser, answer: str) -> Any:
 
 
 def test_who_has_a_passkey_only_proves_it_and_goes_on(world: World, device: Authenticator) -> None:
-    sql(world, f"UPDATE users SET password_hash = '{NO_PASSWORD}' WHERE username = 'ada'")
+    world.sql(f"UPDATE users SET password_hash = '{NO_PASSWORD}' WHERE username = 'ada'")
     ada = by_passkey(world, device)
     there = ada.get(BACK).headers["location"]
     page = ada.get(there).text

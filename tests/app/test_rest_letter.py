@@ -17,7 +17,7 @@ from diycloud.db.engine import Database
 from diycloud.web import problems
 from diycloud.web.ratelimit import RateLimit, network
 from tests.app.restful import ADMIN, PASSWORD, World
-from tests.app.test_idempotency import KEY, OLD_TAG, create, made, sql, tag
+from tests.app.test_idempotency import KEY, OLD_TAG, create, made, tag
 
 USERS = f"{PREFIX}/users"
 
@@ -73,7 +73,7 @@ def test_a_tag_that_is_named_needs_no_second_answer(world: World) -> None:
 def test_what_changes_by_itself_is_shown_but_keeps_nobody_from_a_change(world: World, column: str) -> None:
     path = made(world)
     before = tag(world, path)
-    sql(world, f"UPDATE users SET {column}")
+    world.sql(f"UPDATE users SET {column}")
     assert world.ask("GET", path, headers={"If-None-Match": before}).status_code == 200, "no stale answer"
     assert tag(world, path) != before
     assert world.ask("PATCH", path, json={"description": "x"}, headers={"If-Match": before}).status_code == 200
@@ -157,7 +157,7 @@ def test_two_administrators_cannot_both_change_what_they_both_read(world: World)
     assert asyncio.run(both()) == (412, 200)
     shown = world.ask("GET", path).json()
     assert (shown["description"], shown["limits"]["memory"]) == ("x", "2G")
-    outcomes = sql(world, "SELECT outcome, code FROM audit WHERE action = 'user.modify' ORDER BY id")
+    outcomes = world.sql("SELECT outcome, code FROM audit WHERE action = 'user.modify' ORDER BY id")
     assert sorted(outcomes) == [("done", ""), ("refused", "precondition-failed")]
 
 
@@ -310,7 +310,7 @@ def test_what_the_client_takes(world: World, accept: str, status: int) -> None:
     assert world.ask("POST", USERS, json={"username": "ada"}, headers=headers).status_code == (
         201 if status == 200 else 406
     )
-    assert sql(world, "SELECT count(*) FROM users") == [(int(status == 200),)], "refused before anything is done"
+    assert world.sql("SELECT count(*) FROM users") == [(int(status == 200),)], "refused before anything is done"
 
 
 def test_kinds_and_sizes_of_bodies(world: World) -> None:
@@ -382,7 +382,7 @@ def test_what_is_done_on_behalf_is_done_with_that_user_s_rights(world: World) ->
     assert world.ask("GET", f"{USERS}/ada", token=token, headers=headers).status_code == 200
     assert world.ask("GET", f"{USERS}/bob", token=token, headers=headers).status_code == 403
     assert world.ask("POST", f"{USERS}/bob/disable", token=token, headers=headers).status_code == 403
-    row = sql(world, "SELECT actor, on_behalf_of, outcome FROM audit ORDER BY id DESC LIMIT 1")
+    row = world.sql("SELECT actor, on_behalf_of, outcome FROM audit ORDER BY id DESC LIMIT 1")
     assert row == [("admin", "ada", "refused")]
     for name in ("", "Ada", "ada ", "nobody, ada", "a" * 33):
         assert world.ask("GET", f"{USERS}/ada", token=token, headers={"X-On-Behalf-Of": name}).status_code == 422
@@ -413,7 +413,7 @@ def test_an_old_client_creates_reads_changes_and_deletes(world: World) -> None:
     shown = world.ask("GET", "/api/users/ada")
     whole = shown.json()
     assert {name: whole[name] for name in old} == old
-    sql(world, "UPDATE users SET last_login = '2026-01-01 00:00:00'")
+    world.sql("UPDATE users SET last_login = '2026-01-01 00:00:00'")
     changed = world.ask("PUT", "/api/users/ada", json={**whole, "cpu_limit": 2, "email": "a@example.org"})
     assert changed.status_code == 200, changed.text
     assert (changed.json()["cpu_limit"], changed.json()["email"], changed.json()["mem_limit"]) == (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,13 +15,6 @@ from tests.app.restful import FAR, PASSWORD, World
 from tests.app.town import Town
 
 NEW = "another long phrase of hers"
-
-
-@pytest.fixture
-def town(database: Database) -> Iterator[Town]:
-    found = Town(database)
-    found.fill()
-    yield found
 
 
 @pytest.fixture
@@ -44,10 +37,6 @@ def holds(world: World, token: str) -> bool:
 def log_in(world: World, name: str, password: str, **more: Any) -> httpx.Response:
     sent = {"username": name, "password": password}
     return world.ask("POST", "/api/v1/auth/login", json=sent, token="", **more)
-
-
-def sql(world: World, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    return Town.sql(world, statement, *values)  # type: ignore[arg-type]
 
 
 # -- seen
@@ -216,7 +205,7 @@ def test_root_and_who_acts_for_another_prove_nothing(town: Town) -> None:
 def test_a_password_that_is_too_old_lets_in_to_change_it(small: Callable[..., World]) -> None:
     world = small(password_max_age_days=30)
     assert log_in(world, "ada", PASSWORD).json()["must_change_password"] is False
-    sql(world, "UPDATE users SET password_changed_at = datetime('now', '-31 days') WHERE username = 'ada'")
+    world.sql("UPDATE users SET password_changed_at = datetime('now', '-31 days') WHERE username = 'ada'")
     for _ in range(2):  # whoever puts it off comes back to it
         done = log_in(world, "ada", PASSWORD).json()
         assert done["must_change_password"] is True
@@ -230,9 +219,9 @@ def test_a_password_that_is_too_old_lets_in_to_change_it(small: Callable[..., Wo
 def test_a_password_for_one_time_holds_for_its_days(small: Callable[..., World]) -> None:
     world = small(first_password_days=14)
     made = world.ask("PUT", "/api/v1/users/ada/password", json={}).json()["password"]
-    sql(world, "UPDATE users SET password_changed_at = datetime('now', '-13 days') WHERE username = 'ada'")
+    world.sql("UPDATE users SET password_changed_at = datetime('now', '-13 days') WHERE username = 'ada'")
     assert log_in(world, "ada", made).json()["must_change_password"] is True
-    sql(world, "UPDATE users SET password_changed_at = datetime('now', '-15 days') WHERE username = 'ada'")
+    world.sql("UPDATE users SET password_changed_at = datetime('now', '-15 days') WHERE username = 'ada'")
     answer, wrong = log_in(world, "ada", made), log_in(world, "ada", "something else")
     assert answer.status_code == wrong.status_code == 401
     assert "one time" in answer.json()["detail"] and "one time" not in wrong.json()["detail"], "only who has it is told"
@@ -242,7 +231,7 @@ def test_a_password_for_one_time_holds_for_its_days(small: Callable[..., World])
 
 def test_an_old_password_of_ones_own_is_no_password_for_one_time(small: Callable[..., World]) -> None:
     world = small(first_password_days=14)
-    sql(world, "UPDATE users SET password_changed_at = datetime('now', '-900 days') WHERE username = 'ada'")
+    world.sql("UPDATE users SET password_changed_at = datetime('now', '-900 days') WHERE username = 'ada'")
     assert log_in(world, "ada", PASSWORD).status_code == 200
 
 
@@ -262,7 +251,7 @@ def test_earlier_passwords_are_not_taken_again(small: Callable[..., World]) -> N
     assert [change(p) for p in (PASSWORD, phrases[0], phrases[1])] == [422, 422, 422]
     assert change(phrases[2]) == 200
     assert change(PASSWORD) == 200, "two are remembered, no more"
-    assert sql(world, "SELECT count(*) FROM old_passwords") == [(2,)]
+    assert world.sql("SELECT count(*) FROM old_passwords") == [(2,)]
 
 
 def test_nothing_is_remembered_where_nothing_is_asked_for(small: Callable[..., World]) -> None:
@@ -270,7 +259,7 @@ def test_nothing_is_remembered_where_nothing_is_asked_for(small: Callable[..., W
     token = world.token("ada", PASSWORD)
     body = {"current": PASSWORD, "password": NEW}
     assert world.ask("PUT", "/api/v1/account/password", token=token, json=body).status_code == 200
-    assert sql(world, "SELECT count(*) FROM old_passwords") == [(0,)]
+    assert world.sql("SELECT count(*) FROM old_passwords") == [(0,)]
 
 
 def test_the_shortest_password_is_a_setting(small: Callable[..., World]) -> None:

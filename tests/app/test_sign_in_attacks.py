@@ -7,7 +7,7 @@ Others of their kind stand beside what they attack: docs/explanation/security-ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -34,13 +34,6 @@ from tests.unit.test_throttle import Clock
 NEW = "another long phrase of hers"
 AGO = "UPDATE sessions SET proved_at = proved_at - 3600"
 """A session that was left open: everybody's proof is an hour old."""
-
-
-@pytest.fixture
-def town(database: Database) -> Iterator[Town]:
-    found = Town(database)
-    found.fill()
-    yield found
 
 
 def together(world: World, requests: Sequence[tuple[str, str, dict[str, Any]]]) -> list[httpx.Response]:

@@ -9,7 +9,6 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,18 +16,9 @@ import pytest
 from diycloud.agent.protocol import NOWHERE
 from diycloud.auth.keys import parse_key
 from diycloud.core.routes import PREFIX
-from diycloud.db.engine import Database
 from diycloud.users import reconcile
 from tests.app.restful import PASSWORD
 from tests.app.town import KEY, SSH, USERS, Town
-
-
-@pytest.fixture
-def town(database: Database) -> Iterator[Town]:
-    found = Town(database)
-    found.fill()
-    yield found
-
 
 # -- above the policy
 

@@ -7,24 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from diycloud.core.routes import PREFIX
-from diycloud.db.engine import Database
 from tests.app.restful import PASSWORD
 from tests.app.town import KEY, USERS, Town
-
-
-@pytest.fixture
-def town(database: Database) -> Iterator[Town]:
-    found = Town(database)
-    found.fill()
-    yield found
-
 
 # -- wearing the server out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 import httpx
@@ -40,16 +39,6 @@ class Town(World):
 
     def by(self, who: str, method: str, path: str, **more: Any) -> httpx.Response:
         return self.ask(method, PREFIX + path, token=self.tokens[who], **more)
-
-    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Do what people with a sqlite3 of their own do: it keeps no foreign keys."""
-        connection = sqlite3.connect(self.database.path)  # type: ignore[attr-defined]
-        try:
-            found = connection.execute(statement, values).fetchall()
-            connection.commit()
-            return found
-        finally:
-            connection.close()
 
     def column(self, name: str, of: str = "ada") -> Any:
         return self.sql(f"SELECT {name} FROM users WHERE username = ?", of)[0][0]

@@ -62,7 +62,7 @@ class CommandFailed(AssertionError):
 
 
 class BareRoot:
-    """One bare root. suite: `bookworm` or `trixie`. name: the instance; one of that name that is left over is removed.
+    """One bare root. suite: one of debian.SUITES. name: the instance; one of that name that is left over is removed.
 
     private_network: only a loopback of its own. Use as a context manager, or start() and stop().
     """

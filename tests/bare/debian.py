@@ -22,7 +22,9 @@ from typing import NamedTuple
 TOP = Path(os.environ.get("DIYCLOUD_TESTBED", "/var/tmp/diycloud-testbed"))
 """Trees, images and instances: gigabytes, kept between runs, outside the source tree."""
 
-SUITES = {"bookworm": 12, "trixie": 13}
+SUITES: dict[str, int | None] = {"bookworm": 12, "trixie": 13, "sid": None}
+"""Debian's versions. sid has no number, no updates and no security archive, and the next version's Python."""
+
 HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 BUNDLE = "/etc/ssl/testbed-ca.crt"
 """In a tree: what the host trusts, as one file, there before any package is installed."""
@@ -190,8 +192,10 @@ def _debootstrap(suite: str, include: Sequence[str], mirrors: Mirrors, root: Pat
 
 def _take_over(root: Path, suite: str, mirrors: Mirrors, certificates: Sequence[str], pip: Mapping[str, str]) -> None:
     """Give a tree the host's mirrors, apt's ways of fetching, extra authorities and pip settings."""
-    lines = [f"deb {mirrors.main} {suite} main", f"deb {mirrors.main} {suite}-updates main"]
-    if mirrors.security:
+    lines = [f"deb {mirrors.main} {suite} main"]
+    if SUITES[suite] is not None:
+        lines.append(f"deb {mirrors.main} {suite}-updates main")
+    if SUITES[suite] is not None and mirrors.security:
         lines.append(f"deb {mirrors.security} {suite}-security main")
     (root / "etc/apt/sources.list").write_text("\n".join(lines) + "\n")
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout.splitlines()

@@ -17,10 +17,13 @@ from tests.bare.tree import differences, snapshot
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("bare_root", sorted(debian.SUITES), indirect=True)
+@pytest.mark.parametrize(
+    "bare_root", ["bookworm", "trixie", pytest.param("sid", marks=pytest.mark.exhaustive)], indirect=True
+)
 def test_is_a_bare_debian_of_its_own(bare_root: BareRoot) -> None:
     release = dict(line.split("=", 1) for line in bare_root.run(["cat", "/etc/os-release"]).stdout.splitlines())
-    assert release["VERSION_ID"] == f'"{debian.SUITES[bare_root.suite]}"'
+    version = debian.SUITES[bare_root.suite]
+    assert release.get("VERSION_ID") == (f'"{version}"' if version else None)
     for program in ("python3", "nginx", "systemctl", "sudo"):
         assert bare_root.run(f"command -v {program}", ok=None).returncode != 0
     assert bare_root.run(["hostname"]).stdout == "bare\n"

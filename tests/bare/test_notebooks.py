@@ -5,15 +5,18 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests.bare.bareroot import ALWAYS_IGNORED, BareRoot
 from tests.bare.tree import differences
 from tests.host.test_install import BACKUPS, NOTES, PROGRAM_PACKAGES, Ports, password_in, started
+from tests.visitor import Browser, Kernel
 
 pytestmark = pytest.mark.slow
 SETTINGS = "notebooks:\n  data_science: false\n  packages: [jupyterlab-execute-time]\n"
@@ -28,11 +31,14 @@ class Machine:
         self.ports = Ports()
         self.options = self.ports.options.replace("--without-notebooks", "").strip()
         root.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
+        root.run("rm /etc/nginx/sites-enabled/default")  # port 80, of which this machine has one for all roots
         self.before = root.snapshot()
 
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self.root.path("/etc/diycloud/tls/ca.crt").read_text())
+
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-        context = ssl.create_default_context(cadata=self.root.path("/etc/diycloud/tls/ca.crt").read_text())
-        connection = http.client.HTTPSConnection("localhost", self.ports.https, context=context, timeout=30)
+        connection = http.client.HTTPSConnection("localhost", self.ports.https, context=self.trust(), timeout=30)
         try:
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             answer = connection.getresponse()
@@ -48,10 +54,10 @@ class Machine:
         return self.root.run("for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done", ok=(0, 1)).stdout
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+@pytest.fixture(scope="module", params=["bookworm", pytest.param("sid", marks=pytest.mark.exhaustive)])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Its tests go through the life of one installation, in their order."""
-    for root in started("bookworm"):
+    for root in started(request.param):
         yield Machine(root)
 
 
@@ -121,6 +127,34 @@ def test_what_administrators_wish_for_is_in_the_environment(machine):
     assert int(packed) > 50
 
 
+CELL = """
+import multiprocessing, os, subprocess, sys
+left = subprocess.Popen(["setsid", "sleep", "4711"])
+with multiprocessing.Pool(2) as pool:
+    print(*sys.version_info[:2], pool.map(abs, [-1, -2]), os.getuid())
+"""
+"""What Python's versions do in ways of their own: how processes are started, and from where."""
+
+
+def test_the_first_cell_runs_and_a_stop_leaves_nothing_of_it(machine):
+    root = machine.root
+    root.run("diycloud user create dtncada --password -", input="a long pass phrase\n")
+    uid = root.run("id -u dtncada").stdout.strip()
+    with httpx.Client(verify=machine.trust(), timeout=90) as client:
+        browser = Browser(f"https://localhost:{machine.ports.https}", client)
+        browser.sign_in("dtncada", "a long pass phrase")
+        assert browser.open("/jupyter/", seconds=300).url.path == "/jupyter/user/dtncada/lab"
+        kernel = Kernel(browser, "/jupyter/user/dtncada/")
+        said = kernel.run(CELL)
+        kernel.close()
+    version = root.run(f"{LAB}/bin/python -I -c 'import sys; print(*sys.version_info[:2])'").stdout.strip()
+    assert said == f"{version} [1, 2] {uid}\n"
+    theirs = "find /proc -maxdepth 1 -user dtncada -name '[0-9]*'"
+    assert root.run(theirs, ok=(0, 1)).stdout.count("\n") >= 3, "server, kernel and what the cell left"
+    root.run("diycloud notebook stop dtncada")
+    assert root.run(theirs, ok=(0, 1)).stdout == ""
+
+
 def test_again_nothing_is_made_anew_and_doctor_is_content(machine):
     said = machine.root.run("diycloud install").stdout
     assert re.search(r"Notebooks: environments +[0-9.]+ s  up to date\n", said), said
@@ -166,6 +200,85 @@ def test_a_users_notebooks_are_packed_by_the_user(machine):
     assert "notebooks/a.ipynb" in names and "notebooks/s -> /etc/shadow" in names
     root.run("rm -r /home/dtnceve/notebooks && ln -s /root /home/dtnceve/notebooks")
     assert "has no folder" in root.run("diycloud jupyter backup dtnceve", ok=(5,)).stderr
+
+
+PORTAL, OWN = "cloud.test", "notebooks.test"
+
+
+@pytest.fixture
+def found_here(machine, monkeypatch) -> Iterator[None]:
+    """Both names lead to this host, as the root and this process see it."""
+    real = socket.getaddrinfo
+    here = lambda host, *more, **named: real("127.0.0.1" if host in (PORTAL, OWN) else host, *more, **named)  # noqa: E731
+    monkeypatch.setattr(socket, "getaddrinfo", here)
+    machine.root.run(f"echo 127.0.0.1 {PORTAL} {OWN} >> /etc/hosts")
+    yield
+    machine.root.run("sed '$d' /etc/hosts > /tmp/hosts && cat /tmp/hosts > /etc/hosts")
+
+
+def lab_at(machine: Machine, client: httpx.Client, url: str, known: str = "") -> tuple[str, Kernel]:
+    """Sign in at the portal, go to notebooks, and return where they are, with a new kernel or the one that is known."""
+    browser = Browser(url, client)
+    browser.sign_in("dtnchal", "a long pass phrase")
+    page = browser.open("/jupyter/", seconds=300)
+    assert page.url.path == "/jupyter/user/dtnchal/lab", page.text[:2000]
+    there = Browser(f"https://{page.url.host}:{machine.ports.https}", client)
+    return there.url, Kernel(there, "/jupyter/user/dtnchal/", known)
+
+
+def test_they_move_to_a_host_name_of_their_own_and_back(machine, found_here):
+    """By docs/how-to/notebooks.md; what runs goes on both times. Certificates are checked for the names they are asked by."""
+    if not machine.root.path("/opt/diycloud").exists():
+        pytest.skip("Debian 12 is installed by tests that are not exhaustive: there this runs on sid alone")
+    root, portal, own = machine.root, f"https://{PORTAL}:{machine.ports.https}", f"https://{OWN}:{machine.ports.https}"
+    root.run("diycloud user create dtnchal --password -", input="a long pass phrase\n")
+    with httpx.Client(verify=machine.trust(), timeout=90) as client:
+        at, kernel = lab_at(machine, client, f"https://localhost:{machine.ports.https}")
+        assert at == f"https://localhost:{machine.ports.https}"
+        assert kernel.run("x = 41") == ""
+        kernel.close()
+    root.run(f"diycloud config set server.host_name {PORTAL}")
+    assert "portal's own name" in root.run(f"diycloud config set notebooks.host {PORTAL}", ok=(2,)).stderr
+    assert "`diycloud jupyter setup`" in root.run(f"diycloud config set notebooks.host {OWN}").stdout
+    said = root.run("diycloud doctor", ok=None).stdout
+    assert f"does not name {PORTAL}.\n      If the settings were changed" in said
+    assert (
+        "not sign people in to the hub at the address that the settings say\n      Run `diycloud jupyter setup`" in said
+    )
+    plan = root.run("diycloud jupyter setup --dry-run").stdout
+    assert "server.crt" in plan and f"server_name {OWN};" in plan and "first_party" in plan
+    assert f"it answers at {portal}/, notebooks at {own}/jupyter/\n" in root.run("diycloud jupyter setup").stdout
+    assert "fail" not in root.run("diycloud doctor").stdout.lower()
+    assert json.loads(root.run("diycloud jupyter status --json").stdout)["address"] == f"{own}/jupyter/"
+
+    with httpx.Client(verify=machine.trust(), timeout=90) as client:
+        at, kernel = lab_at(machine, client, portal, kernel.id)
+        assert (at, kernel.run("print(x)")) == (own, "41\n")
+        kernel.close()
+        account = Browser(portal, client).open("/account").text
+        csrf = re.search(r'name="csrf" value="([^"]+)"', account)
+        assert csrf and client.post(f"{portal}/sign-out", data={"csrf": csrf[1]}).status_code == 303
+        deadline = time.monotonic() + 60
+        while (out := Browser(own, client).open("/jupyter/user/dtnchal/lab")).url.host != PORTAL:
+            assert time.monotonic() < deadline, "the guard's word holds for two seconds"
+            time.sleep(0.5)
+        assert out.url.path == "/sign-in"
+
+    root.run("diycloud config set notebooks.host '\"\"' && diycloud config set server.host_name '\"\"'")
+    assert "notebooks at" not in root.run("diycloud jupyter setup").stdout
+    with httpx.Client(verify=machine.trust(), timeout=90) as client:
+        portal = f"https://localhost:{machine.ports.https}"
+        at, kernel = lab_at(machine, client, portal, kernel.id)
+        assert (at, kernel.run("print(x)")) == (portal, "41\n")
+        kernel.close()
+    assert OWN not in root.run("diycloud app show notebooks").stdout
+    assert root.run(f"grep -rl {OWN} /etc").stdout == "/etc/hosts\n"
+    with (
+        socket.create_connection(("127.0.0.1", machine.ports.https), 10) as plain,
+        pytest.raises(ssl.SSLCertVerificationError, match="not valid for"),
+    ):
+        machine.trust().wrap_socket(plain, server_hostname=OWN)
+    root.run("diycloud notebook stop dtnchal")
 
 
 def test_switched_off_they_are_gone_and_switched_on_again_they_are_there(machine):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import time
@@ -126,6 +125,8 @@ request = function()
   at = at % #paths + 1
   return wrk.format("GET", paths[at])
 end
+"""
+WRK_DONE = """
 done = function(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format('\\n{"requests": %d, "us": %d, "bad": %d, "p50": %d, "p99": %d}\\n',
@@ -134,6 +135,7 @@ done = function(summary, latency, requests)
     latency:percentile(50), latency:percentile(99)))
 end
 """
+"""The end of a script for wrk: it prints a line of JSON."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def load(
     Raises RuntimeError if a single answer was not 2xx or a connection failed: such a rate means nothing.
     """
     script, listing = CACHE / "load.lua", CACHE / "paths"
-    script.write_text(_WRK_SCRIPT)
+    script.write_text(_WRK_SCRIPT + WRK_DONE)
     listing.write_text("".join(f"{path}\n" for path in paths))
     command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
     command += [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")] + [base]
@@ -219,12 +221,6 @@ def pss_mb(pids: Iterable[int]) -> float:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1]) * 1024
     return total / 1e6
-
-
-def free_port() -> int:
-    """Return a loopback TCP port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.fill import PASSWORD, name_of
-from tests.bench.harness import cpu_seconds, free_port, stop, wait_for
+from tests.bench.harness import cpu_seconds, stop, wait_for
+from tests.waiting import free_port
 
 from diycloud.config import Paths
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from tests.bench.beat import Delays, beating
 from tests.bench.fill import PASSWORD, name_of
-from tests.bench.harness import CACHE, Figure, Row
+from tests.bench.harness import CACHE, WRK_DONE, Figure, Row
 from tests.bench.ours import Platform
 from tests.bench.setting import Setting
 
@@ -35,13 +35,6 @@ request = function()
   at = at % {users} + 1
   local body = string.format('{{"username": "user%05d", "password": "{password}"}}', at - 1)
   return wrk.format("POST", "/api/v1/auth/login", {{["Content-Type"] = "application/json"}}, body)
-end
-done = function(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format('\\n{{"requests": %d, "us": %d, "bad": %d, "p50": %d, "p99": %d}}\\n',
-    summary.requests, summary.duration,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout,
-    latency:percentile(50), latency:percentile(99)))
 end
 """
 
@@ -103,7 +96,7 @@ def _sign_ins(platform: Platform, seconds: float, first: int, beside: float) -> 
     Raises RuntimeError if one was refused.
     """
     script = CACHE / "sign-in.lua"
-    script.write_text(_SCRIPT.format(users=USERS, password=PASSWORD))
+    script.write_text(_SCRIPT.format(users=USERS, password=PASSWORD) + WRK_DONE)
     command = [
         "wrk",
         "-t1",

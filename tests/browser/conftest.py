@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from diycloud.config import Paths
+from tests.served import Served
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -88,3 +91,38 @@ def watched(browser: sync_api.Browser, preview: str) -> Iterator[Watched]:
     yield found
     context.close()
     assert found.complaints == []
+
+
+@pytest.fixture
+def served(empty_database: Path, tmp_path: Path) -> Iterator[Served]:
+    """The application at https://localhost: a name, which passkeys need."""
+    made = Served(empty_database, tmp_path / "server", tls=True)
+    config = Paths(str(tmp_path / "server")).config
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(f"server:\n  host_name: localhost\n  https_port: {made.port}\n")
+    with made:
+        yield made
+
+
+def strict_page(browser: sync_api.Browser, url: str, *, scripts: bool) -> Iterator[sync_api.Page]:
+    """The body of a fixture: a page of a browser at a desk; what it refuses by a Content-Security-Policy fails the test."""
+    context = browser.new_context(
+        ignore_https_errors=True, reduced_motion="reduce", base_url=url, viewport={"width": 1280, "height": 900},
+        java_script_enabled=scripts,
+    )  # fmt: skip
+    refused: list[str] = []
+    found = context.new_page()
+    found.on("console", lambda message: refused.append(message.text) if "Content Security" in message.text else None)
+    yield found
+    context.close()
+    assert refused == []
+
+
+def look(page: sync_api.Page, name: str, *, but: str = "\0") -> None:
+    """Hold a page to the law of all pages, at a desk in the light and on a small phone in the dark. but: what it may have."""
+    for theme, width in (("light", 1280), ("dark", 320)):
+        page.emulate_media(color_scheme=theme)
+        page.set_viewport_size({"width": width, "height": 800})
+        assert [told for told in page.evaluate(CHECKS) if but not in told] == [], f"{name} {theme}"
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1280, "height": 900})

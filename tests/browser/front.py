@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pwd
-import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
-from diycloud.core import certificates, nginx
-from diycloud.system.local import Local
-from diycloud.web.templating import STATIC
+import pytest
+
+from tests.conftest import cannot_run
+from tests.site_nginx import SiteNginx
 from tests.stack import ROOT, SERVER_USER, Stack
 
 ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD = "admin", "one-time-for-dtp", "violet comet marble otter"
-MAIN = """daemon off; user {user}; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 256; }}
-http {{
-    include /etc/nginx/mime.types; access_log off;
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
-    uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-    include {folder}/site.conf;
-}}
-"""
 
 
 class Front:
@@ -35,41 +25,18 @@ class Front:
 
     def __init__(self, stack: Stack, port: int = 0) -> None:
         self.stack = stack
-        self.folder = stack.prefix / "nginx"
-        self.port, plain = port or free_port(), free_port()
+        self._nginx = SiteNginx(stack.prefix / "nginx", port)
+        self.folder, self.port = self._nginx.folder, self._nginx.port
         self.url = f"https://127.0.0.1:{self.port}"
-        self.folder.mkdir()
-        self.folder.chmod(0o755)
-        certificates.ensure_certificates(Local(), self.folder, ["127.0.0.1"], datetime.now(UTC))
-        site = nginx.Site(
-            names=("127.0.0.1",), https_port=self.port, http_port=plain, certificates=self.folder, static=STATIC,
-            socket=stack.prefix / "run/diycloud/server/server.sock", folder=self.folder,
-        )  # fmt: skip
-        text = nginx.render_site(site, default=True, ipv6=False, http2_directive=False)
-        (self.folder / "site.conf").write_text(re.sub(r"listen (\d+)", r"listen 127.0.0.1:\1", text))
-        site.away_page.write_text(nginx.render_away_page())
-        (self.folder / "main.conf").write_text(MAIN.format(user=SERVER_USER, folder=self.folder))
-        self.process: subprocess.Popen[bytes] | None = None
+        self._nginx.write(stack.prefix / "run/diycloud/server/server.sock", SERVER_USER, SERVER_USER)
 
     def __enter__(self) -> Front:
         self._make_admin()
-        self.process = subprocess.Popen(
-            ["nginx", "-p", str(self.folder), "-c", str(self.folder / "main.conf"), "-e", str(self.folder / "error.log")],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise RuntimeError((self.folder / "error.log").read_text())
+        self._nginx.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
+        self._nginx.stop()
 
     def _make_admin(self) -> None:
         account = pwd.getpwnam(SERVER_USER)
@@ -85,12 +52,15 @@ class Front:
         return (Path("/sys/fs/cgroup") / controller / self.stack.cgroup / username / name).read_text().strip()
 
 
+@contextlib.contextmanager
+def running_front(uid_min: int, uid_max: int, cgroup: str) -> Iterator[Front]:
+    """Run the platform behind Nginx. Skips the tests of a fixture where one of them cannot be run."""
+    if reason := cannot_run() or can_run():
+        pytest.skip(reason)
+    with Stack(uid_min=uid_min, uid_max=uid_max, cgroup=cgroup) as stack, Front(stack) as front:
+        yield front
+
+
 def can_run() -> str:
     """Return why Nginx cannot be run here, empty if it can."""
     return "" if shutil.which("nginx") else "Nginx is not installed"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

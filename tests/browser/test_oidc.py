@@ -8,17 +8,15 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from diycloud.config import Paths
 from tests.app.openid import CHALLENGE, VERIFIER
 from tests.served import ADMIN, PASSWORD, Served
 
-from .conftest import CHECKS
+from .conftest import look, strict_page
 
 
 class Application(http.server.BaseHTTPRequestHandler):
@@ -45,39 +43,10 @@ def application() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture
-def served(empty_database: Path, tmp_path: Path) -> Iterator[Served]:
-    made = Served(empty_database, tmp_path / "server", tls=True)
-    config = Paths(str(tmp_path / "server")).config
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(f"server:\n  host_name: localhost\n  https_port: {made.port}\n")
-    with made:
-        yield made
-
-
 @pytest.fixture(params=[True, False], ids=["scripts", "plain"])
 def page(request: pytest.FixtureRequest, browser: Browser, served: Served) -> Iterator[Page]:
     """A browser; what it refuses by our Content-Security-Policy fails the test."""
-    context = browser.new_context(
-        ignore_https_errors=True, reduced_motion="reduce", base_url=f"https://localhost:{served.port}",
-        viewport={"width": 1280, "height": 900}, java_script_enabled=request.param,
-    )  # fmt: skip
-    refused: list[str] = []
-    found = context.new_page()
-    found.on("console", lambda message: refused.append(message.text) if "Content Security" in message.text else None)
-    yield found
-    context.close()
-    assert refused == []
-
-
-def look(page: Page, name: str) -> None:
-    """Hold a page to the law of all pages, at a desk in the light and on a small phone in the dark."""
-    for theme, width in (("light", 1280), ("dark", 320)):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        page.set_viewport_size({"width": width, "height": 800})
-        assert page.evaluate(CHECKS) == [], f"{name} {theme}"
-    page.emulate_media(color_scheme="light")
-    page.set_viewport_size({"width": 1280, "height": 900})
+    yield from strict_page(browser, f"https://localhost:{served.port}", scripts=request.param)
 
 
 def sign_in(page: Page) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from diycloud.config import Paths
 from tests.served import ADMIN, PASSWORD, Served
 
-from .conftest import CHECKS
+from .conftest import look, strict_page
 
 FAR_PASSWORD = "their own good phrase"
 
@@ -61,27 +61,7 @@ def near(far: Served, empty_database: Path, tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture(params=[True, False], ids=["scripts", "plain"])
 def page(request: pytest.FixtureRequest, browser: Browser, near: Served) -> Iterator[Page]:
     """A browser; what it refuses by a Content-Security-Policy fails the test."""
-    context = browser.new_context(
-        ignore_https_errors=True, reduced_motion="reduce", base_url=near.url, viewport={"width": 1280, "height": 900},
-        java_script_enabled=request.param,
-    )  # fmt: skip
-    refused: list[str] = []
-    found = context.new_page()
-    found.on("console", lambda message: refused.append(message.text) if "Content Security" in message.text else None)
-    yield found
-    context.close()
-    assert refused == []
-
-
-def look(page: Page, name: str) -> None:
-    """Hold a page to the law of all pages, at a desk in the light and on a small phone in the dark."""
-    for theme, width in (("light", 1280), ("dark", 320)):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        page.set_viewport_size({"width": width, "height": 800})
-        told = [told for told in page.evaluate(CHECKS) if name != "sign-in" or "has no csrf" not in told]
-        assert told == [], f"{name} {theme}"
-    page.emulate_media(color_scheme="light")
-    page.set_viewport_size({"width": 1280, "height": 900})
+    yield from strict_page(browser, near.url, scripts=request.param)
 
 
 def sign_in_there(page: Page, far: Served, password: str = FAR_PASSWORD) -> None:
@@ -94,7 +74,7 @@ def sign_in_there(page: Page, far: Served, password: str = FAR_PASSWORD) -> None
 def test_a_button_an_account_elsewhere_and_in(page: Page, near: Served, far: Served) -> None:
     page.goto("/account/keys")
     expect(page.get_by_role("button", name="Sign in with The far cloud")).to_be_visible()
-    look(page, "sign-in")
+    look(page, "sign-in", but="has no csrf")
     page.get_by_role("button", name="Sign in with The far cloud").click()
     sign_in_there(page, far)
     page.get_by_role("button", name="Allow").click()

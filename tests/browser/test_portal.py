@@ -15,21 +15,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import cannot_run
-from tests.stack import CONTROLLERS, Stack
+from tests.stack import CONTROLLERS
 
 from .conftest import CHECKS, Watched
-from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, can_run
+from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, running_front
 
 PASSWORD = "copper lantern seven hills"
 
 
 @pytest.fixture(scope="module")
 def front() -> Iterator[Front]:
-    reason = cannot_run() or can_run()
-    if reason:
-        pytest.skip(reason)
-    with Stack(uid_min=58_000, uid_max=58_999, cgroup="dtportal") as stack, Front(stack) as running:
+    with running_front(48_000, 48_999, "dtportal") as running:
         yield running
 
 

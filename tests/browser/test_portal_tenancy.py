@@ -15,11 +15,8 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import cannot_run
-from tests.stack import Stack
-
 from .conftest import CHECKS
-from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, can_run
+from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, running_front
 from .test_portal import PASSWORD, choose_password, make_user, sign_in, visiting
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGLo0uJDu3ewRPzSZJVyHtB5p5dz3aRWUJ1vKwbRRWOi laptop"
@@ -28,10 +25,7 @@ DESK = {"width": 1280, "height": 900}
 
 @pytest.fixture(scope="module")
 def front() -> Iterator[Front]:
-    reason = cannot_run() or can_run()
-    if reason:
-        pytest.skip(reason)
-    with Stack(uid_min=50_000, uid_max=50_499, cgroup="dtport") as stack, Front(stack) as running:
+    with running_front(50_000, 50_499, "dtport") as running:
         yield running
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from diycloud.auth import totp
@@ -23,17 +22,6 @@ DEVICE = {
     "isUserVerified": True, "automaticPresenceSimulation": True,
 }  # fmt: skip
 """A phone or laptop that looks who holds it (WebDriver's virtual authenticators, over the DevTools protocol)."""
-
-
-@pytest.fixture
-def served(empty_database: Path, tmp_path: Path) -> Iterator[Served]:
-    """The application at https://localhost: a name, which passkeys need."""
-    made = Served(empty_database, tmp_path / "server", tls=True)
-    config = Paths(str(tmp_path / "server")).config
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(f"server:\n  host_name: localhost\n  https_port: {made.port}\n")
-    with made:
-        yield made
 
 
 @contextmanager

@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import cannot_run
-from tests.stack import Stack
-
-from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, can_run
+from .front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, running_front
 from .test_portal import choose_password, sign_in, visiting
 
 PEOPLE = 10_000
@@ -38,11 +35,8 @@ WATCH = """() => {
 @pytest.fixture(scope="module")
 def admin(browser: Browser) -> Iterator[Page]:
     """The administrator of an installation with 10,000 portal accounts."""
-    reason = cannot_run() or can_run()
-    if reason:
-        pytest.skip(reason)
-    with Stack(uid_min=50_400, uid_max=50_499, cgroup="dtten") as stack, Front(stack) as front:
-        stack.by_hand(FILL, PEOPLE)
+    with running_front(50_400, 50_499, "dtten") as front:
+        front.stack.by_hand(FILL, PEOPLE)
         with visiting(browser, front, viewport={"width": 1280, "height": 900}) as visit:
             sign_in(visit.page, ADMIN, ADMIN_ONE_TIME)
             choose_password(visit.page, ADMIN_ONE_TIME, ADMIN_PASSWORD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diycloud.agent.client import call_blocking
-from diycloud.agent.protocol import Limits, Message, Ping, Pong, State, Wish
+from diycloud.agent.client import Client, call_blocking
+from diycloud.agent.protocol import Limits, Message, Ping, Pong, State, SyncReport, Wish
 from diycloud.config import AgentSettings, Paths
 from diycloud.errors import Unavailable
 
@@ -80,6 +81,16 @@ class AgentProcess:
 
     def call_as_server(self, message: Message, answer: type[T]) -> T:
         return as_user(SERVER_UID, lambda: self.call(message, answer))
+
+    def sync(self, wishes: Sequence[Wish]) -> SyncReport:
+        async def run() -> SyncReport:
+            client = Client(self.socket)
+            try:
+                return await client.sync(wishes)
+            finally:
+                await client.close()
+
+        return asyncio.run(run())
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]

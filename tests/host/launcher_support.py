@@ -20,11 +20,14 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.notebooks import environment
 
 PARENT = "dtlaunch"
 CONTROLLERS = ("cpu", "memory", "pids")
-UIDS = {"dtlnalice": 58_001, "dtlnbob": 58_002}
+ALICE, BOB = "dtlnalice", "dtlnbob"
+UIDS = {ALICE: 58_001, BOB: 58_002}
 TEAM, TEAM_GID = "dtlnteam", 58_090
 MEMORY = 700 << 20
 CLIENT = Path(__file__).with_name("kernel_client.py")
@@ -42,6 +45,9 @@ def why_not() -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+NEEDED = [pytest.mark.skipif(bool(why := why_not()), reason=why), pytest.mark.slow]
 
 
 def folders(*parts: str) -> list[Path]:

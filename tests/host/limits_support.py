@@ -21,6 +21,7 @@ from diycloud.host.pam import STACKS, Hook, ensure_pam, remove_pam
 from diycloud.host.slices import Limits
 from diycloud.system import Local
 from diycloud.units import Bytes, Cores
+from tests.waiting import free_port
 
 ALICE, BOB, FREE, OUTSIDE = "dtslalice", "dtslbob", "dtslfree", "dtsloutside"
 UIDS = {ALICE: 52001, BOB: 52002, FREE: 52003, OUTSIDE: 52901}
@@ -190,7 +191,7 @@ def _bed_in(folder: Path) -> Iterator[World]:
     managed = folder / "agent" / "managed"
     managed.parent.mkdir(mode=0o700)
     hook = Hook(lib / "pam-session", managed, f"dtsl{os.getpid()}", UID_MIN, UID_MAX, FALLBACK)
-    bed = World(folder, hook.parent, _free_port(), hook)
+    bed = World(folder, hook.parent, free_port(), hook)
     try:
         for name, uid in UIDS.items():
             subprocess.run(["useradd", "-m", "-u", str(uid), "-s", "/bin/bash", name], check=True, capture_output=True)
@@ -212,12 +213,6 @@ def _bed_in(folder: Path) -> Iterator[World]:
         for name in UIDS:
             subprocess.run(["userdel", "-r", name], check=False, capture_output=True)
     assert stacks() == before
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _start_sshd(bed: World) -> subprocess.Popen[bytes]:

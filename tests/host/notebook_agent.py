@@ -191,13 +191,6 @@ def is_there(pid: int) -> bool:
         return False
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not become so in time"
-        time.sleep(0.02)
-
-
 def make_accounts() -> None:
     for name, uid in ((SERVER, SERVER_UID), (HUB, HUB_UID)):
         with contextlib.suppress(KeyError):

@@ -10,8 +10,9 @@ from urllib.parse import urljoin
 
 import httpx
 
-from tests.browser.front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, free_port
+from tests.browser.front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front
 from tests.stack import Stack
+from tests.waiting import free_port
 
 PASSWORD = "violet comet marble otter"
 _REFRESH = re.compile(r'http-equiv="refresh" content="0;url=([^"]+)"')
@@ -91,4 +92,4 @@ class Browser:
         return self.go(urljoin(str(answer.url), answer.headers["location"]))
 
 
-__all__ = ["ADMIN", "ADMIN_ONE_TIME", "ADMIN_PASSWORD", "PASSWORD", "Bed", "Browser", "free_port"]
+__all__ = ["ADMIN", "ADMIN_ONE_TIME", "ADMIN_PASSWORD", "PASSWORD", "Bed", "Browser"]

@@ -29,7 +29,7 @@ from diycloud.units import Bytes, Cores
 from tests.host.limits_support import stacks
 from tests.stack import Stack
 
-UID_MIN, UID_MAX, OUTSIDER_UID = 57_500, 57_599, 57_990
+UID_MIN, UID_MAX, OUTSIDER_UID = 59_600, 59_699, 59_990
 OUTSIDER = "dtpamoutside"
 """An account of the host's that the platform does not manage."""
 PASSWORD = "correct horse battery"

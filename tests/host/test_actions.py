@@ -36,9 +36,9 @@ FROM_AFAR = {"X-Forwarded-For": "192.0.2.7"}
 
 
 ON_ROOTS_WORD = {r.action for r in ROUTES if r.action.permission is Permission.ROOT}
-"""tests/host/test_root_word.py tries those."""
+"""tests/host/root_word tries those."""
 AT_THE_HUB = {StartNotebook, StopNotebook}
-"""Notebooks are not set up on this stack: tests/host/test_hub.py has them."""
+"""Notebooks are not set up on this stack: tests/host/test_notebook_actions.py has them."""
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from diycloud.host.accounts import HostAccounts
 from diycloud.host.slices import detect_slices
 from diycloud.system import Local, System
 from tests.host.agent_process import CGROUP, PREFIX, SETTINGS, UID_MAX, UID_MIN, clean_up, wish
-from tests.killing import Step, every_step
+from tests.killing import Step, every_step_anew
+from tests.unit.agents import finish
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,12 +58,7 @@ def accounts(generation: int, state: State = State.ACTIVE, shadow: str = HASH) -
 
 
 def sync(agent: Agent, wishes: list[Wish]) -> SyncReport:
-    steps = reconcile.reconcile(agent, SERVER, wishes, gathered=1e18)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+    return finish(reconcile.reconcile(agent, SERVER, wishes, gathered=1e18))
 
 
 def reset(state: Path) -> None:
@@ -102,13 +98,7 @@ def walk(act: Callable[[Agent], object], prepare: Callable[[Agent], object] | No
         if prepare is not None:
             prepare(fresh_agent(Local(), state))
 
-    ready()
-    seen = 0
-    for step in every_step(lambda system: act(fresh_agent(system, state))):
-        seen += 1
-        yield step
-        ready()
-    assert seen > 3, "the work has steps"
+    return every_step_anew(lambda system: act(fresh_agent(system, state)), ready)
 
 
 def ensure(agent: Agent, wanted: list[Account]) -> None:

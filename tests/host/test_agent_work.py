@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 import stat
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from diycloud.agent.client import Client
 from diycloud.agent.protocol import (
     Account,
     Capacity,
@@ -66,17 +64,6 @@ def made(agent: AgentProcess, name: str, **others: object) -> Outcome:
 
 def shadow_of(name: str) -> list[str]:
     return next(line for line in Path("/etc/shadow").read_text().splitlines() if line.startswith(f"{name}:")).split(":")
-
-
-def sync(agent: AgentProcess, wishes: list[Wish]) -> SyncReport:
-    async def run() -> SyncReport:
-        client = Client(agent.socket)
-        try:
-            return await client.sync(wishes)
-        finally:
-            await client.close()
-
-    return asyncio.run(run())
 
 
 def test_an_account_is_made_whole(agent: AgentProcess) -> None:
@@ -308,36 +295,36 @@ def test_sync_makes_the_host_equal_and_the_second_time_does_nothing() -> None:
     for agent in running_agent():
         names = [f"{PREFIX}s{number}" for number in range(12)]
         wishes = [wish(name) for name in names]
-        report = sync(agent, wishes)
+        report = agent.sync(wishes)
         assert (sorted(report.created), report.failed, report.stopped) == (sorted(names), [], "")
-        assert sync(agent, wishes) == SyncReport()
+        assert agent.sync(wishes) == SyncReport()
         subprocess.run(["usermod", "-s", "/bin/sh", names[0]], check=True)
         subprocess.run(["passwd", "-q", "-d", names[1]], check=True)
         subprocess.run(["userdel", names[2]], check=True)
         for limit in Path("/sys/fs/cgroup/cpu").glob(f"*/{names[3]}/cpu.cfs_quota_us"):
             limit.write_text("-1")
-        report = sync(agent, wishes)
+        report = agent.sync(wishes)
         assert set(report.mended) >= {names[0], names[2], names[3]}
         assert pwd.getpwnam(names[2]).pw_uid == os.stat(f"/home/{names[2]}").st_uid, "the home was kept, with its UID"
-        assert sync(agent, wishes) == SyncReport(foreign=[names[1]]), "passwd -d is somebody else's word on a password"
+        assert agent.sync(wishes) == SyncReport(foreign=[names[1]]), "passwd -d is somebody else's word on a password"
 
 
 def test_orphans_are_locked_never_removed_and_many_at_once_not_at_all() -> None:
     for agent in running_agent():
         names = [f"{PREFIX}o{number}" for number in range(8)]
-        sync(agent, [wish(name) for name in names])
+        agent.sync([wish(name) for name in names])
         agent.stop()
         agent.start()  # forgets what was changed within the last minutes
-        report = sync(agent, [wish(name) for name in names[:3]])
+        report = agent.sync([wish(name) for name in names[:3]])
         assert sorted(report.orphans) == names[3:]
         assert "5 of 8" in report.stopped
         assert [shadow_of(name)[7] for name in names] == [""] * 8
-        report = sync(agent, [wish(name) for name in names[:6]])
+        report = agent.sync([wish(name) for name in names[:6]])
         assert (sorted(report.orphans), report.stopped) == (names[6:], "")
         assert [shadow_of(name)[7] for name in names] == [""] * 6 + ["1"] * 2
         assert all(Path(f"/home/{name}").is_dir() for name in names)
-        assert sorted(sync(agent, [wish(name) for name in names[:6]]).orphans) == names[6:]
-        report = sync(agent, [wish(name) for name in names])
+        assert sorted(agent.sync([wish(name) for name in names[:6]]).orphans) == names[6:]
+        report = agent.sync([wish(name) for name in names])
         assert sorted(report.mended) == names[6:]
         assert [shadow_of(name)[7] for name in names] == [""] * 8
 
@@ -350,11 +337,11 @@ def test_an_orphans_home_is_given_to_no_new_user() -> None:
         secret.write_text("of the one before")
         agent.stop()
         agent.start()
-        assert sync(agent, []).orphans == [name]
+        assert agent.sync([]).orphans == [name]
         (refused,) = ensure(agent, Account(wish(name, 2), create=True))
         assert (refused.code, refused.uid) == ("conflict", None)
         assert shadow_of(name)[7] == "1"
-        report = sync(agent, [wish(name, 2)])  # the row is back
+        report = agent.sync([wish(name, 2)])  # the row is back
         assert (report.mended, report.orphans, shadow_of(name)[7]) == ([name], [], "")
         agent.call(PurgeAccount(name, 3), Outcome)
         second = made(agent, name, generation=4)
@@ -391,7 +378,7 @@ def test_a_home_with_a_mount_in_it_is_not_purged(agent: AgentProcess, tmp_path: 
 def test_a_new_account_is_no_orphan_of_a_list_gathered_before() -> None:
     for agent in running_agent():
         made(agent, f"{PREFIX}fresh")
-        report = sync(agent, [])
+        report = agent.sync([])
         assert (report.orphans, report.stopped) == ([], "")
         assert shadow_of(f"{PREFIX}fresh")[7] == ""
 
@@ -399,7 +386,7 @@ def test_a_new_account_is_no_orphan_of_a_list_gathered_before() -> None:
 def test_the_server_cannot_clear_the_house() -> None:
     for agent in running_agent():
         names = [f"{PREFIX}p{number}" for number in range(22)]
-        sync(agent, [wish(name) for name in names])
+        agent.sync([wish(name) for name in names])
         for name in names[:20]:
             agent.call_as_server(PurgeAccount(name, 1), Outcome)
         with pytest.raises(TooManyRequests) as slowed:

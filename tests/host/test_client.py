@@ -17,20 +17,16 @@ import pytest
 from diycloud.client import Cloud, session, trust
 from diycloud.errors import Conflict, Unauthenticated
 from diycloud.users.actions import CreateUser, DeleteUser, DisableUser, ListUsers, PurgeUser, SetLimits, ShowUser
-from tests.browser.front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, can_run
-from tests.conftest import cannot_run
-from tests.stack import ROOT, Stack
+from tests.browser.front import ADMIN, ADMIN_ONE_TIME, ADMIN_PASSWORD, Front, running_front
+from tests.stack import ROOT
 
 SCRIPTING = ROOT / "docs/how-to/scripting.md"
 
 
 @pytest.fixture(scope="module")
 def front() -> Iterator[Front]:
-    reason = cannot_run() or can_run()
-    if reason:
-        pytest.skip(reason)
-    with Stack(uid_min=58_000, uid_max=58_499, cgroup="dtcli") as stack, Front(stack) as found:
-        yield found
+    with running_front(58_000, 58_499, "dtcli") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

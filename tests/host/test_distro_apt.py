@@ -74,12 +74,17 @@ def apt(root) -> Apt:
     return found
 
 
+def is_installed(root: BareRoot, package: str) -> bool:
+    told = root.run(f"dpkg-query -W -f='${{db:Status-Status}}' {package}", ok=None)
+    return told.stdout == "installed"
+
+
 def test_a_package_comes_without_its_daemon_and_goes(root, apt):
     root.run(f"rm -rf {POLICY} /var/lib/apt/lists/*")  # as on a machine that was just installed
-    assert not apt.is_installed("cron")
+    assert not is_installed(root, "cron")
     assert apt.install(["cron"]) == ["cron"]
     assert apt.install(["cron"]) == []
-    assert (apt.installed_version("cron") or "").startswith("3.0")
+    assert is_installed(root, "cron")
     assert apt.owner_of("/usr/sbin/cron") == "cron"
     assert not root.path(POLICY).exists()
     assert "/usr/sbin/cron" not in root.run("cat /proc/[0-9]*/cmdline").stdout
@@ -88,7 +93,7 @@ def test_a_package_comes_without_its_daemon_and_goes(root, apt):
     assert not apt.is_untouched("/etc/default/cron")
     assert not apt.is_untouched("/etc/hostname")
     assert apt.remove(["cron"]) == ["cron"]
-    assert not apt.is_installed("cron")
+    assert not is_installed(root, "cron")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_what_was_killed_in_the_middle_is_finished(root, apt):
             ok=None,
         )
     apt.install(["sqlite3"])
-    assert apt.is_installed("sqlite3")
+    assert is_installed(root, "sqlite3")
     assert root.run("sqlite3 :memory: 'select 6*7'").stdout == "42\n"
 
 

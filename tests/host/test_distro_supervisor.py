@@ -17,6 +17,7 @@ from diycloud.distro.supervisor import Supervisor
 from diycloud.errors import HostError
 from diycloud.system import Local
 from diycloud.system.dry_run import DryRun
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: services run as other users")
 
@@ -174,7 +175,7 @@ def test_removal_ends_what_a_killed_supervisor_left_behind_and_nothing_in_a_cont
     # Not of its own session: the namespace alone must protect it.
     contained = subprocess.Popen(["unshare", "--fork", "--kill-child", "--pid", *command])
     try:
-        wait_for(lambda: children(contained.pid))
+        until(lambda: children(contained.pid))
         os.kill(int(supervisor._answer("pid").stdout), 9)
         assert alive(orphan)
         Supervisor(Local(), supervisor._paths).remove("dtk-sleeper")
@@ -184,13 +185,6 @@ def test_removal_ends_what_a_killed_supervisor_left_behind_and_nothing_in_a_cont
     finally:
         contained.kill()
         contained.wait()
-
-
-def wait_for(holds, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def children(pid: int) -> list[int]:

@@ -1,96 +1,61 @@
-"""Groups on the real host: two who work in one folder, a third who does not, kills, hands, and hostile names.
+"""Groups on the real host: two who work in one folder, a third who does not, hands, and hostile names.
 
-The agent is a process of its own under a folder in /tmp; the shared folders are there too. Kills are made as in
-test_agent_kill.py: by a forked child that ends itself ahead of each effect in turn.
+The agent is a process of its own under a folder in /tmp; the shared folders are there too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import grp
 import os
 import pwd
-import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from diycloud.agent import changes, groups
-from diycloud.agent.client import Client
 from diycloud.agent.protocol import (
     Account,
     EnsureAccounts,
     EnsureGroups,
     GroupPreview,
     GroupRemains,
-    Limits,
-    Message,
     Outcome,
     PurgeAccount,
     RemoveGroup,
     SyncReport,
     Wish,
 )
-from diycloud.agent.registry import Registry
-from diycloud.agent.state import Agent, Caller, Role
-from diycloud.config import AgentSettings, Paths
+from diycloud.config import Paths
 from diycloud.core.uninstall import UninstallOptions, _groups, _Removal, uninstall
 from diycloud.errors import Conflict, HostError, InvalidInput, PermissionDenied
-from diycloud.host.groups import ACL, render_acl
-from diycloud.system import Local, System
+from diycloud.system import Local
 from tests.conftest import cannot_run
-from tests.host.agent_process import AgentProcess, as_user, remove_groups
-from tests.killing import Step, every_step
+from tests.host.agent_process import AgentProcess, as_user
+from tests.host.groups_support import (
+    ANNA,
+    BERT,
+    BIO,
+    CGROUP,
+    CHEM,
+    CLEO,
+    GID_MAX,
+    GID_MIN,
+    NEEDED,
+    PREFIX,
+    SERVER_UID,
+    UID_MAX,
+    UID_MIN,
+    GroupsAgent,
+    clean_up,
+    members,
+    wish,
+)
 from tests.stack import Stack
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(os.getuid() != 0, reason="groups can be made by root only"),
-]
-T = TypeVar("T")
-PREFIX, CGROUP = "dtgrp", "dtgrp"
-UID_MIN, UID_MAX, GID_MIN, GID_MAX = 56_000, 56_499, 56_500, 56_999
-ANNA, BERT, CLEO = (f"{PREFIX}{name}" for name in ("anna", "bert", "cleo"))
-CHEM, BIO = f"{PREFIX}-chem", f"{PREFIX}-bio"
-SERVER_USER, SERVER_UID = "nobody", pwd.getpwnam("nobody").pw_uid
-"""An account that every host has plays the server."""
-SERVER = Caller(SERVER_UID, 1, Role.SERVER)
-
-
-def clean_up() -> None:
-    """Remove every account, group, home and slice that these tests make."""
-    for account in [a for a in pwd.getpwall() if UID_MIN <= a.pw_uid <= UID_MAX]:
-        subprocess.run(["userdel", "-f", account.pw_name], check=False, capture_output=True)
-    for group in [g for g in grp.getgrall() if UID_MIN <= g.gr_gid <= GID_MAX or g.gr_name.startswith(PREFIX)]:
-        subprocess.run(["groupdel", group.gr_name], check=False, capture_output=True)
-    for folder in (Path("/home"), Path("/home/.diycloud-trash"), Path("/home/.diycloud-new")):
-        for path in folder.glob(f"{PREFIX}*"):
-            shutil.rmtree(path)
-    for folder in (Path("/home/.diycloud-trash"), Path("/home/.diycloud-new")):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-    for top in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"):
-        remove_groups(top)
-
-
-class GroupsAgent(AgentProcess):
-    """An agent with ranges, cgroup and shared folder of these tests' own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.paths.config.write_text(
-            f"agent:\n  uid_min: {UID_MIN}\n  uid_max: {UID_MAX}\n  gid_min: {GID_MIN}\n  gid_max: {GID_MAX}\n"
-            f"  server_user: {SERVER_USER}\n  cgroup: {CGROUP}\n  shared: {self.prefix}/srv/shared\n"
-        )
-
-    def call_as_server(self, message: Message, answer: type[T]) -> T:
-        return as_user(SERVER_UID, lambda: self.call(message, answer))
+pytestmark = NEEDED
 
 
 @pytest.fixture
@@ -112,24 +77,9 @@ def ensure(agent: AgentProcess, *names: str) -> list[Outcome]:
     return agent.call_as_server(EnsureGroups(list(names)), list[Outcome])
 
 
-def wish(name: str, *wanted: str, generation: int = 1) -> Wish:
-    return Wish(name, generation, Limits(0.5, 64 << 20, 50), groups=list(wanted))
-
-
 def put(agent: AgentProcess, *wishes: Wish) -> list[Outcome]:
     accounts = [Account(wish, create=True) for wish in wishes]
     return agent.call_as_server(EnsureAccounts(accounts), list[Outcome])
-
-
-def sync(agent: AgentProcess, *wishes: Wish) -> SyncReport:
-    async def run() -> SyncReport:
-        client = Client(agent.socket)
-        try:
-            return await client.sync(wishes)
-        finally:
-            await client.close()
-
-    return asyncio.run(run())
 
 
 def team(agent: AgentProcess) -> Path:
@@ -146,16 +96,6 @@ def does(name: str, script: str) -> bool:
         ["su", "-s", "/bin/sh", name, "-c", f"umask 022; cd /; {script}"], capture_output=True, check=False
     )
     return done.returncode == 0
-
-
-def members(group: str) -> set[str]:
-    """The members by group(5) and, which must be the same, gshadow(5)."""
-    lists = []
-    for path in ("/etc/group", "/etc/gshadow"):
-        (line,) = (line for line in Path(path).read_text().splitlines() if line.startswith(f"{group}:"))
-        lists.append(set(filter(None, line.split(":")[3].split(","))))
-    assert lists[0] == lists[1]
-    return lists[0]
 
 
 def test_two_work_in_one_folder_and_a_third_does_not(agent: AgentProcess) -> None:
@@ -233,15 +173,15 @@ def test_what_hands_broke_is_mended(agent: AgentProcess, damage: str) -> None:
     folder = team(agent)
     gid = grp.getgrnam(CHEM).gr_gid
     wishes = (wish(ANNA, CHEM), wish(BERT, CHEM, BIO), wish(CLEO))
-    assert (ensure(agent, CHEM, BIO)[0].changed, sync(agent, *wishes)) == (False, SyncReport())
+    assert (ensure(agent, CHEM, BIO)[0].changed, agent.sync(wishes)) == (False, SyncReport())
     subprocess.run(damage.format(folder=folder), shell=True, check=True, capture_output=True)
-    ensured, report = ensure(agent, CHEM, BIO)[0], sync(agent, *wishes)
+    ensured, report = ensure(agent, CHEM, BIO)[0], agent.sync(wishes)
     assert ensured.changed or report.mended
     assert (ensured.code, report.failed) == ("", [])
     assert (grp.getgrnam(CHEM).gr_gid, members(CHEM)) == (gid, {ANNA, BERT})
     assert does(ANNA, f"echo x > {folder}/file") and does(BERT, f"echo y >> {folder}/file")
     assert not does(CLEO, f"ls {folder}")
-    assert (ensure(agent, CHEM, BIO)[0].changed, sync(agent, *wishes)) == (False, SyncReport())
+    assert (ensure(agent, CHEM, BIO)[0].changed, agent.sync(wishes)) == (False, SyncReport())
 
 
 def test_a_group_that_no_list_names_is_left_alone(agent: AgentProcess) -> None:
@@ -250,11 +190,11 @@ def test_a_group_that_no_list_names_is_left_alone(agent: AgentProcess) -> None:
     agent.stop()
     agent.start()  # who was made a moment ago is no orphan yet
     assert ensure(agent, BIO)[0].code == ""
-    report = sync(agent, wish(ANNA), wish(CLEO))
+    report = agent.sync([wish(ANNA), wish(CLEO)])
     assert (report.orphans, report.mended) == ([BERT], [ANNA])
     assert members(CHEM) == {BERT}, "who is locked is in the same groups when the row is back"
     assert (folder / "file").read_text() == "precious"
-    assert sync(agent, wish(ANNA, CHEM), wish(BERT, CHEM), wish(CLEO)).failed == []
+    assert agent.sync([wish(ANNA, CHEM), wish(BERT, CHEM), wish(CLEO)]).failed == []
     assert members(CHEM) == {ANNA, BERT}
 
 
@@ -394,113 +334,6 @@ def test_from_the_command_line_to_the_folder() -> None:
         stack.cli("group", "remove", CHEM, "--yes")
         assert CHEM not in Path("/etc/group").read_text()
         assert not folder.exists()
-
-
-# -- SIGKILL ahead of every effect
-
-
-def fresh_agent(system: System, state: Path) -> Agent:
-    """The agent as its start makes it, with what is on disk; without limits."""
-    settings = AgentSettings(
-        uid_min=UID_MIN, uid_max=UID_MAX, gid_min=GID_MIN, gid_max=GID_MAX, cgroup=CGROUP, shared=str(state / "shared")
-    )
-    registry = Registry(system, state / "managed", uid_min=UID_MIN, uid_max=UID_MAX)
-    agent = Agent(system, settings, registry, None, grace_s=0)
-    assert (registry.problem, agent.groups.problem) == ("", "")
-    return agent
-
-
-def walk(act: Callable[[Agent], object], prepare: Callable[[Agent], object], state: Path) -> Iterator[Step]:
-    """Kill act before each of its effects; give each step with the host prepared anew."""
-
-    def ready() -> None:
-        clean_up()
-        shutil.rmtree(state, ignore_errors=True)
-        state.mkdir()
-        prepare(fresh_agent(Local(), state))
-
-    try:
-        ready()
-        seen = 0
-        for step in every_step(lambda system: act(fresh_agent(system, state))):
-            seen += 1
-            yield step
-            ready()
-        assert seen > 3, "the work has steps"
-    finally:
-        clean_up()
-
-
-def ensure_both(agent: Agent) -> list[Outcome]:
-    outcomes = groups.ensure_groups(agent, SERVER, [CHEM, BIO])
-    assert [outcome.code for outcome in outcomes] == ["", ""], outcomes
-    return outcomes
-
-
-def remove_both(agent: Agent) -> None:
-    for name in (CHEM, BIO):
-        assert groups.remove_group(agent, SERVER, name).code == ""
-
-
-def assert_whole(step: Step, state: Path) -> None:
-    for name in (CHEM, BIO):
-        info = (state / "shared" / name).lstat()
-        gid = grp.getgrnam(name).gr_gid
-        assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o2770, 0, gid), step
-        assert os.getxattr(state / "shared" / name, ACL) == render_acl(7, 7, 0), step
-        assert f"{name} {gid}\n" in (state / "groups").read_text(), step
-    assert not list((state / "shared/.diycloud-new").iterdir()), step
-
-
-def assert_nothing(step: Step, state: Path) -> None:
-    text = Path("/etc/group").read_text() + Path("/etc/gshadow").read_text() + (state / "groups").read_text()
-    assert PREFIX not in text, step
-    assert not list((state / "shared").glob(f"{PREFIX}*")), step
-
-
-def test_making_a_group_is_completed_by_the_same_request(tmp_path: Path) -> None:
-    for step in walk(ensure_both, lambda agent: None, tmp_path / "state"):
-        ensure_both(fresh_agent(Local(), tmp_path / "state"))
-        assert_whole(step, tmp_path / "state")
-        assert not any(outcome.changed for outcome in ensure_both(fresh_agent(Local(), tmp_path / "state"))), step
-
-
-def test_making_a_group_is_taken_back_by_its_removal(tmp_path: Path) -> None:
-    for step in walk(ensure_both, lambda agent: None, tmp_path / "state"):
-        remove_both(fresh_agent(Local(), tmp_path / "state"))
-        assert_nothing(step, tmp_path / "state")
-
-
-def test_removing_a_group_is_completed_by_the_same_request(tmp_path: Path) -> None:
-    def prepare(agent: Agent) -> None:
-        ensure_both(agent)
-        (tmp_path / "state/shared" / CHEM / "file").write_text("precious")
-
-    for step in walk(remove_both, prepare, tmp_path / "state"):
-        remove_both(fresh_agent(Local(), tmp_path / "state"))
-        assert_nothing(step, tmp_path / "state")
-        (kept,) = (tmp_path / "state/shared/.diycloud-trash").glob(f"{CHEM}.*")
-        assert (kept / "file").read_text() == "precious", step
-
-
-def join(agent: Agent, wishes: Sequence[Wish]) -> list[Outcome]:
-    outcomes = changes.ensure_accounts(agent, SERVER, [Account(wish, create=True) for wish in wishes])
-    assert [(outcome.code, outcome.warning[:6]) for outcome in outcomes] == [("", "Limits")] * len(wishes), outcomes
-    return outcomes
-
-
-def test_membership_is_completed_by_the_same_request(tmp_path: Path) -> None:
-    before = [wish(ANNA, CHEM)]
-    after = [wish(ANNA, BIO, generation=2), wish(BERT, CHEM, BIO, generation=2)]
-
-    def prepare(agent: Agent) -> None:
-        ensure_both(agent)
-        join(agent, before)
-
-    for step in walk(lambda agent: join(agent, after), prepare, tmp_path / "state"):
-        join(fresh_agent(Local(), tmp_path / "state"), after)
-        assert (members(CHEM), members(BIO)) == ({BERT}, {ANNA, BERT}), step
-        assert not any(outcome.changed for outcome in join(fresh_agent(Local(), tmp_path / "state"), after)), step
 
 
 def test_the_places_are_where_the_settings_say() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pwd
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from tests.conftest import OWN, cannot_run
 from tests.invariants import limits_of, query, rows, settled, shadow_of, verifies
 from tests.stack import Stack
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-"),
@@ -41,13 +41,6 @@ def reconciled(stack: Stack) -> None:
     stack.stop_server()
     stack.start_server()
     until(lambda: stack.http("GET", "/api/v1/health")[0] == 200)
-
-
-def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.05)
 
 
 def is_there(name: str) -> bool:

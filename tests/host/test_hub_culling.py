@@ -6,31 +6,19 @@ import contextlib
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-import pytest
+from tests.host.hub_support import ALICE, BOB, NEEDED, processes, running_hub, shown, signed_in, start
+from tests.notebooks import Notebooks
+from tests.visitor import Kernel
+from tests.waiting import until
 
-from tests import notebooks
-from tests.host.test_hub import ALICE, BOB, processes, shown, start, until
-from tests.notebooks import Kernel, Notebooks
-from tests.stack import Stack
-
-pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
-
-
-@contextlib.contextmanager
-def bed(settings: str) -> Iterator[Notebooks]:
-    with Notebooks(Stack(uid_min=58_200, uid_max=58_299, cgroup="dtnoteh"), settings) as running:
-        for name in (ALICE, BOB):
-            running.user(name)
-        yield running
+pytestmark = NEEDED
 
 
 def compute(bed: Notebooks, name: str) -> None:
     """Have a kernel of somebody's compute something that takes for ever; nobody looks on."""
-    with bed.browser() as browser:
-        browser.sign_in(name, notebooks.PASSWORD)
+    with signed_in(bed, name) as browser:
         browser.open(f"/jupyter/user/{name}/lab")
         kernel = Kernel(browser, f"/jupyter/user/{name}/")
         kernel.run(
@@ -52,15 +40,14 @@ def age(bed: Notebooks, name: str, **ago: float) -> None:
 
 def what_is_told(bed: Notebooks, name: str) -> str:
     """Return what somebody reads who comes back to the server's address, and at the portal's page of notebooks."""
-    with bed.browser() as browser:
-        browser.sign_in(name, notebooks.PASSWORD)
+    with signed_in(bed, name) as browser:
         page = browser.open(f"/jupyter/user/{name}/lab")
         assert page.status_code == 424, page.text
         return page.text + browser.open("/notebooks").text
 
 
 def test_an_idle_server_ends_and_one_that_computes_goes_on() -> None:
-    with bed("  idle_minutes: 1\n") as running:
+    with running_hub(ALICE, BOB, settings="  idle_minutes: 1\n") as running:
         assert start(running, BOB).status_code == 201
         compute(running, BOB)
         assert start(running, ALICE).status_code == 201
@@ -74,7 +61,7 @@ def test_an_idle_server_ends_and_one_that_computes_goes_on() -> None:
 
 
 def test_a_server_ends_at_its_longest_age_though_it_is_used() -> None:
-    with bed("  max_hours: 2\n  idle_minutes: 0\n") as running:
+    with running_hub(ALICE, BOB, settings="  max_hours: 2\n  idle_minutes: 0\n") as running:
         for name in (ALICE, BOB):
             assert start(running, name).status_code == 201
         compute(running, ALICE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,34 +12,24 @@ import pytest
 from diycloud.notebooks import doors
 from diycloud.web.identity import COOKIE
 from tests import notebooks
-from tests.notebooks import Browser, Kernel, Notebooks
-from tests.stack import Stack
+from tests.host.hub_support import ALICE, BOB, NEEDED, running_hub, signed_in
+from tests.notebooks import Notebooks
+from tests.visitor import Browser, Kernel
+from tests.waiting import until
 
-pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
-ALICE, BOB, ROOT = "dthcalice", "dthcbob", "dthcroot"
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def bed() -> Iterator[Notebooks]:
-    with Notebooks(Stack(uid_min=31_200, uid_max=31_299, cgroup="dthc"), own_name=True) as running:
-        for name in (ALICE, BOB):
-            running.user(name)
-        running.user(ROOT, "--role", "admin")
+    with running_hub(ALICE, BOB, own_name=True) as running:
         yield running
 
 
 @pytest.fixture
 def alice(bed: Notebooks) -> Iterator[Browser]:
-    with bed.browser() as browser:
-        browser.sign_in(ALICE, notebooks.PASSWORD)
+    with signed_in(bed, ALICE) as browser:
         yield browser
-
-
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
 
 
 def at_lab(bed: Notebooks, browser: Browser, name: str = ALICE) -> str:

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests import notebooks
-from tests.notebooks import Browser, Notebooks
-from tests.stack import Stack
+from tests.host.hub_support import ALICE, NEEDED, running_hub
+from tests.notebooks import Notebooks
+from tests.visitor import Browser
 
-pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
-ALICE = "dtnhalice"
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def bed() -> Iterator[Notebooks]:
-    with Notebooks(Stack(uid_min=58_200, uid_max=58_299, cgroup="dtnoteh"), "  sign_in: pam\n") as running:
-        running.user(ALICE)
+    with running_hub(ALICE, settings="  sign_in: pam\n") as running:
         yield running
 
 

@@ -21,6 +21,7 @@ import pytest
 from tests.bare.bareroot import ALWAYS_IGNORED, BareRoot
 from tests.bare.debian import CannotBuild
 from tests.bare.tree import differences
+from tests.waiting import free_port
 
 SOURCE = Path(__file__).resolve().parents[2]
 PROGRAM_PACKAGES = (
@@ -52,9 +53,10 @@ def bookworm() -> Iterator[BareRoot]:
     yield from started("bookworm")
 
 
-@pytest.fixture
-def trixie() -> Iterator[BareRoot]:
-    yield from started("trixie")
+@pytest.fixture(params=["trixie", pytest.param("sid", marks=pytest.mark.exhaustive)])
+def later(request: pytest.FixtureRequest) -> Iterator[BareRoot]:
+    """A later Debian, each with a later Python."""
+    yield from started(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +69,6 @@ def prepared() -> Iterator[BareRoot]:
         root.run(f"apt-get -q update && {PROGRAM_PACKAGES}")
         root.run("sed 's/^exec .*COMMAND.*/exit 0/' /src/install.sh > /src/set-up.sh && sh /src/set-up.sh")
         yield root
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Ports:
@@ -184,22 +180,22 @@ def test_a_bare_machine_then_again_then_nothing_of_it(bookworm, ports):
     assert "/opt/diycloud" not in running and "86400" not in running
 
 
-def test_a_bare_trixie_in_one_command(trixie, ports):
+def test_a_later_debian_in_one_command(later, ports):
     """Nothing but a base system: no Python, no certificates."""
-    assert trixie.run("command -v python3", ok=None).returncode != 0
-    before = trixie.snapshot()
-    plan = install(trixie, f"--dry-run {ports.options}").stdout
+    assert later.run("command -v python3", ok=None).returncode != 0
+    before = later.snapshot()
+    plan = install(later, f"--dry-run {ports.options}").stdout
     assert "python3-venv (apt)" in plan
-    assert differences(before, trixie.snapshot(), ALWAYS_IGNORED) == {}
+    assert differences(before, later.snapshot(), ALWAYS_IGNORED) == {}
     # Two at once: one of them installs, the other says why it does not.
-    both = [trixie.spawn(f"exec /src/install.sh {ports.options} 2>&1", stdout=subprocess.PIPE) for _ in range(2)]
+    both = [later.spawn(f"exec /src/install.sh {ports.options} 2>&1", stdout=subprocess.PIPE) for _ in range(2)]
     said = [process.communicate(timeout=600)[0] for process in both]
     done = [process.returncode for process in both].index(0)
     assert (both[1 - done].returncode, said[1 - done].count("\n")) == (1, 1)
     assert "another installation is running" in said[1 - done]
-    assert sign_in(trixie, ports.https, password_in(said[done])) == 200
-    assert not trixie.path(LOCK).exists()
-    assert "fail" not in trixie.run("diycloud doctor").stdout.lower()
+    assert sign_in(later, ports.https, password_in(said[done])) == 200
+    assert not later.path(LOCK).exists()
+    assert "fail" not in later.run("diycloud doctor").stdout.lower()
 
 
 def test_an_nginx_that_ran_before_serves_others_again(bookworm, ports):

@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, lab: Path, folder: Path) -> None:
         self.lab, self.folder, self.socket = lab, folder, folder / "lab.sock"
-        self.slice = {name: Path(f"/sys/fs/cgroup/{name}/{CGROUP}/{USER}") for name in ("memory", "cpuacct")}
+        self.slice = {name: Path(f"/sys/fs/cgroup/{name}/{CGROUP}/{USER}") for name in ("memory", "cpuacct", "cpu")}
         for path in self.slice.values():
             (path / "notebook").mkdir(parents=True)
         for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
@@ -57,8 +57,9 @@ class Server:
             "socket": str(self.socket),
             "kills": {"file": str(self.slice["memory"] / "notebook/memory.oom_control"), "key": "oom_kill"},
             "slice": {
-                "memory": str(self.slice["memory"] / "memory.usage_in_bytes"), "memory_limit": 1,
-                "cpu": str(self.slice["cpuacct"] / "cpuacct.usage"), "cpu_limit": 1.5,
+                "memory": str(self.slice["memory"] / "notebook/memory.usage_in_bytes"), "memory_limit": 1,
+                "cpu": str(self.slice["cpuacct"] / "notebook/cpuacct.usage"), "cpu_limit": 1.5,
+                "cpu_quota": str(self.slice["cpu"] / "notebook/cpu.cfs_quota_us"),
             },
         }  # fmt: skip
         process = self.enter([str(self.lab / "bin/python"), "-c", SERVER, TOKEN], "notebook")
@@ -127,7 +128,7 @@ def test_the_numbers_are_the_slices(server: Server) -> None:
     other = server.enter(["/usr/bin/python3", "-c", fill], "")
     try:
         time.sleep(1)
-        busy = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\nprint('done')"
+        busy = "import time\nend = time.process_time() + 2\nwhile time.process_time() < end: pass\nprint('done')"
         told = server.ask(before=["/api/metrics/v1"], cells=[busy], after=["/api/metrics/v1", "/api/metrics/v1"])
     finally:
         other.kill()
@@ -137,10 +138,44 @@ def test_the_numbers_are_the_slices(server: Server) -> None:
     assert first["rss"] > (120 + 50) << 20, "what runs beside the server counts too"
     stat = (server.slice["memory"] / "memory.stat").read_text()
     assert "total_inactive_file" in stat
-    assert first["limits"]["cpu"]["cpu"] == 1.5
-    assert 40 < second["cpu_percent"] < 160, "about one core since the question before"
+    assert first["limits"]["cpu"]["cpu"] == 1.5, "neither has a bound: what was told at the start"
+    assert 1 < second["cpu_percent"] <= 100 * (os.cpu_count() or 1), "as much of a core as others on the host left it"
     assert third["cpu_percent"] == second["cpu_percent"]
     assert not first["limits"]["memory"]["warn"]
+
+
+@pytest.mark.slow
+def test_limits_that_change_are_shown_and_the_tighter_counts(server: Server) -> None:
+    """A server's own or the slice's, as they are by now."""
+
+    def shown() -> tuple[float, int, int]:
+        (now,) = server.ask(before=["/api/metrics/v1"])["before"]
+        return now["limits"]["cpu"]["cpu"], now["limits"]["memory"]["rss"], now["rss"]
+
+    cpu, memory = server.slice["cpu"], server.slice["memory"]
+    aside = server.enter(["/usr/bin/python3", "-c", "import time; x = bytearray(64 << 20); time.sleep(600)"], "")
+    try:
+        time.sleep(1)
+        (cpu / "cpu.cfs_quota_us").write_text("100000")
+        *limits, together = shown()
+        assert limits == [1.0, LIMIT]
+        (cpu / "notebook/cpu.cfs_quota_us").write_text("70000")
+        (memory / "notebook/memory.limit_in_bytes").write_text(str(LIMIT - (4 << 20)))
+        *limits, own = shown()
+        assert limits == [0.7, LIMIT - (4 << 20)]
+        assert own < together - (60 << 20), "and what counts against it: the server's alone"
+        (cpu / "notebook/cpu.cfs_quota_us").write_text("50000")
+        (cpu / "cpu.cfs_quota_us").write_text("50000")
+        assert shown()[:2] == (0.5, LIMIT - (4 << 20))
+        (memory / "memory.limit_in_bytes").write_text(str(LIMIT - (8 << 20)))
+        assert shown()[1] == LIMIT - (8 << 20)
+    finally:
+        aside.kill()
+        aside.communicate()
+        for path in (cpu / "notebook/cpu.cfs_quota_us", cpu / "cpu.cfs_quota_us"):
+            path.write_text("-1")
+        (memory / "memory.limit_in_bytes").write_text(str(LIMIT))
+        (memory / "notebook/memory.limit_in_bytes").write_text("-1")
 
 
 @pytest.mark.slow
@@ -215,23 +250,44 @@ def test_reads_the_files_of_version_2(tmp_path: Path) -> None:
         lab = environment("lab")
     except RuntimeError as error:
         pytest.skip(str(error))
+    own = tmp_path / "diycloud-notebook-20000.scope"
+    own.mkdir()
     for name, text in V2.items():
         (tmp_path / name).write_text(text)
+    for name, text in {
+        **V2,
+        "memory.current": "1048576\n",
+        "memory.stat": "inactive_file 0\n",
+        "memory.max": "max\n",
+    }.items():
+        (own / name).write_text(text)
     code = (
         "import json, sys; from pathlib import Path; from diycloud.launcher.resources import SliceUsage\n"
-        "at = Path(sys.argv[1])\n"
-        "usage = SliceUsage(memory=str(at / 'memory.current'), memory_limit=5, cpu=str(at / 'cpu.stat'), cpu_limit=2.0)\n"
+        "own = Path(sys.argv[1]); at = own.parent\n"
+        "usage = SliceUsage(memory=str(own / 'memory.current'), memory_limit=5, cpu=str(own / 'cpu.stat'),\n"
+        "                   cpu_quota=str(own / 'cpu.max'), cpu_limit=2.0)\n"
         "first = usage.shown(10.0); (at / 'memory.max').write_text('max\\n')\n"
         "(at / 'cpu.stat').write_text('usage_usec 5500000\\n'); second = usage.shown(12.0)\n"
-        "(at / 'memory.current').unlink(); third = usage.shown(12.1)\n"
-        "print(json.dumps([first, second, third]))"
+        "(own / 'cpu.max').write_text('150000 100000\\n'); (at / 'cpu.max').write_text('250000 100000\\n')\n"
+        "(own / 'memory.max').write_text('2097152\\n'); tighter = usage.shown(14.0)\n"
+        "(at / 'cpu.max').write_text('50000 100000\\n'); lowered = usage.shown(16.0)\n"
+        "(at / 'memory.current').unlink(); (own / 'memory.current').unlink(); third = usage.shown(16.1)\n"
+        "print(json.dumps([first, second, tighter, lowered, third, SliceUsage(cpu_limit=2.0).shown(10.0)]))"
     )
-    done = subprocess.run([lab / "bin/python", "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run([lab / "bin/python", "-c", code, own], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    first, second, third = json.loads(done.stdout)
+    first, second, tighter, lowered, third, nowhere = json.loads(done.stdout)
     assert first["rss"] == (700 - 100) << 20, "without the page cache that is given back at once"
     assert first["limits"]["memory"] == {"rss": 1 << 30, "pss": 1 << 30, "warn": False}
     assert (first["cpu_percent"], second["cpu_percent"], third["cpu_percent"]) == (0, 150, 150)
+    assert (tighter["rss"], tighter["limits"]["memory"]["rss"], tighter["limits"]["cpu"]["cpu"]) == (
+        1 << 20,
+        2 << 20,
+        1.5,
+    )
+    assert tighter["cpu_percent"] == 150, "another cgroup's CPU time is no difference to the one before"
+    assert lowered["limits"]["cpu"]["cpu"] == 0.5
+    assert (nowhere["rss"], nowhere["limits"]["cpu"]["cpu"]) == (0, 2.0), "a host without slices"
     assert second["limits"]["memory"]["rss"] == 5, "no limit of the slice's own: the one that was told"
     assert second["limits"]["memory"]["warn"] and not second["limits"]["cpu"]["warn"]
     assert third["rss"] == 0, "the slice ended"

@@ -33,6 +33,7 @@ from tests.conftest import cannot_run
 from tests.directory import GROUPS, PEOPLE, READER_DN, Slapd
 from tests.host.people import signs_in
 from tests.stack import Stack
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.skipif(bool(slapd.cannot_run()), reason=slapd.cannot_run() or "-")
 SECRET = "the directory's good phrase"
@@ -342,7 +343,7 @@ def test_their_password_is_changed_there_and_proved_there(make: Make) -> None:
 
 
 def test_the_second_server_is_asked_when_the_first_is_away(make: Make, ldap: Slapd) -> None:
-    down = f"ldaps://127.0.0.1:{slapd.free_port()}"
+    down = f"ldaps://127.0.0.1:{free_port()}"
     world = make(create=True, urls=(down, f"ldap://localhost:{ldap.port}"))
     assert login(world, "dtouada").status_code == 200
 
@@ -446,7 +447,7 @@ def test_names_that_are_there_and_not_there_take_as_long(ldap: Slapd) -> None:
 def stack(ldap: Slapd) -> Iterator[Stack]:
     if reason := cannot_run():
         pytest.skip(reason)
-    running = Stack(uid_min=58_250, uid_max=58_499, cgroup="dtout")
+    running = Stack(uid_min=59_700, uid_max=59_799, cgroup="dtout")
     for name, source in (("ca.crt", ldap.ca_file), ("reader", ldap.password_file)):
         shutil.copyfile(source, running.prefix / name)  # pytest's own folder is root's alone
     known = settings(
@@ -462,7 +463,7 @@ def test_ssh_takes_the_password_that_was_proved(stack: Stack, ldap: Slapd) -> No
     """By `su`, which asks PAM as sshd does; a new password there is the host's after the next sign-in."""
     ldap.add_person("dtoussh", SECRET)
     assert stack.token("dtoussh", SECRET)
-    assert 58_250 <= pwd.getpwnam("dtoussh").pw_uid <= 58_499
+    assert 59_700 <= pwd.getpwnam("dtoussh").pw_uid <= 59_799
     assert signs_in("dtoussh", SECRET)
     assert not signs_in("dtoussh", "wrong")
     ldap.set_password("dtoussh", "another of the directory's")

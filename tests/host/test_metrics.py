@@ -19,8 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.notebooks import PASSWORD, Notebooks, free_port, why_not
+from tests.notebooks import PASSWORD, Notebooks, why_not
 from tests.stack import Stack
+from tests.waiting import free_port
 
 WHY_NOT = why_not() or ("" if shutil.which("prometheus") else "there is no prometheus on this machine")
 pytestmark = [pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-"), pytest.mark.slow]
@@ -39,7 +40,7 @@ class Site(Notebooks):
 
     @property
     def authority(self) -> Path:
-        return self._folder / "ca.crt"
+        return self.site.folder / "ca.crt"
 
     def session(self, name: str) -> str:
         answer = self.ask("POST", "/api/v1/auth/login", body={"username": name, "password": PASSWORD})

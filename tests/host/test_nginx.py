@@ -3,134 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import http.server
 import json
 import os
-import shutil
 import socket
-import socketserver
 import ssl
 import stat
-import subprocess
-import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from diycloud.core.certificates import ensure_certificates
-from diycloud.core.nginx import Nginx, Site
-from diycloud.distro.tables import NginxLayout
+from diycloud.core.nginx import Site
 from diycloud.errors import HostError
-from diycloud.system import Local
+from tests.host.nginx_bed import NEEDED, Bed, Handler, UnixServer
 
-BINARY = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-pytestmark = [
-    pytest.mark.skipif(BINARY is None, reason="there is no nginx on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: Nginx changes to its own user"),
-]
-
-CONFIG = """\
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log {folder}/access.log;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    types {{ text/css css; text/javascript js; }}
-    include {folder}/enabled/*;
-}}
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Bed:
-    """A private Nginx with our site in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        os.chmod(folder, 0o755)
-        for name in ("sites", "enabled", "tls", "static", "run"):
-            (folder / name).mkdir()
-        (folder / "nginx.conf").write_text(CONFIG.format(folder=folder))
-        (folder / "static/app.css").write_text("body { color: red }\n")
-        self.layout = NginxLayout(
-            binary=str(BINARY),
-            config=str(folder / "nginx.conf"),
-            user="www-data",
-            group="www-data",
-            sites=str(folder / "sites"),
-            enabled=str(folder / "enabled"),
-            default_site=str(folder / "enabled/default"),
-        )
-        self.untouched: set[str] = set()
-        self.nginx = Nginx(Local(), self.layout, untouched=self.untouched.__contains__)
-        self.site = Site(
-            names=("cloud.test", "127.0.0.1"),
-            https_port=free_port(),
-            http_port=free_port(),
-            socket=folder / "run/server.sock",
-            certificates=folder / "tls",
-            static=folder / "static",
-            folder=folder / "pages",
-        )
-        ensure_certificates(Local(), self.site.certificates, self.site.names, datetime.now(UTC))
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [str(BINARY), "-c", self.layout.config, "-g", "daemon off;"], stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 5
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.site.https_port), 1):
-                return
-            assert time.monotonic() < deadline, (self.folder / "error.log").read_text()
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(10)
-
-    def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.folder / "tls/ca.crt"))
-
-    def connect(self) -> http.client.HTTPConnection:
-        """Return a connection over HTTPS that may be used for many requests."""
-        plain = socket.create_connection(("127.0.0.1", self.site.https_port), 5)
-        connection = http.client.HTTPConnection("cloud.test", self.site.https_port)
-        connection.sock = self.tls().wrap_socket(plain, server_hostname="cloud.test")
-        return connection
-
-    def ask(self, path: str, *, method: str = "GET", body: bytes | None = None, name: str = "cloud.test", **headers):
-        """Ask over HTTPS, the certificate checked for the name. Returns status, headers (lower case), body."""
-        plain = socket.create_connection(("127.0.0.1", self.site.https_port), 5)
-        connection = http.client.HTTPConnection(name, self.site.https_port)
-        connection.sock = self.tls().wrap_socket(plain, server_hostname="cloud.test")
-        sent = {key.replace("_", "-"): value for key, value in headers.items()}
-        connection.request(method, path, body, {"Host": name, **sent})
-        answer = connection.getresponse()
-        with contextlib.closing(connection):
-            return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
-
-    def ask_plain(self, path: str):
-        connection = http.client.HTTPConnection("127.0.0.1", self.site.http_port, timeout=5)
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers={"Host": "cloud.test"})
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
+pytestmark = NEEDED
 
 
 @pytest.fixture
@@ -144,10 +31,9 @@ def bed(tmp_path_factory):
     found.stop()
 
 
-class EchoHandler(http.server.BaseHTTPRequestHandler):
+class EchoHandler(Handler):
     """Answers with the request's head as JSON; what is below /events/ is streamed."""
 
-    protocol_version = "HTTP/1.1"
     server: Echo
 
     def setup(self) -> None:
@@ -171,34 +57,18 @@ class EchoHandler(http.server.BaseHTTPRequestHandler):
 
     do_POST = do_GET
 
-    def log_message(self, *_: object) -> None:
-        """Tests read no log of it."""
 
+class Echo(UnixServer):
+    """The platform's server. connections: how often Nginx connected."""
 
-class Echo(socketserver.ThreadingUnixStreamServer):
-    """A server on a Unix socket."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), EchoHandler)
-        os.chmod(path, 0o666)
-        self.connections = 0
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join(5)
-        self.server_close()
+    connections = 0
 
 
 @pytest.fixture
 def running(bed):
     bed.nginx.ensure(bed.site)
     bed.start()
-    with Echo(bed.site.socket) as echo:
+    with Echo(bed.site.socket, EchoHandler) as echo:
         bed.echo = echo
         yield bed
 
@@ -382,7 +252,7 @@ def test_another_default_server_keeps_its_place(bed):
     (note,) = bed.nginx.ensure(bed.site).notes
     assert str(other) in note
     bed.start()
-    with Echo(bed.site.socket):
+    with Echo(bed.site.socket, EchoHandler):
         assert bed.ask("/", name="unknown.test")[2] == b"somebody else's"
         assert json.loads(bed.ask("/")[2])["line"] == "GET / HTTP/1.1"
     assert other.read_text() == text

@@ -1,203 +1,26 @@
-"""Notebooks' addresses in a real Nginx: who is asked, what passes and what does not, with servers of the tests' own behind."""
+"""Notebooks' addresses in a real Nginx: whose server each leads to, what passes on the way and back, Lab's own files."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import gzip
-import hashlib
-import http.server
 import json
 import os
-import re
 import socket
-import socketserver
 import stat
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from diycloud.core.nginx import Notebooks
-from tests.host.test_nginx import BINARY, Bed
+from tests.host.nginx_bed import NEEDED
+from tests.host.nginx_notebook_site import ALICE, BOB, HARMFUL, HASHED, Site, running
 
-pytestmark = [
-    pytest.mark.skipif(BINARY is None, reason="there is no nginx on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: Nginx changes to its own user"),
-]
-
-ALICE = "__Host-diycloud=alice"
-BOB = "__Host-diycloud=bob"
-HASHED = "main.6d69ea3ffd340c2c.js"
-HARMFUL = {
-    "Set-Cookie": "__Host-diycloud=evil; Path=/; Secure; HttpOnly",
-    "Service-Worker-Allowed": "/",
-    "Clear-Site-Data": '"*"',
-    "Alt-Svc": 'h3="evil.test:443"',
-    "Strict-Transport-Security": "max-age=0",
-    "Refresh": "0; url=https://evil.test/",
-    "Link": "<https://evil.test/>; rel=preload",
-    "NEL": '{"report_to":"x","max_age":1}',
-    "Report-To": '{"group":"x"}',
-    "Set-Login": "logged-out",
-    "Reporting-Endpoints": 'x="https://evil.test/"',
-    "X-Accel-Redirect": "/static/00/app.css",
-    "X-Accel-Limit-Rate": "1",
-}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers with the request's head as JSON, under the name of its server; takes up WebSockets and echoes what they say."""
-
-    protocol_version = "HTTP/1.1"
-    server: Behind
-
-    def do_GET(self) -> None:
-        self.server.seen.append(self)
-        if self.headers.get("Upgrade", "").lower() == "websocket":
-            self._websocket()
-            return
-        length = int(self.headers.get("content-length", 0))
-        size = len(self.rfile.read(length)) if self.server.reads else 0
-        status, headers = self.server.answer(self)
-        body = json.dumps(
-            {"server": self.server.name, "line": self.requestline, "fields": self.headers.items(), "size": size}
-        ).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if status != 204:
-            self.wfile.write(body)
-
-    do_POST = do_PUT = do_DELETE = do_GET
-
-    def _websocket(self) -> None:
-        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 4.2.2
-        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-        self.wfile.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept.encode() + b"\r\n\r\n"
-        )
-        while data := self.connection.recv(4096):
-            self.wfile.write(data)
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        """Tests read no log of it."""
-
-
-class Behind(socketserver.ThreadingUnixStreamServer):
-    """A server on a Unix socket: the portal, the hub or a user's own. answer: status and headers for a request."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, path: Path, name: str) -> None:
-        super().__init__(str(path), Handler)
-        os.chmod(path, 0o666)
-        self.name = name
-        self.reads = True
-        self.seen: list[Handler] = []
-        self.answer: Callable[[Handler], tuple[int, dict[str, str]]] = lambda _: (200, {})
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join(5)
-        self.server_close()
-        Path(str(self.server_address)).unlink(missing_ok=True)
-
-
-class Portal:
-    """What the guard says: the cookie names who is signed in. asked: owner and cookie of each time."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.status: int | None = None
-
-    def answer(self, request: Handler) -> tuple[int, dict[str, str]]:
-        if request.path != "/internal/notebooks/guard":
-            return 200, {}
-        owner, cookie = request.headers.get("X-Notebook-Owner", ""), request.headers.get("Cookie", "")
-        self.asked.append((owner, cookie))
-        if self.status is not None:
-            return self.status, {}
-        match = re.search(r"__Host-diycloud=(\w+)", cookie)
-        if not owner:
-            return 204, {"X-Notebook-User": match[1]} if match else {}
-        told = {"Cache-Control": "no-store", "X-Notebook-Session": "7"}
-        return (401 if not match else 204 if match[1] == owner else 403), told
-
-
-class Site(Bed):
-    """The bed of the site's own tests with notebooks in it."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        run = folder / "run"
-        for name in ("notebooks/sockets", "notebooks/runtime", "hub"):
-            (run / name).mkdir(parents=True)
-        self.sockets, self.runtime = run / "notebooks/sockets", run / "notebooks/runtime"
-        self.lab = folder / "lab"
-        self.notebooks = Notebooks(run / "hub/hub.sock", self.sockets, self.runtime, self.lab, folder / "run/guard")
-        static = self.lab / "share/jupyter/lab/static"
-        extension = self.lab / "share/jupyter/labextensions/@team/tool/static"
-        static.mkdir(parents=True)
-        extension.mkdir(parents=True)
-        (static / HASHED).write_text("lab();" * 400)
-        (static / f"{HASHED}.gz").write_bytes(gzip.compress(b"lab();" * 400))
-        (static / "index.html").write_text("template")
-        (extension / "remoteEntry.5cbb9d2323598fbda535.js").write_text("tool()")
-        self.site = type(self.site)(
-            **{name: getattr(self.site, name) for name in self.site.__struct_fields__} | {"notebooks": self.notebooks}
-        )
-        self.portal = Portal()
-        self.stack = contextlib.ExitStack()
-
-    def behind(self, path: Path, name: str) -> Behind:
-        return self.stack.enter_context(Behind(path, name))
-
-    def server(self, name: str, server: str = "") -> Behind:
-        """A user's server, as the agent and the launcher leave one behind."""
-        stem = f"{name}+{server}" if server else name
-        (self.runtime / stem).mkdir(mode=0o700, exist_ok=True)
-        return self.behind(self.sockets / f"{stem}.sock", stem)
-
-    def get(self, path: str, cookie: str = ALICE, **headers: str) -> tuple[int, dict[str, str], dict]:
-        """Ask; the answer's body as JSON, or under `text`."""
-        given = {"Cookie": cookie} if cookie else {}
-        status, fields, body = self.ask(path, **given, **headers)
-        try:
-            return status, fields, json.loads(body)
-        except ValueError:
-            return status, fields, {"text": body.decode()}
-
-    def asked_by(self, behind: Behind) -> dict[str, str]:
-        return {key.lower(): value for key, value in behind.seen[-1].headers.items()}
+pytestmark = NEEDED
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="dtnc-", dir="/var/tmp") as folder:  # other runs of pytest close theirs
-        yield from _running(Site(Path(folder)))
-
-
-def _running(found: Site) -> Iterator[Site]:
-    with found.stack:
-        found.behind_portal = found.behind(found.site.socket, "portal")
-        found.behind_portal.answer = found.portal.answer
-        found.hub = found.behind(found.notebooks.hub_socket, "hub")
-        found.nginx.ensure(found.site)
-        found.start()
-        yield found
-        found.stop()
+    yield from running(Site)
 
 
 # -- where an address leads
@@ -297,126 +120,6 @@ def test_nobody_can_put_a_link_where_the_sockets_are(site):
             os._exit(2)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
-
-
-# -- the guard
-
-
-@pytest.mark.parametrize("named", ["", "gpu"])
-def test_only_the_owner_passes(site, named):
-    alice = site.server("alice", named)
-    path = f"/jupyter/user/alice/{named}{'/' if named else ''}lab"
-    status, _, answer = site.get(path, BOB)
-    assert (status, "somebody else" in answer["text"]) == (403, True)
-    assert not alice.seen
-    assert site.get(path, ALICE)[0] == 200
-
-
-def test_pages_send_people_to_sign_in_and_nothing_else_does(site):
-    site.server("alice")
-    status, headers, _ = site.get("/jupyter/user/alice/lab/tree/a%20b?x=1", "", Sec_Fetch_Mode="navigate")
-    assert (status, headers["location"].split("/", 3)[3]) == (303, "sign-in?next=/jupyter/user/alice/lab/tree/a%20b")
-    status, headers, _ = site.get("/jupyter/user/alice/lab", "", Accept="text/html,application/xhtml+xml")
-    assert status == 303
-    assert site.get("/jupyter/user/alice/api/contents", "")[0] == 401
-    assert site.get("/jupyter/user/alice/api/contents", "", Sec_Fetch_Mode="cors", Accept="text/html")[0] == 401
-    assert site.ask("/jupyter/user/alice/lab", method="POST", body=b"x", Accept="text/html")[0] == 401
-
-
-@pytest.mark.parametrize(
-    "path", ["//evil.test/jupyter/user/alice/", "//jupyter/user/alice/lab", "/jupyter/user/alice/;x"]
-)
-def test_signing_in_leads_back_to_this_host_only(site, path):
-    _, headers, _ = site.get(path, "", Sec_Fetch_Mode="navigate")
-    if "location" in headers:
-        assert re.fullmatch(r"https://[^/]+/sign-in\?next=/jupyter/[a-z/]*", headers["location"])
-
-
-def test_the_guard_is_asked_once_a_second_for_a_visitor(site):
-    site.server("alice")
-    begun = time.monotonic()
-    for _ in range(20):
-        assert site.get("/jupyter/user/alice/api")[0] == 200
-    assert time.monotonic() - begun < 2
-    assert 1 <= len(site.portal.asked) <= 3
-    assert {owner for owner, _ in site.portal.asked} == {"alice"}
-
-
-def test_what_the_guard_said_of_one_is_not_said_of_another(site):
-    site.server("alice")
-    assert site.get("/jupyter/user/alice/api", ALICE)[0] == 200
-    assert site.get("/jupyter/user/alice/api", BOB)[0] == 403
-    assert site.get("/jupyter/user/alice/api", "")[0] == 401
-    assert site.get("/jupyter/user/bob/api", ALICE)[0] == 403
-
-
-def test_somebody_who_is_disabled_is_out_within_two_seconds(site):
-    site.server("alice")
-    assert site.get("/jupyter/user/alice/api")[0] == 200
-    site.portal.status = 401
-    begun = time.monotonic()
-    while site.get("/jupyter/user/alice/api")[0] == 200:
-        assert time.monotonic() - begun < 2.5
-        time.sleep(0.05)
-
-
-def test_a_refusal_is_not_kept(site):
-    site.server("alice")
-    assert site.get("/jupyter/user/alice/api", BOB)[0] == 403
-    site.portal.status = 204
-    assert site.get("/jupyter/user/alice/api", BOB)[0] == 200
-
-
-def test_nothing_a_user_owns_is_ever_kept(site):
-    alice = site.server("alice")
-    alice.answer = lambda _: (200, {"Cache-Control": "public, max-age=600", "Expires": "Thu, 31 Dec 2099 00:00:00 GMT"})
-    for _ in range(3):
-        site.get("/jupyter/user/alice/same")
-    assert len(alice.seen) == 3
-
-
-def test_without_the_portal_nobody_passes(site):
-    alice = site.server("alice")
-    site.portal.status = 500
-    status, headers, _ = site.get("/jupyter/user/alice/lab")
-    assert (status, headers["retry-after"]) == (503, "5")
-    assert not alice.seen
-
-
-def test_the_guard_is_told_what_it_needs_and_nothing_a_client_made_up(site):
-    site.server("alice")
-    site.get(
-        "/jupyter/user/alice/api",
-        X_Notebook_Owner="bob",
-        X_Forwarded_For="203.0.113.9",
-        Authorization="Bearer abc",
-        Upgrade="h2c",
-    )
-    asked = site.asked_by(site.behind_portal)
-    assert asked["x-notebook-owner"] == "alice"
-    assert asked["x-forwarded-for"] == "127.0.0.1"
-    assert asked["cookie"] == ALICE
-    assert not {"authorization", "upgrade", "content-length"} & asked.keys()
-
-
-def test_the_hub_is_told_who_is_signed_in(site):
-    site.get("/jupyter/hub/home", ALICE, X_Notebook_User="bob")
-    assert site.asked_by(site.hub)["x-notebook-user"] == "alice"
-    site.get("/jupyter/hub/home", "", X_Notebook_User="bob")
-    assert "x-notebook-user" not in site.asked_by(site.hub)
-
-
-def test_a_users_server_is_told_in_which_session_it_is_asked(site):
-    server = site.server("alice")
-    site.get("/jupyter/user/alice/api", ALICE, X_Notebook_Session="8")
-    assert site.asked_by(server)["x-notebook-session"] == "7"
-    site.get("/jupyter/hub/home", ALICE, X_Notebook_Session="8")
-    assert "x-notebook-session" not in site.asked_by(site.hub)
-
-
-def test_what_nginx_asks_the_server_nobody_asks_from_outside(site):
-    for path in ("/internal/notebooks/guard", "/internal/hub/users/alice", "/_notebook_guard", "/internal%2fhub"):
-        assert site.get(path, X_Notebook_Owner="alice")[0] == 404, path
 
 
 # -- what passes

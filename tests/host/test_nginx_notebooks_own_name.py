@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import re
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,13 +17,10 @@ import pytest
 from diycloud.core.certificates import ensure_certificates
 from diycloud.core.probe import probe
 from diycloud.system import Local
-from tests.host.test_nginx import BINARY
-from tests.host.test_nginx_notebooks import HARMFUL, HASHED, Handler, Site, _running
+from tests.host.nginx_bed import NEEDED
+from tests.host.nginx_notebook_site import HARMFUL, HASHED, Recorder, Site, running
 
-pytestmark = [
-    pytest.mark.skipif(BINARY is None, reason="there is no nginx on this machine"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: Nginx changes to its own user"),
-]
+pytestmark = NEEDED
 
 PORTAL, OWN = "cloud.test", "notebooks.test"
 ALICE, BOB = "__Host-diycloud-notebooks=alice", "__Host-diycloud-notebooks=bob"
@@ -42,7 +37,7 @@ class OwnName(Site):
         ensure_certificates(Local(), self.site.certificates, [*self.site.names, OWN], datetime.now(UTC))
         self.portal.answer = self.answer  # type: ignore[method-assign]
 
-    def answer(self, request: Handler) -> tuple[int, dict[str, str]]:
+    def answer(self, request: Recorder) -> tuple[int, dict[str, str]]:
         """Answer the guard as the server does for notebooks with a name of their own."""
         if request.path != "/internal/notebooks/guard":
             return 200, {}
@@ -53,16 +48,9 @@ class OwnName(Site):
             return 401 if owner or request.headers.get("X-Notebook-Enters") else 204, {}
         return (204 if owner in ("", match[1]) else 403), {"X-Notebook-User": match[1]}
 
-    def ask(self, path: str, *, method: str = "GET", body: bytes | None = None, name: str = OWN, **headers: str):
-        """Ask as a browser does that found the name; its certificate is checked."""
-        plain = socket.create_connection(("127.0.0.1", self.site.https_port), 5)
-        connection = http.client.HTTPConnection(name, self.site.https_port)
-        connection.sock = self.tls().wrap_socket(plain, server_hostname=name)
-        sent = {key.replace("_", "-"): value for key, value in headers.items()}
-        connection.request(method, path, body, {"Host": name, **sent})
-        answer = connection.getresponse()
-        with contextlib.closing(connection):
-            return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
+    def ask(self, path: str, *, name: str = OWN, **more):
+        """Ask as a browser does that found the name."""
+        return super().ask(path, name=name, server_name=name, **more)
 
     def get(self, path: str, cookie: str = ALICE, **headers: str) -> tuple[int, dict[str, str], dict]:
         return super().get(path, cookie, **headers)
@@ -73,8 +61,7 @@ class OwnName(Site):
 
 @pytest.fixture
 def site() -> Iterator[OwnName]:
-    with tempfile.TemporaryDirectory(prefix="dthc-", dir="/var/tmp") as folder:
-        yield from _running(OwnName(Path(folder)))
+    yield from running(OwnName)
 
 
 # -- the portal's name
@@ -168,13 +155,15 @@ def test_the_plain_port_leads_to_either_name(site: OwnName) -> None:
 
 def test_the_installations_check_asks_at_both_names(site: OwnName) -> None:
     def said(name: str) -> str:
+        """Return what the check says of notebooks at a name, empty if all is well."""
         authority = site.site.certificates / "ca.crt"
-        return probe(
-            site.site.socket, PORTAL, site.site.https_port, authority, wait=0, also="/jupyter/hub/health", also_name=name
-        )  # fmt: skip
+        place = site.site.socket, PORTAL, site.site.https_port, authority
+        fault = probe(*place, wait=0, hub="/jupyter/hub/health", hub_name=name)
+        assert fault is None or (fault.part == "notebooks" and fault.hint)
+        return fault.message if fault else ""
 
     assert said(OWN) == ""
-    assert "307" in said(PORTAL) and "certificate" in said("elsewhere.test")
+    assert "307" in said(PORTAL) and said("elsewhere.test").endswith("does not name elsewhere.test.")
 
 
 # -- the way in

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests import notebooks
-from tests.host.test_hub import at_the_start, own, processes, shown, until
+from tests.host.hub_support import ALICE, BOB, BOSS, NEEDED, at_the_start, own, processes, running_hub, shown
 from tests.notebooks import Notebooks
-from tests.stack import ROOT, Stack
+from tests.stack import ROOT
+from tests.waiting import until
 
-pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
-ALICE, BOB, BOSS = "dtnhalice", "dtnhbob", "dtnhboss"
+pytestmark = NEEDED
 SETTINGS = """\
   named_servers: 1
   start_seconds: 30
@@ -29,10 +29,7 @@ Rest = Callable[..., tuple[int, Any]]
 
 @pytest.fixture(scope="module")
 def bed() -> Iterator[Notebooks]:
-    with Notebooks(Stack(uid_min=58_200, uid_max=58_299, cgroup="dtnoteh"), SETTINGS) as running:
-        running.user(BOSS, "--role", "admin")
-        for name in (ALICE, BOB):
-            running.user(name)
+    with running_hub(ALICE, BOB, settings=SETTINGS) as running:
         yield running
 
 

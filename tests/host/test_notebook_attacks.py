@@ -8,18 +8,19 @@ import pwd
 import subprocess
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests import notebooks
-from tests.notebooks import Browser, Kernel, Notebooks
-from tests.stack import Stack
+from tests.host.hub_support import ALICE, BOB, CAROL, NEEDED, running_hub, shown, signed_in
+from tests.notebooks import Notebooks
+from tests.visitor import Browser, Kernel
+from tests.waiting import until
 
-pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
-ALICE, BOB, CAROL, ROOT = "dtnralice", "dtnrbob", "dtnrcarol", "dtnrroot"
+pytestmark = NEEDED
 SETTINGS = """\
   named_servers: 3
   at_once: 5
@@ -28,19 +29,15 @@ SETTINGS = """\
 
 @pytest.fixture(scope="module")
 def bed() -> Iterator[Notebooks]:
-    with Notebooks(Stack(uid_min=58_800, uid_max=58_899, cgroup="dtnoter"), SETTINGS) as running:
-        running.user(ROOT, "--role", "admin")
-        running.user(CAROL)
+    with running_hub(ALICE, BOB, CAROL, settings=SETTINGS) as running:
         for name in (ALICE, BOB):
-            running.user(name)
             start(running, name)
         yield running
 
 
 @pytest.fixture(scope="module")
 def alice(bed: Notebooks) -> Iterator[Browser]:
-    with bed.browser() as browser:
-        browser.sign_in(ALICE, notebooks.PASSWORD)
+    with signed_in(bed, ALICE) as browser:
         browser.open(f"/jupyter/user/{ALICE}/lab")
         yield browser
 
@@ -58,14 +55,14 @@ def start(bed: Notebooks, name: str, server: str = "") -> None:
     answer = bed.hub_api("POST", f"/users/{name}/servers/{server}", {})
     told = f"the hub answered {answer.status_code}: {answer.text}"
     assert answer.status_code in (201, 202) or "already running" in answer.text, told + logs(bed, name)
-    until(lambda: state(bed, name, server).get("ready"), why=lambda: told + logs(bed, name))
+    until(lambda: shown(bed, name, server).get("ready"), 40, lambda: told + logs(bed, name))
 
 
 def stop(bed: Notebooks, name: str, server: str = "") -> None:
     """End a server; a named one is forgotten, for there may be few."""
     answer = bed.hub_api("DELETE", f"/users/{name}/servers/{server}", {"remove": True} if server else None)
     told = f"the hub answered {answer.status_code}: {answer.text}"
-    until(lambda: not state(bed, name, server), why=lambda: told + logs(bed, name))
+    until(lambda: not shown(bed, name, server), 40, lambda: told + logs(bed, name))
 
 
 def logs(bed: Notebooks, name: str) -> str:
@@ -76,20 +73,8 @@ def logs(bed: Notebooks, name: str) -> str:
     known = bed.hub_api("GET", f"/users/{name}").text
     servers = {path.name: path.read_text(errors="replace") for path in (bed.paths.notebooks / "logs").glob(f"{name}*")}
     of_parts = {which: bed.stack.log(which) for which in ("hub", "agent", "launcher")}
-    shown = [f"-- {which}\n{text[-3000:]}" for which, text in {**servers, **of_parts, "hub's word": known}.items()]
-    return "\n".join(["", listed.stdout[-3000:], *shown])
-
-
-def state(bed: Notebooks, name: str, server: str = "") -> dict:
-    found = bed.hub_api("GET", f"/users/{name}").json().get("servers", {}).get(server)
-    return found if found and (found["ready"] or found["pending"]) else {}
-
-
-def until(holds: Callable[[], object], seconds: float = 40.0, why: Callable[[], str] = lambda: "") -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"it did not come about: {why()}"
-        time.sleep(0.1)
+    parts = [f"-- {which}\n{text[-3000:]}" for which, text in {**servers, **of_parts, "hub's word": known}.items()]
+    return "\n".join(["", listed.stdout[-3000:], *parts])
 
 
 def as_user(name: str, code: str) -> str:

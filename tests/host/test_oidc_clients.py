@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,7 +20,8 @@ import pytest
 
 from tests.browser.front import can_run
 from tests.conftest import cannot_run
-from tests.host.openid_bed import Bed, Browser, free_port
+from tests.host.openid_bed import Bed, Browser
+from tests.waiting import free_port, until_it_listens
 
 WHY = cannot_run() or can_run()
 pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY or "-")
@@ -37,16 +37,6 @@ def bed() -> Iterator[Bed]:
         found.user(BOB)
         found.stack.cli("group", "create", "dtocrew", "--members", ADA)
         yield found
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
 
 
 # -- Apache with mod_auth_openidc
@@ -116,7 +106,7 @@ def apache(bed: Bed) -> Iterator[str]:
         [APACHE, "-d", str(folder), "-f", str(folder / "apache.conf"), "-DFOREGROUND"], stdin=subprocess.DEVNULL
     )
     try:
-        wait_for(port, process, folder / "error.log")
+        until_it_listens(port, process, (folder / "error.log").read_text)
         yield here
     finally:
         process.terminate()
@@ -313,7 +303,7 @@ def hub(bed: Bed, venv: Path) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:
-        wait_for(port, process, folder / "hub.log")
+        until_it_listens(port, process, (folder / "hub.log").read_text)
         yield here
     finally:
         process.terminate()

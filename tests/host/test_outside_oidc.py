@@ -26,7 +26,7 @@ from tests.served import ADMIN, PASSWORD, Served
 from tests.stack import SERVER_USER, Stack, ensure_account
 
 pytestmark = pytest.mark.skipif(bool(cannot_run()), reason=cannot_run() or "-")
-OWN: dict[str, Any] = {"uid_min": 58_000, "uid_max": 58_249, "cgroup": "dtout"}
+OWN: dict[str, Any] = {"uid_min": 59_800, "uid_max": 59_899, "cgroup": "dtout"}
 HERE, THEIRS = "cloud.test", "their own good phrase"
 BACK = f"https://{HERE}/sign-in/with/far/back"
 PEOPLE = ("dtoufar", "dtougone")
@@ -160,7 +160,7 @@ def test_somebody_from_there_gets_an_account_here(stack: Stack, far: Far) -> Non
     done = come_back(browser, far.sign_in(browser.leave(), "dtoufar", THEIRS))
     assert done[0] == 303 and done[1]["location"] == "/", done
     account = pwd.getpwnam("dtoufar")
-    assert 58_000 <= account.pw_uid <= 58_249 and Path(account.pw_dir).is_dir()
+    assert 59_800 <= account.pw_uid <= 59_899 and Path(account.pw_dir).is_dir()
     made = stack.json("user", "show", "dtoufar")
     assert (made["full_name"], made["email"], made["role"]) == ("The dtoufar", None, "user"), (
         "no address is confirmed there"

@@ -124,7 +124,7 @@ def test_the_service_is_for_the_platforms_users_only(pam: Bed) -> None:
     assert not pamtester("diycloud", OUTSIDER, PASSWORD)
     assert not pamtester("diycloud", "root", PASSWORD, what="acct_mgmt")
     name = next(_names)
-    subprocess.run(["useradd", "-M", "-u", "57589", name], check=True)
+    subprocess.run(["useradd", "-M", "-u", "59689", name], check=True)
     subprocess.run(["chpasswd"], input=f"{name}:{PASSWORD}\n", text=True, check=True)
     assert not pamtester("diycloud", name, PASSWORD), "a number of the range alone makes nobody a user"
     assert pamtester("su", name, PASSWORD)
@@ -279,7 +279,7 @@ def test_a_password_of_passwd_is_the_portals_too(pam: Bed) -> None:
 
 def test_an_account_that_was_adopted_brings_its_password(pam: Bed) -> None:
     name = next(_names)
-    subprocess.run(["useradd", "-m", "-u", "57540", "-s", "/bin/bash", name], check=True)
+    subprocess.run(["useradd", "-m", "-u", "59640", "-s", "/bin/bash", name], check=True)
     subprocess.run(["chpasswd"], input=f"{name}:{OTHER}\n", text=True, check=True)
     pam.stack.cli("user", "adopt", name)
     assert login(pam, name, PASSWORD)[0] == 401
@@ -359,7 +359,7 @@ def test_broken_files_keep_out_neither_root_nor_the_hosts_own_people(pam: Bed, h
             spoil(path, how)
         assert pamtester("su", "root", what="acct_mgmt open_session")
         assert pam.gets_in(OUTSIDER, PASSWORD), pam.log()
-        assert su(OUTSIDER, PASSWORD, by=57_991) and su(OUTSIDER, by=None) and su(name, by=None)
+        assert su(OUTSIDER, PASSWORD, by=59_991) and su(OUTSIDER, by=None) and su(name, by=None)
         assert console(OUTSIDER, PASSWORD)
     finally:
         for path in files:

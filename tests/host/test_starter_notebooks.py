@@ -17,10 +17,9 @@ import pytest
 
 from diycloud.auth.actions import ChangePassword, CreateToken
 from diycloud.client import Cloud
-from tests.browser.front import Front, can_run
-from tests.conftest import cannot_run
+from tests.browser.front import Front, running_front
 from tests.notebooks import environment
-from tests.stack import ROOT, Stack
+from tests.stack import ROOT
 
 STARTERS = ROOT / "src/diycloud/templates/notebooks"
 NAMES = sorted(path.name for path in STARTERS.iterdir())
@@ -40,11 +39,8 @@ USER = "dtnbstart"
 
 @pytest.fixture(scope="module")
 def front() -> Iterator[Front]:
-    reason = cannot_run() or can_run()
-    if reason:
-        pytest.skip(reason)
-    with Stack(uid_min=58_500, uid_max=58_599, cgroup="dtnoteb") as stack, Front(stack) as found:
-        stack.cli("user", "create", USER, "--cpu", "0.5", "--memory", "512M")
+    with running_front(58_500, 58_599, "dtnoteb") as found:
+        found.stack.cli("user", "create", USER, "--cpu", "0.5", "--memory", "512M")
         yield found
 
 

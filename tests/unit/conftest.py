@@ -1,4 +1,4 @@
-"""What is watched in every unit test."""
+"""What is watched in every unit test, and what they share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from diycloud.system import System
+from tests.unit import systems
 
 
 def open_files() -> dict[int, str]:
@@ -31,3 +35,9 @@ def closes_what_it_opens() -> Iterator[None]:
     if more():
         gc.collect()  # what waits in a cycle only is no leak
     assert more() == {}
+
+
+@pytest.fixture(params=systems.REAL)
+def real(request: pytest.FixtureRequest, tmp_path: Path) -> System:
+    """Each System that changes the host."""
+    return systems.make(request.param, tmp_path)

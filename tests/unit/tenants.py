@@ -3,64 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from diycloud.actions.action import Action
 from diycloud.actions.actor import Actor
-from diycloud.actions.dispatcher import Dispatcher, Handler
+from diycloud.actions.dispatcher import Dispatcher
 from diycloud.actions.roles import Role
 from diycloud.actions.services import Services
 from diycloud.agent import framing
 from diycloud.agent import protocol as wire
 from diycloud.auth.throttle import Throttle
 from diycloud.config import Settings
+from diycloud.core.handlers import HANDLERS
 from diycloud.db.engine import Database
 from diycloud.db.sqlite import SqliteDatabase
 from diycloud.domains import actions as domains
-from diycloud.domains import service as domains_service
 from diycloud.errors import DiyCloudError, PermissionDenied, Unavailable
-from diycloud.groups import actions as groups
-from diycloud.groups import service as groups_service
-from diycloud.policies import actions as policies
-from diycloud.policies import service as policies_service
 from diycloud.users import actions as users
-from diycloud.users import life, places, reconcile, service
+from diycloud.users import places, reconcile
 
 ROOT = Actor("root", Role.ADMIN, "cli")
-HANDLERS: dict[type[Action[Any]], Handler] = {
-    users.CreateUser: service.create_user,
-    users.ShowUser: service.show_user,
-    users.ListUsers: service.list_users,
-    users.ModifyUser: service.modify_user,
-    users.SetLimits: service.modify_user,
-    users.SetPassword: service.set_password,
-    users.DeleteUser: life.delete_user,
-    users.PurgeUser: life.purge_user,
-    policies.ApplyPolicy: policies_service.apply_policy,
-    policies.ListPolicies: policies_service.list_policies,
-    policies.CreatePolicy: policies_service.create_policy,
-    policies.ShowPolicy: policies_service.show_policy,
-    policies.ModifyPolicy: policies_service.modify_policy,
-    policies.RemovePolicy: policies_service.remove_policy,
-    domains.ListDomains: domains_service.list_domains,
-    domains.CreateDomain: domains_service.create_domain,
-    domains.ShowDomain: domains_service.show_domain,
-    domains.ModifyDomain: domains_service.modify_domain,
-    domains.RemoveDomain: domains_service.remove_domain,
-    groups.ListGroups: groups_service.list_groups,
-    groups.CreateGroup: groups_service.create_group,
-    groups.ShowGroup: groups_service.show_group,
-    groups.ModifyGroup: groups_service.modify_group,
-    groups.AddMembers: groups_service.add_members,
-    groups.RemoveMembers: groups_service.remove_members,
-    groups.PreviewRemoveGroup: groups_service.preview_removal,
-    groups.RemoveGroup: groups_service.remove_group,
-}
 
 
 class Host:
@@ -196,16 +165,10 @@ class Bench:
         return Actor(name, role, "rest", user_id=user_id, domain=domain, session_id=10_000 + user_id, proved_at=now)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Read or change the database as people do: SQLite's with a sqlite3 of their own, which keeps no foreign keys."""
+        """Read or change the database as people do."""
         if not isinstance(self.database, SqliteDatabase):
             return asyncio.run(self.database.write(_run, statement.replace("?", "%s"), values))
-        connection = sqlite3.connect(self.database.path)
-        try:
-            found = connection.execute(statement, values).fetchall()
-            connection.commit()
-            return found
-        finally:
-            connection.close()
+        return by_hand(self.database.path, statement, *values)
 
     def audited(self, action: str) -> list[tuple[str, str, str, str]]:
         """Return the audit's rows of an action: who, on what, how it ended, what changed."""
@@ -213,6 +176,22 @@ class Bench:
         return self.sql(query, action)
 
 
+def by_hand(path: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Do what people with a sqlite3 of their own do: it keeps no foreign keys."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(statement, values).fetchall()
+
+
 def _run(connection: Connection, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
     done = connection.exec_driver_sql(statement, values)
     return [tuple(row) for row in done] if done.returns_rows else []
+
+
+def with_two_domains(bench: Bench) -> Bench:
+    """Make `physics` beside `default`, with people in both."""
+    bench.run(domains.CreateDomain(name="physics"))
+    for name in ("ada", "bob", "carl"):
+        bench.user(name)
+    for name in ("dora", "emil"):
+        bench.user(name, "physics")
+    return bench

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,23 +12,13 @@ import pytest
 
 from diycloud.agent import changes, reconcile
 from diycloud.agent.handlers import TABLE
-from diycloud.agent.protocol import (
-    LIFE,
-    Account,
-    Limits,
-    Outcome,
-    PurgeAccount,
-    Shadow,
-    State,
-    Sync,
-    SyncReport,
-    Wish,
-)
+from diycloud.agent.protocol import LIFE, Account, Limits, Outcome, PurgeAccount, Shadow, State, Sync, SyncReport, Wish
 from diycloud.agent.registry import Registry
 from diycloud.agent.state import MAX_LISTS, Agent, Caller, Role, Session
 from diycloud.config import AgentSettings
 from diycloud.errors import HostError, InvalidInput, PermissionDenied, Unavailable
 from diycloud.system.fake import Fake
+from tests.unit.agents import finish
 
 T = TypeVar("T")
 MANAGED = "/var/lib/diycloud/agent/managed"
@@ -58,14 +48,6 @@ def make(home: Path, *, passwd: str = PASSWD, sudoers: str = SUDOERS) -> tuple[F
 def ensure(agent: Agent, name: str, generation: int = 5, caller: Caller = SERVER, **others: object) -> Outcome:
     account = Account(Wish(name, generation, LIMITS), create=True)
     return changes.ensure_accounts(agent, caller, [msgspec.structs.replace(account, **others)])[0]
-
-
-def finish(steps: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def sync(agent: Agent, *wishes: Wish) -> SyncReport:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from diycloud.host.accounts import HostAccounts
 from diycloud.system import ROOT as ROOT_OWNER
 from diycloud.system import Owner, Result, System
 from diycloud.system.fake import Fake
+from tests.unit.agents import finish
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a home to its user")
 T = TypeVar("T")
@@ -68,14 +68,6 @@ def ensure(agent: Agent, *wanted: str, name: str = "alice", caller: Caller = SER
 def members(fake: Fake, group: str) -> str:
     lines = (fake.read("/etc/group") or "").splitlines()
     return next(line.split(":")[3] for line in lines if line.startswith(f"{group}:"))
-
-
-def finish(steps: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def sync(agent: Agent, *wishes: Wish) -> SyncReport:

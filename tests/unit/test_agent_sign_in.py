@@ -33,7 +33,8 @@ from diycloud.host import password_fields, shadow
 from diycloud.host.keys import CODES_GROUP
 from diycloud.host.pam_files import Demands
 from diycloud.system.fake import Fake
-from tests.unit.test_agent_changes import finish, make
+from tests.unit.agents import finish
+from tests.unit.test_agent_changes import make
 
 LIMITS = Limits(0.5, 64 << 20, 50)
 ROOT, SERVER = Caller(0, 1, Role.ROOT), Caller(990, 1, Role.SERVER)

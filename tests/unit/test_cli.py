@@ -115,7 +115,7 @@ def test_every_fault_has_its_line(server: Server, capsys: Any) -> None:
     [
         (("jupytr", "status"), "there is no 'jupytr'. Did you mean jupyter?"),
         (("notebook", "lst"), "there is no 'lst'. Did you mean list?"),
-        (("jupyter", "xyz"), "there is no 'xyz'. There are: setup, status, backup, env."),
+        (("jupyter", "xyz"), "there is no 'xyz'. There are: setup, status, backup, restore, env."),
         (("notebook",), "a verb is missing; `diycloud notebook --help` lists them"),
         ((), "a command is missing; `diycloud --help` lists them"),
     ],

@@ -112,3 +112,17 @@ def test_every_place_is_under_the_prefix() -> None:
     assert len(places) > 10
     assert all(place.is_relative_to("/srv/test") for place in places)
     assert Paths().config == Path("/etc/diycloud/config.yaml")
+
+
+def test_what_a_name_or_a_folder_must_be_is_said_in_words(tmp_path: Path) -> None:
+    for text in (
+        "notebooks: {host: X}",
+        "notebooks: {templates: x}",
+        "notebooks: {hub_user: X y}",
+        "server: {host_name: 'a b'}",
+        "agent: {archive: x}",
+        "agent: {shared: '/'}",
+    ):
+        with pytest.raises(InvalidInput, match="must be a") as refused:
+            load(tmp_path, text + "\n")
+        assert "\\" not in refused.value.message, "no pattern"

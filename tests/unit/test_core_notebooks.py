@@ -17,7 +17,7 @@ from diycloud.auth.oidc import clients
 from diycloud.auth.oidc.first_party import Wanted, ensure_client
 from diycloud.config import Paths, Settings
 from diycloud.config_notebooks import NotebookSettings
-from diycloud.core import kernels
+from diycloud.core import doctor_notebooks, environments, kernels
 from diycloud.core import notebook_steps as do
 from diycloud.core.doctor_notebooks import examine_notebooks
 from diycloud.core.environments import PACKAGE, REQUIREMENTS, Environment, ensure_environment, is_current
@@ -153,10 +153,26 @@ def test_an_environment_is_made_once():
     assert host.ran == []
 
 
+def test_an_environment_is_noted_as_whole_once_it_is_on_disk(monkeypatch):
+    """A power cut would leave the note beside files that are empty: pip does not wait for the disk."""
+    host, noted = Host(), list[tuple[bool, str]]()
+    write = host.write
+
+    def look(path, text, **more):
+        if str(path).endswith(".made-from"):
+            noted.append((json.loads(text)["whole"], host.ran[-1]))
+        return write(path, text, **more)
+
+    monkeypatch.setattr(host, "write", look)
+    ensure_environment(host, lab("/opt/x/lab", "seaborn"))
+    assert [last for whole, last in noted if whole] == ["sync -f /opt/x/lab"]
+    assert not noted[0][0]
+
+
 def test_what_administrators_add_is_held_to_the_versions_and_runs_no_code_as_root():
     host = Host()
     ensure_environment(host, lab("/opt/x/lab", "jupyterlab-git", "seaborn==0.13.2"))
-    added = host.ran[-1]
+    added = next(line for line in reversed(host.ran) if "pip install" in line)
     assert added.endswith(
         "--only-binary :all: --constraint /opt/x/lab/constraints.txt -- jupyterlab-git seaborn==0.13.2"
     )
@@ -619,9 +635,9 @@ def test_doctor_says_what_is_wrong_with_notebooks(nowhere):
     run = run_on(host, nowhere)
     said = [found.detail for found in examine_notebooks(run) if found.result == "fail"]
     assert any("hub environment is not there" in text for text in said)
-    assert any("not in the group" in text for text in said)
-    assert any("client.json is not there" in text for text in said)
-    assert not any("the profile " in found.detail for found in examine_notebooks(run))
+    assert any("diycloud-hub is not in diycloud and www-data, whose sockets" in text for text in said)
+    assert any("client.json, by which hub" in text for text in said)
+    assert not any("notebooks.profiles" in found.detail for found in examine_notebooks(run))
     off = run_on(host, nowhere, without_notebooks=True)
     assert [found.result for found in examine_notebooks(off)] == ["ok"]
 
@@ -631,5 +647,77 @@ def test_doctor_says_which_profiles_nobody_is_offered(tmp_path):
     profiles = "{small: {cpu: 1}, box: {kind: docker, image: lab}}"
     (tmp_path / "etc/diycloud/config.yaml").write_text(f"notebooks:\n  profiles: {profiles}\n")
     run = run_on(Host(), str(tmp_path))
-    (said,) = [found for found in examine_notebooks(run) if "the profile " in found.detail]
-    assert said.result == "warn" and "profile box:" in said.detail and "kind: process" in said.advice
+    (said,) = [found for found in examine_notebooks(run) if "notebooks.profiles" in found.detail]
+    assert said.result == "warn" and said.detail.startswith("nobody is offered box of") and "`kind`" in said.advice
+
+
+def test_doctor_tells_a_damaged_environment_from_one_that_is_not_there(nowhere):
+    host = Host()
+    run = run_on(host, nowhere)
+    prepare(host, run)
+    do.environments(run)
+
+    def said() -> dict[str, str]:
+        return {
+            one.detail.split(" environment")[0]: f"{one.result}: {one.detail}. {one.advice}"
+            for one in examine_notebooks(run)
+        }
+
+    assert said()["the lab"].startswith("ok")
+    answer = host._execute
+    lacks = Result(1, "", "jupyterlab\n")
+    host._execute = lambda argv, input: lacks if "jupyterlab" in argv else answer(argv, input)  # type: ignore[method-assign]
+    assert said()["the lab"].startswith("fail: the lab environment is damaged: without jupyterlab. `rm -r ")
+    assert said()["the hub"].startswith("ok")
+    host._execute = answer  # type: ignore[method-assign]
+    host.remove(run.paths.lab_environment / "bin/python")
+    assert said()["the lab"].startswith("fail: the lab environment is not there:")
+    assert do.environments(run) == "made lab" and said()["the lab"].startswith("ok"), "the advice holds"
+
+
+@pytest.mark.parametrize(
+    ("printed", "message", "hint"),
+    [
+        ("x/python failed with status 1: WARNING: y\nERROR: Could not find nix (from versions: none)\n"
+         "ERROR: No matching distribution found for nix", "Could not find nix (from versions: none)\nNo matching", "wheel"),
+        ("x/python failed with status 1: ERROR: Cannot install numpy==1.0 because of x.\nERROR: ResolutionImpossible: for",
+         "Cannot install numpy==1.0 because", "stay"),
+        ("x/python failed with status 2: no space left", "x/python failed with status 2: no space left", ""),
+    ],
+)  # fmt: skip
+def test_what_pip_says_is_told_without_its_warnings(printed, message, hint):
+    host = Host()
+    host.run = lambda *_, **__: (_ for _ in ()).throw(HostError(printed))  # type: ignore[method-assign]
+    with pytest.raises(HostError) as refused:
+        environments.pip(host, lab(), "install", "nix")
+    assert refused.value.message.startswith(f"pip cannot install in /opt/x/lab: {message}")
+    assert "WARNING" not in refused.value.message and (hint in refused.value.hint if hint else not refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ({"redirect_uris": [], "enabled": True}, "does not sign people in to the hub at the address"),
+        ({"redirect_uris": "right", "enabled": False}, "the application notebooks is switched off"),
+        ({"redirect_uris": "right", "enabled": True}, ""),
+        (None, "does not sign people in to the hub at the address"),
+    ],
+)
+def test_doctor_asks_whether_people_can_sign_in_to_the_hub(nowhere, monkeypatch, app, said):
+    run = run_on(Host(), nowhere)
+    if app and app["redirect_uris"] == "right":
+        app = {**app, "redirect_uris": [*do.callbacks(run), "https://more/"]}
+    apps = [{"name": "other"}, *([{"name": "notebooks", **app}] if app else [])]
+    monkeypatch.setattr(doctor_notebooks, "ask_json", lambda *_: {"apps": apps})
+    found = [one for one in examine_notebooks(run) if "sign" in one.detail]
+    assert [one.result for one in found] == (["fail"] if said else [])
+    assert all(said in one.detail and "`diycloud " in one.advice for one in found)
+
+
+def test_doctor_says_of_a_folder_for_new_users_that_is_not_there(tmp_path):
+    (tmp_path / "etc/diycloud").mkdir(parents=True)
+    file = tmp_path / "etc/diycloud/config.yaml"
+    for folder, expected in (("/srv/none", ["warn"]), ("/etc/diycloud/notebooks", [])):
+        file.write_text(f"notebooks:\n  templates: {folder}\n")
+        found = examine_notebooks(run_on(Host(), str(tmp_path)))
+        assert [one.result for one in found if "notebooks.templates" in one.detail] == expected

@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from diycloud.distro.tables import family
 from diycloud.errors import Conflict, Unsupported
 from diycloud.system import Result
 from diycloud.system.fake import Fake
+from tests.waiting import until
 
 DATA = Path(__file__).parent / "data" / "os-release"
 LISTENING = "sl local\n   0: 00000000:{port:04X} 00000000:0000 0A 0\n"
@@ -195,13 +195,6 @@ def daily(seconds: str, *command: str) -> subprocess.Popen[bytes]:
     _, _, loop, name, *_ = renewal_service(Paths()).command
     assert "86400" in loop
     return subprocess.Popen(["/bin/sh", "-c", loop.replace("86400", seconds), name, *command])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_daily_renewal_runs_once_a_day(tmp_path):

@@ -11,7 +11,6 @@ import pytest
 from diycloud.actions.actor import Actor
 from diycloud.actions.roles import Role
 from diycloud.agent import protocol as wire
-from diycloud.db.engine import Database
 from diycloud.domains.actions import CreateDomain, ListDomains, ModifyDomain, RemoveDomain, ShowDomain
 from diycloud.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from diycloud.groups.actions import CreateGroup
@@ -30,10 +29,9 @@ from tests.unit.tenants import Bench
 
 
 @pytest.fixture
-def bench(database: Database) -> Bench:
-    found = Bench(database)
-    found.run(CreateDomain(name="physics", description="second floor"))
-    return found
+def bench(bench: Bench) -> Bench:
+    bench.run(CreateDomain(name="physics", description="second floor"))
+    return bench
 
 
 @pytest.fixture

@@ -313,7 +313,8 @@ def test_rows_of_users_that_exist_change_them_if_asked(empty_database: Path) -> 
 def test_every_user_of_an_import_is_in_the_audit(empty_database: Path) -> None:
     with empty(empty_database) as database:
         bring_in(
-            database, b'[{"username": "xa", "password": "correct horse battery"}, {"username": "xb", "memory": "1536M"}]'
+            database,
+            b'[{"username": "xa", "password": "correct horse battery"}, {"username": "xb", "memory": "1536M"}]',
         )
         rows = database.read_now(
             lambda c: c.exec_driver_sql("SELECT target, action, outcome, actor, changes FROM audit ORDER BY id").all()

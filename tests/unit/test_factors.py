@@ -73,14 +73,20 @@ def test_the_uri_and_its_picture() -> None:
     assert picture.startswith("data:image/svg+xml") and "style" not in picture and "script" not in picture
 
 
+def secret_of(connection: Connection, user_id: int) -> str:
+    stored = totp.find(connection, user_id)
+    assert stored is not None
+    return totp.open_secret(VAULT, stored)
+
+
 def test_a_secret_is_sealed_and_only_its_users(connection: Connection) -> None:
     totp.store(connection, VAULT, 1, SECRET, step=5)
     (sealed,) = connection.execute(text("SELECT secret FROM totps")).one()
     assert SECRET.encode() not in bytes(sealed)
-    assert totp.secret_of(connection, VAULT, 1) == SECRET and totp.secret_of(connection, VAULT, 2) is None
+    assert secret_of(connection, 1) == SECRET and totp.find(connection, 2) is None
     connection.execute(text("UPDATE totps SET user_id = 2"))
     with pytest.raises(HostError):
-        totp.secret_of(connection, VAULT, 2)
+        secret_of(connection, 2)
 
 
 def test_a_secret_that_was_tampered_with_opens_nothing(connection: Connection) -> None:
@@ -90,7 +96,7 @@ def test_a_secret_that_was_tampered_with_opens_nothing(connection: Connection) -
     for value in (changed, b"", SECRET.encode()):
         connection.execute(text("UPDATE totps SET secret = :value"), {"value": value})
         with pytest.raises(HostError):
-            totp.secret_of(connection, VAULT, 1)
+            secret_of(connection, 1)
     with pytest.raises(HostError):
         totp.open_secret(Vault(b"o" * 32), totp.Stored(1, bytes(sealed), 0, ""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,43 @@ def test_home_that_takes_nothing_stops_no_server(tmp_path: Path, capsys: pytest.
     (home / FOLDER).write_text("a file")
     copy_starters([source], home)
     assert "Starter notebooks" in capsys.readouterr().out
+
+
+def test_what_is_odd_about_one_starter_stops_neither_the_others_nor_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, home = tmp_path / "source", tmp_path / "home"
+    source.mkdir()
+    home.mkdir()
+    (source / "a-link.ipynb").symlink_to(tmp_path / "nowhere")
+    (source / ".#being-edited.ipynb").symlink_to("somebody@host.1:2")
+    odd = os.fsdecode(b"\xe4.txt")
+    (source / odd).write_text("in Latin-1")
+    (source / "z.ipynb").write_text("{}")
+    mark = home / ".local/share/diycloud/starters"
+    mark.parent.mkdir(parents=True)
+    mark.write_bytes(b"\xff\xfe no text\n")
+    copy_starters([source], home)
+    assert set(os.listdir(home / FOLDER)) == {odd, "z.ipynb"}
+    (home / FOLDER / odd).unlink()
+    copy_starters([source], home)
+    assert set(os.listdir(home / FOLDER)) == {"z.ipynb"}, "given once"
+    assert "a-link.ipynb" in capsys.readouterr().out
+
+
+def test_half_a_starter_is_not_taken_for_one(tmp_path: Path) -> None:
+    source, home = tmp_path / "source", tmp_path / "home"
+    source.mkdir()
+    home.mkdir()
+    (source / "large.txt").write_text("x" * 100_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (50_000, before[1])
+    )  # write(2) fails as in a full home (Python ignores SIGXFSZ)
+    try:
+        copy_starters([source], home)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(home / FOLDER) == []
+    copy_starters([source], home)
+    assert (home / FOLDER / "large.txt").stat().st_size == 100_000

@@ -1,6 +1,6 @@
 """Asking the hub over its socket: what is sent, and what its answers mean. A small server stands where the hub is.
 
-tests/host/test_hub.py asks the real one.
+tests/host/hub asks the real one.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_one_that_runs_is_started(peer: Peer, ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "error", "words"),
     [
-        (400, {"message": "ada is pending stop"}, Conflict, "ada is pending stop"),
+        (400, {"message": "ada is pending stop"}, Conflict, "about to end"),
         (403, {"message": "no"}, Conflict, "no"),
         (429, {"message": "Too many"}, TooManyRequests, "Many notebooks are starting"),
         (500, {"message": "It was killed for memory."}, HostError, "It was killed for memory."),

@@ -38,14 +38,15 @@ def written(folder: Path, text: str) -> None:
 
 
 class Resolving(Host):
-    """A host that finds names. leads_to: where notebooks' own leads."""
+    """A host that finds names. leads_to: where notebooks' own leads; portal: where the portal's does."""
 
     leads_to: tuple[str, ...] = ()
+    portal: tuple[str, ...] = ("127.0.0.1",)
 
     def _execute(self, argv: Sequence[str], input: str | None) -> Result:
         if list(argv[:2]) == ["getent", "ahosts"]:
-            assert argv[2] == OWN
-            text = "".join(f"{address}   STREAM {OWN}\n{address}   DGRAM\n" for address in self.leads_to)
+            found = {OWN: self.leads_to, "cloud.example.org": self.portal}[argv[2]]
+            text = "".join(f"{address}   STREAM {argv[2]}\n{address}   DGRAM\n" for address in found)
             return Result(0 if text else 2, text, "")
         return super()._execute(argv, input)
 
@@ -63,16 +64,35 @@ def test_where_notebooks_are(port: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["Notebooks.example.org", "https://x.example.org", "x.example.org:443", "x/y", "-x.org", "x..y", "x_y", "a b", "x.", "é.org",
-     "'x;return 200'", "'x\\n'", "x" * 64, ".".join(["x" * 60] * 5)],
+     "192.0.2.7", "127.1", "x.7", "2001:db8::7", "null", "'x;return 200'", "'x\\n'", "x" * 64, ".".join(["x" * 60] * 5)],
 )  # fmt: skip
 def test_what_is_no_name(host: str) -> None:
-    with pytest.raises(InvalidInput, match=r"notebooks\.host"):
+    with pytest.raises(
+        InvalidInput, match=r"line 2: notebooks\.host must be a host name in small letters, no address, such as"
+    ):
         settings(f"notebooks:\n  host: {host}\n")
 
 
+@pytest.mark.parametrize(
+    "name", ["https://x.org", "x.org:443", "x.org.", "x..org", "-x", "a b", "x/y", "é.org", "'[::1]'", "'x;'"]
+)
+def test_what_is_no_name_of_the_portals(name: str) -> None:
+    """What neither a certificate nor Nginx takes, and what would be another text for the name that notebooks have."""
+    with pytest.raises(InvalidInput, match=r"line 2: server\.host_name must be"):
+        settings(f"server:\n  host_name: {name}\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "cloud", "Cloud.Example.org", "my_box.lan", "192.0.2.7", "2001:db8::7", "xn--9ca.org"]
+)
+def test_what_is_a_name_of_the_portals(name: str) -> None:
+    assert settings(f"server:\n  host_name: '{name}'\n").server.host_name == name
+
+
 def test_the_portals_own_name_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"line 4: notebooks.host is the portal's own name"):
-        settings(f"server:\n  host_name: {OWN}\nnotebooks:\n  host: {OWN}\n")
+    for same in (OWN, OWN.title()):
+        with pytest.raises(InvalidInput, match=r"line 4: notebooks.host is the portal's own name"):
+            settings(f"server:\n  host_name: {same}\nnotebooks:\n  host: {OWN}\n")
 
 
 # -- setting it up
@@ -89,7 +109,7 @@ def test_certificate_site_and_hub_are_made_for_the_name(prefix: str) -> None:
     assert OWN in run.certified_names and OWN not in run.site.names and run.names[0] == "cloud.example.org"
     assert run.site.notebooks is not None and run.site.notebooks.host == OWN
     words = install_steps.probe_arguments(run)
-    assert words[words.index("--also-name") + 1] == OWN and words[words.index("--name") + 1] == "cloud.example.org"
+    assert words[words.index("--hub-name") + 1] == OWN and words[words.index("--name") + 1] == "cloud.example.org"
     assert install_steps.certificates in [step.run for step in NOTEBOOK_STEPS], (
         "`diycloud jupyter setup` is all it takes"
     )
@@ -149,12 +169,36 @@ def about_the_name(host: Host, prefix: str) -> list[tuple[str, str]]:
 
 def test_doctor_says_where_the_name_leads(prefix: str) -> None:
     host = Resolving()
-    assert about_the_name(host, prefix) == [("fail", f"{OWN} (notebooks.host) leads nowhere")]
+    assert about_the_name(host, prefix) == [("warn", f"{OWN} (notebooks.host) leads nowhere, seen from this host")]
     host.leads_to = ("203.0.113.9",)
     ((result, detail),) = about_the_name(host, prefix)
     assert result == "warn" and "203.0.113.9, which is no address of this host" in detail
     host.leads_to = ("203.0.113.9", "127.0.0.1")
     assert about_the_name(host, prefix) == [("ok", f"{OWN} leads to this host")]
+    host.leads_to = ("127.0.1.1",)
+    ((result, detail),) = about_the_name(host, prefix)
+    assert result == "ok" and "seen from itself" in detail, "others may find another address, or none"
+
+
+def test_doctor_says_where_the_portals_name_leads_too(prefix: str) -> None:
+    """People are sent there to sign in."""
+    host = Resolving()
+    host.leads_to, host.portal = ("127.0.0.1",), ()
+    said = [one for one in examine_notebooks(run_on(host, prefix)) if one.detail.startswith("cloud.example.org")]
+    assert [(one.result, one.detail) for one in said] == [
+        ("warn", "cloud.example.org (server.host_name) leads nowhere, seen from this host")
+    ]
+    assert "/etc/hosts" in said[0].advice
+
+
+def test_setting_it_up_says_at_once_that_the_name_leads_nowhere(prefix: str) -> None:
+    host = Resolving()
+    run = run_on(host, prefix)
+    prepare(host, run)
+    do.sign_in(run)
+    assert [note for note in run.notes if note.startswith(f"{OWN} (notebooks.host) leads nowhere")]
+    again = run_on(host, prefix)
+    assert do.sign_in(again) == "as it should be" and not again.notes, "told once, when it was set"
 
 
 def test_doctor_says_that_the_portals_name_is_needed(tmp_path: Path) -> None:

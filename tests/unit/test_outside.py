@@ -186,7 +186,7 @@ def parse(text: str) -> Settings:
         ("urls: [ldaps://x]\n    link: email", "trust_email"), ("urls: [ldaps://x]\n    bind_dn: cn=a", "bind_password_file"),
         ("urls: [ldaps://x]\n    roles: {a: admin}", "allow_admin"), ("urls: [ldaps://x]\n    roles: {a: root}", "one of admin"),
         ("urls: [ldaps://x]\n    bind_template: 'u={username},x'\n    check_minutes: 5", "check_minutes"),
-        ("urls: [ldaps://x]\n    password: secret", "password"), ("urls: [ldaps://x]\n    groups: {a: [Staff]}", "like"),
+        ("urls: [ldaps://x]\n    password: secret", "password"), ("urls: [ldaps://x]\n    groups: {a: [Staff]}", "a name of"),
     ],
 )  # fmt: skip
 def test_a_directory_that_cannot_be_is_refused(more: str, said: str) -> None:

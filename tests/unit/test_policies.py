@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from diycloud.actions.roles import Role
-from diycloud.db.engine import Database
 from diycloud.domains.actions import CreateDomain, ModifyDomain
 from diycloud.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from diycloud.policies.actions import (
@@ -24,11 +23,6 @@ from diycloud.users.models import Limits
 from tests.unit.tenants import Bench
 
 G = 1 << 30
-
-
-@pytest.fixture
-def bench(database: Database) -> Bench:
-    return Bench(database)
 
 
 @pytest.fixture

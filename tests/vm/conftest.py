@@ -7,6 +7,7 @@ the default starts from nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -102,13 +103,13 @@ def _create(machine: Machine, name: str, cpu: float, memory: int, tasks: int) ->
     return Person(name, uid, cpu, memory, tasks)
 
 
-def _install(machine: Machine, suite: str) -> Bed:
-    machine.up(suite, "ready", fresh=True, owned=not KEEP)
+def _install(machine: Machine, suite: str, cgroup: str) -> Bed:
+    machine.up(suite, "ready", cgroup=cgroup, fresh=True, owned=not KEEP)
     machine.push(REPOSITORY, "/src")
     files = snapshot_of(machine)
     began = time.monotonic()
     machine.run("cd /src && ./install.sh", timeout=900)
-    print(f"{suite}: installed in {time.monotonic() - began:.0f} s")
+    print(f"{suite}, cgroup {cgroup}: installed in {time.monotonic() - began:.0f} s")
     bed = Bed(
         machine,
         _create(machine, "alice", 0.5, 256 * MIB, 60),
@@ -121,11 +122,10 @@ def _install(machine: Machine, suite: str) -> Bed:
     return bed
 
 
-@pytest.fixture(scope="session", params=SUITES)
-def installed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    """The platform on a machine of its own, with alice and bob; saved as `installed`."""
-    suite = request.param
-    machine = Machine(f"{KEEP or f'test-{os.getpid()}'}-{suite}")
+@contextlib.contextmanager
+def with_platform(suite: str, cgroup: str = "v2") -> Iterator[Bed]:
+    """The platform on a machine of its own, with alice and bob; saved as `installed`. Skips where none can be made."""
+    machine = Machine(f"{KEEP or f'test-{os.getpid()}'}-{suite}{'' if cgroup == 'v2' else f'-{cgroup}'}")
     kept = machine.folder / "bed.json"
     try:
         if KEEP and kept.exists():
@@ -134,14 +134,23 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Bed]:
                 machine, Person(*alice), Person(*bob), {path: tree.Entry(*entry) for path, entry in files.items()}
             )
         else:
-            bed = _install(machine, suite)
+            bed = _install(machine, suite, cgroup)
     except CannotBuild as reason:
         pytest.skip(f"no virtual machine: {reason}")
     except BaseException:
         machine.down() if KEEP else machine.remove()
         raise
-    yield bed
-    machine.down() if KEEP else machine.remove()
+    try:
+        yield bed
+    finally:
+        machine.down() if KEEP else machine.remove()
+
+
+@pytest.fixture(scope="session", params=SUITES)
+def installed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    """The platform on a machine of its own, with alice and bob; saved as `installed`."""
+    with with_platform(request.param) as bed:
+        yield bed
 
 
 @pytest.fixture

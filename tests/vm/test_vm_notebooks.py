@@ -16,7 +16,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.notebooks import Browser, Kernel
+from tests.visitor import Browser, Kernel
 from tests.vm.conftest import MIB, PASSWORD, Bed, wait_until
 
 pytestmark = pytest.mark.slow
@@ -169,14 +169,16 @@ def test_from_the_portal_to_a_cell_with_all_units_as_they_are_installed(at_work:
         assert machine.run("systemctl --failed --plain --no-legend").stdout == ""
 
 
-def test_after_a_reboot_nothing_is_half_dead_and_the_owner_opens_lab_again(at_work: AtWork) -> None:
+@pytest.mark.parametrize("way", ["reboot", pytest.param("cut_power", marks=pytest.mark.exhaustive)])
+def test_after_a_reboot_nothing_is_half_dead_and_the_owner_opens_lab_again(at_work: AtWork, way: str) -> None:
     bed, machine = at_work.bed, at_work.bed.machine
     assert told(bed)["servers"][0]["state"] == "running"
     began = time.monotonic()
-    machine.reboot()
-    print(f"rebooted in {time.monotonic() - began:.0f} s")
-    killed = "journalctl --boot=-1 --quiet --grep 'timed out. Killing' --output cat"
-    assert machine.run(killed, ok=(0, 1)).stdout == "", "all of it ends by itself on the way down"
+    getattr(machine, way)()
+    print(f"{way}: up again in {time.monotonic() - began:.0f} s")
+    if way == "reboot":
+        killed = "journalctl --boot=-1 --quiet --grep 'timed out. Killing' --output cat"
+        assert machine.run(killed, ok=(0, 1)).stdout == "", "all of it ends by itself on the way down"
     with browsing(bed, at_work.cookies) as alice:
         up = lambda: alice.ask("GET", "/jupyter/hub/health").status_code == 200  # noqa: E731
         wait_until("the hub answers", up, 300)

@@ -157,7 +157,7 @@ def _networks(field: Field, given: Any) -> Any:
             network = ipaddress.ip_network(part.strip(), strict=False)
         except ValueError:
             raise InvalidInput(f"{field.rule}; {part[:60]!r} is none") from None
-        mapped = network.network_address.ipv4_mapped if network.version == 6 else None
+        mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
         if mapped is not None and network.prefixlen >= 96:
             network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
         found[str(network)] = None

@@ -27,6 +27,7 @@ from diycloud.agent.protocol import (
     CheckLimits,
     ConfirmPassword,
     EmptyTrash,
+    EndNotebooks,
     EnsureAccounts,
     EnsureGroups,
     FindAdoptable,
@@ -221,6 +222,10 @@ def _stop_notebook(agent: Agent, session: Session, message: StopNotebook) -> Not
     return _notebooks(agent).stop(message.name, message.server, entry.uid if entry is not None else None)
 
 
+def _end_notebooks(agent: Agent, session: Session, message: EndNotebooks) -> int:
+    return _notebooks(agent).end_all(message.name)
+
+
 def _read_notebooks(agent: Agent, session: Session, message: ReadNotebooks) -> list[Notebook]:
     return _notebooks(agent).read(message)
 
@@ -292,6 +297,7 @@ TABLE: dict[type[Message], Handler] = {
     ReadUsage: Handler(_read_usage, Kind.READ, _BOTH),
     StartNotebook: Handler(_start_notebook, Kind.NOTEBOOK, _HUB),
     StopNotebook: Handler(_stop_notebook, Kind.NOTEBOOK, _ALL),
+    EndNotebooks: Handler(_end_notebooks, Kind.NOTEBOOK, _BOTH),
     ReadNotebooks: Handler(_read_notebooks, Kind.READ, _ALL),
     Sync: Handler(_sync, Kind.STEPS, _BOTH),
 }

@@ -30,6 +30,7 @@ from diycloud.distro.tables import family
 from diycloud.errors import Conflict, DiyCloudError, Unsupported
 from diycloud.host.accounts import HostAccounts
 from diycloud.host.slices import detect_slices
+from diycloud.host.torn import ACCOUNT_FILES, booted_at, remove_torn
 from diycloud.system.local import Local
 
 TRASH_SECONDS = 3600.0
@@ -91,6 +92,22 @@ def take_stock(agent: Agent) -> None:
         users = {account.name: account.uid for account in found}
     if agent.notebooks is not None:
         agent.notebooks.take_stock(users.get)
+
+
+def tidy(system: Local, paths: Paths) -> None:
+    """Remove what the end of the last boot left half-written."""
+    before = booted_at(system)
+    for folder, names in (
+        (paths.agent_state, ()),
+        (paths.keys, ()),
+        (paths.config_dir, ()),
+        (Path("/etc"), ACCOUNT_FILES),
+    ):
+        try:
+            if found := remove_torn(system, folder, before=before, names=names):
+                log.warning("half-written files removed", paths=found)
+        except (DiyCloudError, OSError) as error:
+            log.warning("half-written files stay", folder=str(folder), reason=str(error))
 
 
 async def serve(agent: Agent, paths: Paths) -> None:
@@ -193,6 +210,7 @@ def main() -> int:
     try:
         ensure_folders(Local(), paths)
         lock(paths.agent_state)
+        tidy(Local(), paths)
         settings = config.load(Path(paths.config))
         agent = make_agent(Local(), paths, settings)
         take_stock(agent)

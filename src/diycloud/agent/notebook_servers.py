@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -168,19 +168,30 @@ class Servers:
 
     # -- ending
 
-    def end(self, key: ServerKey) -> None:
-        """End a server: SIGTERM, a grace, then all that is in its part. Its lock is held."""
+    def end(self, key: ServerKey, *, grace: float = GRACE_S) -> None:
+        """End a server: SIGTERM, a grace in seconds (0: neither), then all that is in its part. Its lock is held."""
         server = self._known.get(key)
         if server is None:
             return
-        if self.is_running(server):
-            record = server.record
-            if record.pid and host.is_child(self._system, record.pid, record.shim):
-                self._system.kill(record.pid, signal.SIGTERM)
-                end = time.monotonic() + GRACE_S
-                while self.is_running(server) and time.monotonic() < end:
-                    time.sleep(_LOOK_S)
+        if grace:
+            self.ask_to_end([server], grace)
         self.bury(server)
+
+    def ask_to_end(self, servers: Iterable[KnownServer], seconds: float) -> None:
+        """Send SIGTERM to servers, and wait until they have ended, all of them together so many seconds at most."""
+        asked = [server for server in servers if self._ask_to_end(server)]
+        end = time.monotonic() + seconds
+        while any(map(self.is_running, asked)) and time.monotonic() < end:
+            time.sleep(_LOOK_S)
+
+    def _ask_to_end(self, server: KnownServer) -> bool:
+        if not self.is_running(server):
+            return False
+        record = server.record
+        there = bool(record.pid) and host.is_child(self._system, record.pid, record.shim)
+        if there:
+            self._system.kill(record.pid, signal.SIGTERM)
+        return there
 
     def bury(self, server: KnownServer) -> None:
         """End what is left of a server, remove its socket, write down that it ended. Its lock is held."""
@@ -196,7 +207,11 @@ class Servers:
         if record.ended is None:
             kills = max(record.kills, counters.oom_kills if counters is not None else 0)
             record = msgspec.structs.replace(record, ended=round(self._clock(), 3), kills=kills)
-            self._places.write_record(server.key, record)
+            try:
+                self._places.write_record(server.key, record)
+            except (DiyCloudError, OSError) as error:
+                # A full /run is no reason to call a server unstopped; the next agent sees that the shim is gone.
+                log.error("notebook not written down", name=record.name, server=record.server, reason=str(error))
         server.record, server.tidied = record, True
 
     def forget(self, key: ServerKey) -> None:

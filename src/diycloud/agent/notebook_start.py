@@ -140,16 +140,14 @@ def make_request(
 
 
 def _slice_facts(person: Person, part: Part | None, bounds: Bounds) -> dict[str, object]:
-    """Return which numbers Lab shows: of all that the user runs, or of this server where its profile bounds it."""
+    """Return where the numbers are that Lab shows, and the limits as they are now, which is what programs are told."""
     limits = person.limits
-    own_memory, own_cpu = 0 < bounds.memory < limits.memory, 0 < bounds.cpu < limits.cpu
     facts: dict[str, object] = {
-        "memory_limit": int(bounds.memory if own_memory else limits.memory),
-        "cpu_limit": float(bounds.cpu if own_cpu else limits.cpu),
+        "memory_limit": int(min(bounds.memory or limits.memory, limits.memory)),
+        "cpu_limit": float(min(bounds.cpu or limits.cpu, limits.cpu)),
     }
     if part is not None:
-        facts["memory"] = part.usage_files(whole=not own_memory)[0]
-        facts["cpu"] = part.usage_files(whole=not own_cpu)[1]
+        facts["memory"], facts["cpu"], facts["cpu_quota"] = part.usage_files
     return facts
 
 

@@ -31,6 +31,8 @@ LOOK_AFTER_S = 2.0
 """How often what ended is tidied, and what may not run any more is stopped."""
 RETRY_S = 2
 """When it is worth asking again for a start that had no place."""
+SHUT_OUT_S = 2.0
+"""Between SIGTERM to the servers of somebody who is shut out and the end of all that is in them."""
 KEPT_S = 24 * 3600.0
 """How long it is told of a server how it ended."""
 
@@ -120,6 +122,29 @@ class Notebooks:
             log.info("notebook stopped", name=name, server=server, exit_code=known.record.exit_code)
         return msgspec.structs.replace(self._servers.tell(known, fresh=False), state="stopped", socket="")
 
+    def end_all(self, name: str) -> int:
+        """End all of a user's servers together: who is shut out does not gain time by having many. Returns how many ran.
+
+        Raises HostError, once the others have ended, if one could not be ended.
+        """
+        self.interrupt(name)
+        running = [server for server in self._servers.of(name) if self._servers.is_running(server)]
+        self._servers.ask_to_end(running, SHUT_OUT_S)
+        problem: HostError | None = None
+        for server in running:
+            with self._servers.locked(server.key):
+                if self._servers.get(server.key) is server:
+                    try:
+                        self._servers.end(server.key, grace=0.0)
+                        self._servers.forget(server.key)
+                    except HostError as error:
+                        problem = error
+        if running:
+            log.info("notebooks ended", name=name, servers=len(running))
+        if problem is not None:
+            raise problem
+        return len(running)
+
     def read(self, message: ReadNotebooks) -> list[Notebook]:
         """Tell how servers fare, without changing anything."""
         after = ServerKey.of_stem(message.after)
@@ -147,6 +172,12 @@ class Notebooks:
 
     def look_after(self, may_run: Callable[[str], bool]) -> None:
         """Tidy what has ended, stop what may not run any more, forget what ended long ago. may_run: of an account."""
+        for name in {server.key.name for server in self._servers.all() if server.record.ended is None}:
+            if not may_run(name):
+                try:
+                    self.end_all(name)
+                except HostError as error:
+                    _log_untidy(ServerKey(name, ""), error)
         for server in self._servers.all():
             with self._servers.locked(server.key, wait=False) as locked:
                 if locked and self._servers.get(server.key) is server:
@@ -273,7 +304,7 @@ class Notebooks:
             host.bind_socket(self._places.socket(key), owner) as listener,
             host.launching(self._paths.launcher_socket) as launch,
         ):
-            shim = launch.ask(request, listener)
+            shim = launch.ask(request, listener, look)
             if part is not None:
                 part.hold(shim, bounds)
             start_of, now = host.start_of(self._system, shim), round(self._clock(), 3)
@@ -321,10 +352,6 @@ class Notebooks:
         key, now = server.key, self._clock()
         if self._servers.is_running(server):
             self._follow(server)  # limits that changed just while it was started, or while no agent ran
-            if not may_run:
-                self._servers.end(key)
-                self._servers.forget(key)
-                log.info("notebook stopped", name=key.name, server=key.server, reason="the account may not run it")
         elif not server.tidied:
             self._servers.bury(server)
             told = {"exit_code": server.record.exit_code, "memory_kills": server.record.kills}

@@ -26,21 +26,11 @@ from diycloud.agent.answers import (
     Verified,
 )
 
+# The answers belong to what is asked, and are found here too.
 __all__ = [
-    "Adoptable",
-    "Archived",
-    "GroupRemains",
-    "Handed",
-    "HostCapacity",
-    "Notebook",
-    "Outcome",
-    "Pong",
-    "Remains",
-    "SyncReport",
-    "Trashed",
-    "Usage",
-    "Verified",
-]  # the answers belong to what is asked, and are found here too
+    "Adoptable", "Archived", "GroupRemains", "Handed", "HostCapacity", "Notebook", "Outcome", "Pong", "Remains", "SyncReport",
+    "Trashed", "Usage", "Verified",
+]  # fmt: skip
 
 MAX_BATCH = 50
 """Accounts or passwords in one message."""
@@ -352,6 +342,12 @@ class StopNotebook(Message, frozen=True, tag="stop-notebook"):
     server: ServerName = ""
 
 
+class EndNotebooks(Message, frozen=True, tag="end-notebooks"):
+    """End all servers of a user who is shut out, within seconds whatever they do. Repeatable. Answer: int, how many ran."""
+
+    name: Name
+
+
 class ReadNotebooks(Message, frozen=True, tag="read-notebooks"):
     """Tell how notebook servers fare, those that ended and were not forgotten among them.
 
@@ -391,6 +387,7 @@ AnyMessage = (
     | ReadUsage
     | StartNotebook
     | StopNotebook
+    | EndNotebooks
     | ReadNotebooks
     | Sync
 )

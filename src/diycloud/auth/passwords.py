@@ -26,7 +26,7 @@ T = TypeVar("T")
 MEMORY, PASSES = 19 << 20, 2
 """Bytes and passes of argon2id, on one lane: OWASP Password Storage Cheat Sheet."""
 QUEUE = 128
-"""Hashes that may wait for a thread, some two seconds of its work: a class that signs in at the same moment waits, and is let in."""
+"""Hashes that may wait for a thread, some two seconds of its work: a class that signs in at once waits, and gets in."""
 OLD = "sha256$"
 """Begins an unsalted SHA-256 of an old database (users/legacy.py)."""
 MIN_LENGTH = 12

@@ -85,12 +85,6 @@ def open_secret(vault: Vault, stored: Stored) -> str:
     return vault.open(stored.sealed, purpose=purpose(stored.user_id)).decode("ascii")
 
 
-def secret_of(connection: Connection, vault: Vault, user_id: int) -> str | None:
-    """Return the secret of a user's app in base32, None without one. Raises HostError as `open_secret`."""
-    stored = find(connection, user_id)
-    return open_secret(vault, stored) if stored else None
-
-
 def store(connection: Connection, vault: Vault, user_id: int, secret: str, *, step: int) -> None:
     """Make a secret the user's, in place of an earlier one. step: of the code that was seen, which counts as used."""
     sealed = vault.seal(secret.encode("ascii"), purpose=purpose(user_id))

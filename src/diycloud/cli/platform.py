@@ -198,7 +198,10 @@ def _config(arguments: argparse.Namespace) -> int:
     paths = Paths(arguments.prefix)
     if arguments.verb == "set":
         set_setting(paths, arguments.key, arguments.value)
-        print(f"{arguments.key} is set. `diycloud install` makes what depends on it follow.")
+        own = arguments.key.startswith("notebooks.") and arguments.key != "notebooks.enabled"
+        print(
+            f"{arguments.key} is set. `diycloud {'jupyter setup' if own else 'install'}` makes what depends on it follow."
+        )
         return 0
     values = msgspec.to_builtins(settings(paths))
     if arguments.verb == "validate":

@@ -192,8 +192,11 @@ def _services(here: Installation) -> Iterator[Check]:
 
 
 def _answers(here: Installation) -> Iterator[Check]:
-    here.probe(probe_arguments(here))
-    yield Check("portal", "ok", f"it answers at {here.address}")
+    fault = here.probe(probe_arguments(here))
+    if fault is None or fault.part == "notebooks":
+        yield Check("portal", "ok", f"it answers at {here.address}")
+    if fault is not None:
+        yield Check(fault.part, "fail", fault.message, fault.hint)
 
 
 def _agent(here: Installation) -> Iterator[Check]:
@@ -206,9 +209,8 @@ def _world(here: Installation) -> Iterator[Check]:
     """Ask the server whether the host is as it is wished."""
     found = ask_json(here.paths.server_socket, f"{PREFIX}/host")
     if found.get("unsettled"):
-        yield Check(
-            "users", "warn", f"{found['unsettled']} are not yet on the host as wished", "See `diycloud user list`."
-        )
+        said = f"{found['unsettled']} are not yet on the host as wished"
+        yield Check("users", "warn", said, "See `diycloud user list`.")
     if found.get("stopped"):
         yield Check("users", "fail", str(found["stopped"]))
     elif found.get("orphans"):
@@ -287,10 +289,8 @@ def _secret(here: Installation, path: str) -> Iterator[Check]:
     if info.st_mode & 0o004:
         yield Check("secret", "warn", f"everybody can read {path}", f"chmod 640 {path}")
     elif not readable:
-        account = here.settings.agent.server_user
-        yield Check(
-            "secret", "fail", f"{account} cannot read {path}", f"chown root:{account} {path} && chmod 640 {path}"
-        )
+        advice = f"chown root:{here.server_user} {path} && chmod 640 {path}"
+        yield Check("secret", "fail", f"{here.server_user} cannot read {path}", advice)
 
 
 def _as_installed(here: Installation) -> Iterator[Check]:

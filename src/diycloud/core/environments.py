@@ -69,14 +69,15 @@ def interpreter() -> Path:
 
 def is_current(system: System, environment: Environment) -> bool:
     """Tell whether an environment is there, whole, and as it is described."""
-    return _read_note(system, environment) == _wanted(system, environment)
+    wanted = _wanted(system, environment)
+    return system.exists(environment.python) and _read_note(system, environment) == wanted
 
 
 def ensure_environment(system: System, environment: Environment) -> bool:
     """Make an environment be as described. True if anything was done. Raises HostError with pip's last words."""
-    wanted, found = _wanted(system, environment), _read_note(system, environment)
-    if found == wanted:
+    if is_current(system, environment):
         return False
+    wanted, found = _wanted(system, environment), _read_note(system, environment)
     earlier = found.packages if found else ()
     _write_note(system, environment, wanted, earlier=earlier)
     if found is None or found.python != wanted.python or not _has_pip(system, environment):
@@ -93,8 +94,17 @@ def ensure_environment(system: System, environment: Environment) -> bool:
     if environment.program:
         system.link(environment.site_packages / "diycloud", str(PACKAGE))
     _set_open(system, environment, environment.open)
+    settle(system, environment.folder)
     _write_note(system, environment, wanted, earlier=(), whole=True)
     return True
+
+
+def settle(system: System, folder: Path) -> None:
+    """Have all of a folder's file system on disk, ahead of a note that says it is there.
+
+    pip flushes nothing: a power cut within half a minute would leave the note beside files that are empty.
+    """
+    system.run(["sync", "-f", str(folder)], timeout=600)
 
 
 def _set_open(system: System, environment: Environment, value: bool) -> None:
@@ -123,10 +133,24 @@ def add_packages(system: System, environment: Environment, packages: Sequence[st
 
 
 def pip(system: System, environment: Environment, verb: str, *arguments: str) -> None:
-    """Run pip in an environment. Raises HostError with its last words."""
+    """Run pip in an environment. Raises HostError with what it says is wrong."""
     quiet = ["--disable-pip-version-check", "--no-input", *(["--no-cache-dir"] if verb == "install" else [])]
     argv = [str(environment.python), "-I", "-m", "pip", verb, *quiet, *arguments]
-    system.run(argv, timeout=_PIP_S, env={key: value for key, value in os.environ.items() if _OF_PIP.match(key)})
+    given = {key: value for key, value in os.environ.items() if _OF_PIP.match(key)}
+    try:
+        system.run(argv, timeout=_PIP_S, env=given)
+    except HostError as error:
+        said = "\n".join(re.findall(r"\bERROR: (.+)", error.message)) or error.message
+        hint = next((hint for words, hint in _HINTS.items() if words in said), "")
+        raise HostError(f"pip cannot {verb} in {environment.folder}: {said}", hint) from error
+
+
+_HINTS = {
+    "No matching distribution": "See whether name and version are right, and pip's settings (PIP_*, pip.conf). Only packages "
+    "with a wheel for this Python are taken; `diycloud jupyter env` takes others with --sources.",
+    "ResolutionImpossible": "The versions that the environment is made of stay; ask for one that goes with them, or for none.",
+}
+"""What to do about what pip says."""
 
 
 def pins(system: System, environment: Environment) -> list[str]:

@@ -265,21 +265,18 @@ def make_password() -> str:
 
 def check(run: Installation) -> str:
     """Ask the server by its socket and through Nginx until both answer."""
-    try:
-        run.probe(probe_arguments(run), wait=_ANSWER_S)
-    except HostError as error:
-        raise HostError(
-            f"The platform does not answer: {error.message}", "`diycloud doctor` says what to do."
-        ) from error
-    return f"it answers at {run.address}"
+    if fault := run.probe(probe_arguments(run), wait=_ANSWER_S):
+        raise HostError(fault.message, fault.hint)
+    notebooks_at = run.settings.notebooks_address if run.settings.notebooks.enabled else ""
+    return f"it answers at {run.address}" + (f", notebooks at {notebooks_at}/jupyter/" if notebooks_at else "")
 
 
 def probe_arguments(run: Installation) -> list[str]:
     """Return what diycloud.core.probe is to look at, as its arguments."""
     wanted = run.settings.notebooks
-    hub = {"--also": "/jupyter/hub/health"} if wanted.enabled else {}
+    hub = {"--hub": "/jupyter/hub/health"} if wanted.enabled else {}
     if wanted.enabled and wanted.host:
-        hub["--also-name"] = wanted.host
+        hub["--hub-name"] = wanted.host
     named = {
         **hub,
         "--socket": str(run.paths.server_socket),

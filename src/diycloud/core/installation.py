@@ -18,6 +18,7 @@ from diycloud.core import certificates
 from diycloud.core.names import host_name, in_url
 from diycloud.core.nginx import Nginx, Site, notebook_places
 from diycloud.core.options import InstallOptions
+from diycloud.core.probe import Fault
 from diycloud.core.services import Platform
 from diycloud.core.steps import Printer
 from diycloud.distro.detect import HostFacts, Init, detect
@@ -206,10 +207,16 @@ class Installation:
             argv += ["--prefix", self.options.prefix]
         return self.system.run(argv, input=input, user=user, cwd="/").stdout
 
-    def probe(self, arguments: Sequence[str], *, wait: float = 0) -> None:
-        """Run diycloud.core.probe, which waits so many seconds for answers. Raises HostError with what does not answer."""
+    def probe(self, arguments: Sequence[str], *, wait: float = 0) -> Fault | None:
+        """Run diycloud.core.probe, which waits so many seconds for answers. Returns what does not answer, None if all do."""
         argv = [sys.executable, "-I", "-m", "diycloud.core.probe", *arguments, "--wait", str(wait)]
-        self.system.run(argv, cwd="/", timeout=wait + 60)
+        answer = self.system.run(argv, cwd="/", timeout=wait + 60, ok=(0, 1))
+        if answer.status == 0:
+            return None
+        try:
+            return msgspec.json.decode(answer.stdout, type=Fault)
+        except msgspec.MsgspecError:
+            raise HostError(f"Nobody could ask whether the platform answers: {answer.stderr.strip()[-500:]}") from None
 
     @property
     def address(self) -> str:

@@ -1,18 +1,19 @@
-"""`diycloud jupyter`: setting notebooks up, what runs of them, shared environments, backups. On this very host, by root."""
+"""`diycloud jupyter`: setting notebooks up, what runs of them, shared environments. On this very host, by root."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from diycloud.agent.client import call_blocking
 from diycloud.agent.protocol import MAX_NOTEBOOKS, Notebook, ReadNotebooks
-from diycloud.agent.registry import Registry
 from diycloud.config import Paths
-from diycloud.core import kernels
+from diycloud.core import conda, kernels
 from diycloud.core.environments import Environment, is_current
 from diycloud.core.install import NOTEBOOK_STEPS, install
 from diycloud.core.installation import Installation
@@ -22,12 +23,8 @@ from diycloud.core.operations import need_root
 from diycloud.core.options import InstallOptions
 from diycloud.core.services import HUB, LAUNCHER, ServiceState
 from diycloud.core.steps import Printer
-from diycloud.errors import DiyCloudError, NotFound, Unsupported
-from diycloud.host.accounts import HostAccounts
-from diycloud.host.archive import Archive, pack_folder
-from diycloud.host.slices import detect_slices
-from diycloud.system import Local, Owner, System
-from diycloud.system.dry_run import DryRun
+from diycloud.errors import DiyCloudError, InvalidInput, NotFound
+from diycloud.system import Local, System
 
 
 class EnvironmentState(msgspec.Struct, frozen=True):
@@ -58,7 +55,8 @@ def setup(paths: Paths, out: Printer, *, dry_run: bool = False) -> int:
     if not paths.state.exists():
         raise NotFound("DIY Cloud is not set up here.", "Run `sudo ./install.sh`: notebooks are part of it.")
     options = InstallOptions(prefix=paths.prefix, dry_run=dry_run, with_notebooks=True)
-    return install(Local(), options, out, NOTEBOOK_STEPS)
+    with _plain_umask():
+        return install(Local(), options, out, NOTEBOOK_STEPS)
 
 
 def status(paths: Paths, system: System | None = None) -> JupyterStatus:
@@ -116,16 +114,62 @@ def read_servers(paths: Paths) -> list[Notebook]:
 # -- shared environments
 
 
-def create_env(paths: Paths, name: str, packages: tuple[str, ...], *, sources: bool) -> kernels.Kernel:
+def create_env(
+    paths: Paths, name: str, packages: tuple[str, ...], *, sources: bool, with_conda: bool, channels: tuple[str, ...]
+) -> kernels.Kernel:
+    """Make a shared environment, by pip or by conda. sources: of pip's; channels: of conda's."""
     need_root()
-    with only_one(Local(), paths):
-        return kernels.create(Local(), paths, name, packages, sources=sources)
+    _check_options("conda" if with_conda else "pip", sources=sources, channels=channels)
+    with _lock(paths) as host:
+        if with_conda:
+            program = _find_conda(host, paths)
+            return kernels.create_with_conda(host, paths, name, packages, channels=channels, program=program)
+        return kernels.create(host, paths, name, packages, sources=sources)
 
 
-def install_env(paths: Paths, name: str, packages: tuple[str, ...], *, sources: bool) -> kernels.Kernel:
+def install_env(
+    paths: Paths, name: str, packages: tuple[str, ...], *, sources: bool, channels: tuple[str, ...]
+) -> kernels.Kernel:
+    """Install packages into a shared environment, by what made it."""
     need_root()
-    with only_one(Local(), paths):
-        return kernels.install(Local(), paths, name, packages, sources=sources)
+    with _lock(paths) as host:
+        kind = kernels.require(host, paths, name)
+        _check_options(kind, sources=sources, channels=channels)
+        if kind == "conda":
+            program = _find_conda(host, paths)
+            return kernels.install_with_conda(host, paths, name, packages, channels=channels, program=program)
+        return kernels.install(host, paths, name, packages, sources=sources)
+
+
+@contextlib.contextmanager
+def _lock(paths: Paths) -> Iterator[System]:
+    """Be the only one who changes environments."""
+    with _plain_umask(), only_one(Local(), paths):
+        yield Local()
+
+
+@contextlib.contextmanager
+def _plain_umask() -> Iterator[None]:
+    """Have what pip and conda make be everybody's to read and root's alone to write, whatever root's own umask is."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _check_options(kind: str, *, sources: bool, channels: tuple[str, ...]) -> None:
+    if kind == "conda" and sources:
+        raise InvalidInput("--sources is about pip: conda has no such packages.", "Leave it out.")
+    if kind == "pip" and channels:
+        raise InvalidInput(
+            "--channel is about conda, and pip fills this environment.", "`env create --conda` has conda do it."
+        )
+
+
+def _find_conda(system: System, paths: Paths) -> Path:
+    settings = Installation(system, InstallOptions(prefix=paths.prefix)).settings
+    return conda.find_program(system, settings.notebooks.conda)
 
 
 def remove_env(paths: Paths, name: str) -> None:
@@ -136,35 +180,3 @@ def remove_env(paths: Paths, name: str) -> None:
 
 def list_envs(paths: Paths) -> list[kernels.Kernel]:
     return kernels.list_kernels(Local(), paths)
-
-
-# -- backup
-
-
-def backup(paths: Paths, name: str, system: System | None = None) -> Archive:
-    """Pack a user's `notebooks` folder, as the user and in the user's slice; kept beside the archives of homes, for root.
-
-    Raises NotFound for others than managed users and where there is no such folder, HostError if it cannot be packed.
-    """
-    need_root()
-    host = system or Local()
-    agent = Installation(host, InstallOptions(prefix=paths.prefix)).settings.agent
-    reader = DryRun(host, lambda _: None)
-    registry = Registry(reader, paths.managed, uid_min=agent.uid_min, uid_max=agent.uid_max)
-    registry.require_sound()
-    entry = registry.get(name)
-    live = HostAccounts(host).get(name)
-    if entry is None or live is None or live.uid != entry.uid:
-        raise NotFound(f"There is no user {name} on this host.", "`diycloud user list` shows them.")
-    source = Path(agent.home) / name / "notebooks"
-    if not source.is_dir() or source.is_symlink():
-        raise NotFound(
-            f"{name} has no folder {source}.", "It is made with the account, and again with the next notebook."
-        )
-    slices = detect_slices(host, agent.cgroup)
-    within: list[str] = []
-    if not isinstance(slices, Unsupported):
-        slices.ensure(name, entry.uid, entry.limits)
-        within = slices.within(name, entry.uid)
-    owner = Owner(entry.uid, live.gid)
-    return pack_folder(host, Path(agent.archive) / "notebooks", source, name, owner, within=within, now=time.time())

@@ -12,6 +12,7 @@ from diycloud.core import kernels
 from diycloud.core.environments import REQUIREMENTS, Environment, ensure_environment, is_current
 from diycloud.core.installation import Installation
 from diycloud.core.names import in_url
+from diycloud.core.own_name import examine_own_name
 from diycloud.core.services import HUB, OURS
 from diycloud.errors import DiyCloudError
 from diycloud.system import ROOT, System
@@ -104,22 +105,29 @@ def sign_in(run: Installation) -> str:
     done = [*_client(run), *_token(run)]
     if done:
         run.changed.add(HUB)
+        found = examine_own_name(run) if run.settings.notebooks.host else ()
+        run.notes += [f"{one.detail}. {one.advice}" for one in found if one.result != "ok"]
     return f"made {' and '.join(done)}" if done else "as it should be"
 
 
 def _client(run: Installation) -> list[str]:
-    """Have the portal know the hub as an application of the platform's own: at its own name, or at all that people may type."""
-    port, own = run.settings.server.https_port, run.settings.notebooks.host
-    bases = [f"https://{in_url(name)}{'' if port == 443 else f':{port}'}/" for name in ([own] if own else run.names)]
+    """Have the portal know the hub as an application of the platform's own."""
     known = _read_client(run)
     secret = known.client_secret if known else None
-    wanted = Wanted(CLIENT, "Notebooks", tuple(base + CALLBACK for base in bases[:_MAX_ADDRESSES]), secret)
+    wanted = Wanted(CLIENT, "Notebooks", callbacks(run), secret)
     asked = msgspec.json.encode(wanted).decode()
     answer = run.child("diycloud.auth.oidc.first_party", user=run.server_owner, input=asked)
     kept = Kept(secret or "", changed=secret is None) if run.dry else msgspec.json.decode(answer, type=Kept)
     text = msgspec.json.encode(HubClient(CLIENT, kept.secret)).decode() + "\n"
     written = run.system.write(run.paths.hub_client, text, mode=0o600, owner=run.hub_owner)
     return ["the hub's sign-in"] if written or kept.changed else []
+
+
+def callbacks(run: Installation) -> tuple[str, ...]:
+    """Return where the portal sends people back to: at notebooks' own name, or at all names that people may type."""
+    port, own = run.settings.server.https_port, run.settings.notebooks.host
+    bases = [f"https://{in_url(name)}{'' if port == 443 else f':{port}'}/" for name in ([own] if own else run.names)]
+    return tuple(base + CALLBACK for base in bases[:_MAX_ADDRESSES])
 
 
 def _read_client(run: Installation) -> HubClient | None:

@@ -23,6 +23,7 @@ from diycloud.actions.action import Action, Audited, summary
 from diycloud.actions.meter import Kind, Metric
 from diycloud.actions.parsing import Field, fields_of
 from diycloud.actions.roles import PERMISSIONS, Scope
+from diycloud.config_words import PATTERNS
 from diycloud.core.metrics import METRICS, READERS
 from diycloud.core.routes import PREFIX, ROUTES, Route, result_type
 from diycloud.db.tables import TRIGGERS, metadata
@@ -189,6 +190,8 @@ def _allowed(kind: Any) -> str:
     if least is not None:
         above = "above " if "exclusiveMinimum" in schema else ""
         text += f", {above}{least}–{most}" if not above else f", above {least}, at most {most}"
+    if schema.get("pattern") in PATTERNS:
+        return PATTERNS[schema["pattern"]]
     if "pattern" in schema:
         text += f" like `{schema['pattern']}`"
     return text

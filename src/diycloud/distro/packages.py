@@ -28,12 +28,6 @@ class PackageManager(Protocol):
     def remove(self, names: Iterable[str]) -> list[str]:
         """Remove what is there, keeping its settings. Returns the family's names of the packages that were removed."""
 
-    def is_installed(self, name: str) -> bool:
-        """Tell whether all packages of a generic name are installed."""
-
-    def installed_version(self, name: str) -> str | None:
-        """Return the version of the first package of a generic name, None if it is not installed."""
-
     def refresh(self) -> None:
         """Fetch the index of packages. Raises HostError."""
 
@@ -122,13 +116,6 @@ class Apt:
             self._apt(["remove", "-y", "-q", "--", *there])
         return there
 
-    def is_installed(self, name: str) -> bool:
-        return all(self._version(package) is not None for package in self._table.package_names(name))
-
-    def installed_version(self, name: str) -> str | None:
-        packages = self._table.package_names(name)
-        return self._version(packages[0]) if packages else None
-
     def refresh(self) -> None:
         self._apt(["update", "-q"])
 
@@ -208,12 +195,6 @@ class NoPackages:
 
     def remove(self, names: Iterable[str]) -> list[str]:
         return []
-
-    def is_installed(self, name: str) -> bool:
-        return True
-
-    def installed_version(self, name: str) -> str | None:
-        return None
 
     def refresh(self) -> None:
         """Nothing to fetch."""

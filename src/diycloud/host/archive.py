@@ -1,4 +1,4 @@
-"""Archives of homes: packed by a process that runs as the user, inside the user's slice; kept in a folder of root's.
+"""Archives of homes: packed and unpacked by a process that runs as the user, in the user's slice; kept in a folder of root's.
 
 Root only copies bytes from that process's standard output to a file, 0600 in a folder 0700, so a home that was built to
 harm whoever reads it meets its own owner. A file has its name when it is whole; until then it is `.NAME-UID.part`.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diycloud.errors import HostError
-from diycloud.host import packing
+from diycloud.host import packing, unpacking
 from diycloud.host.homes import measure_home
 from diycloud.system.contract import PATH, Owner, System
 from diycloud.units import human_size
@@ -90,6 +90,25 @@ def pack_folder(
             system, folder, str(source.parent), source.name, name, owner, within=within, now=now,
             still_wanted=lambda: None,
         )  # fmt: skip
+
+
+def unpack_folder(
+    system: System, archive: Path, home: Path, names: Sequence[str], owner: Owner, *, within: Sequence[str] = ()
+) -> str:
+    """Unpack an archive of a folder, as its owner, under the first of the names that nothing in the home holds.
+
+    Returns its path. Nothing stays of what could not be unpacked whole. Raises HostError with the last words of it.
+    """
+    program = [sys.executable, "-I", "-S", unpacking.__file__]
+    argv = [*within, *program, str(owner.uid), str(owner.gid), str(archive), str(home), *names]
+    done = system.run(argv, ok=(0, 1), timeout=MAX_S)
+    if not done.ok:
+        last = "\n".join(done.stderr.strip().splitlines()[-8:])
+        raise HostError(
+            f"{archive} could not be unpacked in {home}: {last}",
+            "Nothing of it stays. Look for room and the user's quota there, and whether the archive is whole.",
+        )
+    return done.stdout.strip()
 
 
 def _made(system: System, folder: Path) -> Path:

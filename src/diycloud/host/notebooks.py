@@ -31,8 +31,8 @@ from diycloud.system.contract import Owner, System
 
 MAX_LINE = 128 * 1024
 """Bytes of a line of the conversation."""
-FORK_S = 10.0
-"""A launcher that has not forked by then is stuck."""
+FORK_S = 30.0
+"""A launcher that has not forked by then is stuck; one that was just started loads for some seconds before it does."""
 LOOK_S = 0.1
 LOG_LINES, LOG_WIDTH = 40, 300
 """Of a log that is told: with four bytes a character it fits a frame."""
@@ -264,10 +264,10 @@ class Launch:
                 "`diycloud jupyter status` tells how it fares; `diycloud up` starts it.",
             ) from error
 
-    def ask(self, request: Mapping[str, Any], listener: socket.socket) -> int:
+    def ask(self, request: Mapping[str, Any], listener: socket.socket, look: Callable[[], None] = lambda: None) -> int:
         """Ask for a server that is to listen on a socket. Returns the pid of its shim, which waits for `go`.
 
-        Raises Unavailable if the launcher refuses or does not answer.
+        look: called now and then; what it raises ends the wait. Raises Unavailable if the launcher refuses or does not answer.
         """
         line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         if len(line) > MAX_LINE:
@@ -278,7 +278,7 @@ class Launch:
                 self._line.sendall(line[sent:])
         except OSError as error:
             raise _broken(error) from error
-        answer = self._receive(time.monotonic() + FORK_S, lambda: None)
+        answer = self._receive(time.monotonic() + FORK_S, look, "The launcher of notebooks is not ready.", "Try again.")
         if not isinstance(answer.get("pid"), int):
             raise Unavailable(f"The launcher refuses: {answer.get('failed') or 'it names no process'}.")
         return int(answer["pid"])
@@ -305,12 +305,15 @@ class Launch:
     def close(self) -> None:
         self._line.close()
 
-    def _receive(self, end: float, look: Callable[[], None]) -> dict[str, Any]:
+    def _receive(
+        self, end: float, look: Callable[[], None], late: str = "The server did not answer in time.",
+        hint: str = "Its log has its last lines.",
+    ) -> dict[str, Any]:  # fmt: skip
         self._line.settimeout(LOOK_S)
         while b"\n" not in self._rest:
             look()
             if time.monotonic() > end or len(self._rest) > MAX_LINE:
-                raise Unavailable("The server did not answer in time.", "Its log has its last lines.")
+                raise Unavailable(late, hint)
             with contextlib.suppress(TimeoutError):
                 try:
                     part = self._line.recv(65_536)

@@ -64,11 +64,15 @@ class Part(ABC):
         """The file, and the key in it, that counts what was killed in it for memory."""
         return f"{self._at['memory']}/{'memory.events' if self._is_v2 else 'memory.oom_control'}", "oom_kill"
 
-    def usage_files(self, *, whole: bool) -> tuple[str, str]:
-        """Return the kernel's files of memory now and of CPU time, of the part or of the whole slice."""
-        memory, cpu = ("memory.current", "cpu.stat") if self._is_v2 else ("memory.usage_in_bytes", "cpuacct.usage")
-        at = {name: str(PurePath(folder).parent) if whole else folder for name, folder in self._at.items()}
-        return f"{at['memory']}/{memory}", f"{at['cpuacct']}/{cpu}"
+    @property
+    def usage_files(self) -> tuple[str, str, str]:
+        """The kernel's files of memory now, of CPU time, and of the bound on that. The slice's are one folder further up."""
+        if self._is_v2:
+            files = ("memory.current", "cpu.stat", "cpu.max")
+        else:
+            files = ("memory.usage_in_bytes", "cpuacct.usage", "cpu.cfs_quota_us")
+        memory, used, quota = files
+        return f"{self._at['memory']}/{memory}", f"{self._at['cpuacct']}/{used}", f"{self._at['cpu']}/{quota}"
 
     @abstractmethod
     def hold(self, pid: int, bounds: Bounds) -> None:

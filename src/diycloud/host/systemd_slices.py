@@ -14,7 +14,8 @@ costs two small files and no call (tried on 252 and 257). For a live slice `daem
 files anew but leaves the kernel's values as they are (257), and is slow. SetUnitProperties acts at once on what runs,
 takes milliseconds, and its files in /run sort before 50-diycloud.conf, which therefore wins at the next reload.
 
-Where systemd still keeps v1 controllers it has no word for memory+swap: swap is then limited for nobody.
+Where systemd still keeps v1 controllers it has no word for memory+swap: swap is then limited for nobody. There the kernel
+may also refuse a value, which systemd only logs: what it then has is looked at.
 
 Sources: systemd.resource-control(5), systemd.unit(5), org.freedesktop.systemd1(5).
 """
@@ -22,27 +23,29 @@ Sources: systemd.resource-control(5), systemd.unit(5), org.freedesktop.systemd1(
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from pathlib import PurePath
+from collections.abc import Iterable
 
 from diycloud.errors import HostError
 from diycloud.host import cgroup
 from diycloud.host.cgroup import Tree, page_floor
-from diycloud.host.parts import Bounds, Part
 from diycloud.host.slices import RESERVED_TASKS, Counters, Limits
+from diycloud.host.systemd_scopes import (
+    ARRIVE_S,
+    MANAGER,
+    OOM_POLICY,
+    Scope,
+    lift_bounds_above,
+    quota_property,
+    quota_us,
+    set_properties,
+)
 from diycloud.system import System
-from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_quota_us, cpu_weight
+from diycloud.units import CPU_PERIOD_US, Bytes, Cores, cpu_quota_us, cpu_weight, human_size
 
 _UNITS = "/etc/systemd/system"
 _DROP_IN = "50-diycloud.conf"
-_MANAGER = [
-    "busctl", "--quiet", "--timeout=20", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
-    "org.freedesktop.systemd1.Manager",
-]  # fmt: skip
-_CALL = [*_MANAGER, "SetUnitProperties", "sba(sv)"]
-_OOM_POLICY = ["OOMPolicy", "s", "continue"]
-"""The kernel's choice dies when memory is out, as in logind's sessions, and not all that is in the scope."""
-_ARRIVE_S = 10.0
+_APPLY_S = 1.0
+"""How long the kernel's values may take to be there after systemd's answer."""
 
 
 class SystemdSlices:
@@ -61,9 +64,9 @@ class SystemdSlices:
         changed = self._write(f"user-{uid}.slice", render_slice(limits))
         changed |= self._write(f"user@{uid}.service", render_manager(limits))
         if self._exists(uid) and (changed or live != _in_kernel(limits)):
-            self._set(f"user-{uid}.slice", _properties(limits))
+            self._bound(uid, limits)
             if self._system.exists(f"{self._folders(uid)['pids']}/user@{uid}.service"):
-                self._set(f"user@{uid}.service", {"TasksMax": limits.tasks})
+                set_properties(self._system, f"user@{uid}.service", {"TasksMax": limits.tasks})
             self._limit_sessions(uid, limits.tasks)
             return True
         return changed
@@ -107,12 +110,12 @@ class SystemdSlices:
         strays = [pid for pid in pids if self._is_loose(pid, name, uid)]
         tasks = stored.tasks if (stored := self._read_stored(uid)) else None
         # A process that ended meanwhile refuses the call for all, and so does OOMPolicy= before systemd 253.
-        for policy in (_OOM_POLICY, _OOM_POLICY, []):
+        for policy in (OOM_POLICY, OOM_POLICY, []):
             strays = [pid for pid in strays if self._system.exists(f"/proc/{pid}")]
             if not strays or tasks is None or self._start_scope(uid, strays, tasks, policy):
                 break
         # The call has only queued the job.
-        end = time.monotonic() + _ARRIVE_S
+        end = time.monotonic() + ARRIVE_S
         while missing := {*strays} - {*self.processes(name, uid)}:
             if time.monotonic() > end or not any(self._system.exists(f"/proc/{pid}") for pid in missing):
                 break
@@ -143,7 +146,7 @@ class SystemdSlices:
         ]
         start = ["StartTransientUnit", "ssa(sv)a(sa(sv))", f"diycloud-{number}.scope", "fail"]
         count = 5 if policy else 4
-        return self._system.run([*_MANAGER, *start, str(count), *properties, "0"], ok=(0, 1), timeout=30).ok
+        return self._system.run([*MANAGER, *start, str(count), *properties, "0"], ok=(0, 1), timeout=30).ok
 
     def part(self, name: str, uid: int, part: str) -> Scope:
         # By UID: names may hold `-`, and one unit must not be two people's.
@@ -157,7 +160,7 @@ class SystemdSlices:
 
         def forbid_forks() -> None:
             nonlocal forbidden
-            self._set(f"user-{uid}.slice", {"TasksMax": 1})
+            set_properties(self._system, f"user-{uid}.slice", {"TasksMax": 1})
             forbidden = True
             # Users may nest cgroups below their own service manager deeper than any path reaches; systemd sees all.
             self._system.run(["systemctl", "kill", "--signal=SIGKILL", f"user-{uid}.slice"], ok=(0, 1))
@@ -169,7 +172,7 @@ class SystemdSlices:
             stored = self._read_stored(uid)
             after = stored.tasks + RESERVED_TASKS if stored else before
             if forbidden and after is not None:
-                self._set(f"user-{uid}.slice", {"TasksMax": after})
+                set_properties(self._system, f"user-{uid}.slice", {"TasksMax": after})
 
     def remove(self, name: str, uid: int) -> bool:
         left = self.processes(name, uid)
@@ -191,16 +194,31 @@ class SystemdSlices:
         self._system.make_dir(f"{_UNITS}/{unit}.d")
         return self._system.write(f"{_UNITS}/{unit}.d/{_DROP_IN}", text)
 
-    def _set(self, unit: str, properties: dict[str, int]) -> None:
-        pairs = [word for key, value in properties.items() for word in (key, "t", str(value))]
-        self._system.run([*_CALL, unit, "true", str(len(properties)), *pairs], timeout=30)
+    def _bound(self, uid: int, limits: Limits) -> None:
+        """Give the slice its limits. Raises HostError if the kernel refuses one, as v1 may; systemd only logs that."""
+        unit, wanted = f"user-{uid}.slice", _in_kernel(limits)
+        for _ in range(2):  # a server that was starting may have got more CPU time than the slice now has
+            if not self._tree.v2:
+                lift_bounds_above(self._system, self._folders(uid)["cpu"], quota_us(limits.cpu))
+            set_properties(self._system, unit, _properties(limits))
+            if self._tree.v2:
+                return
+            end = time.monotonic() + _APPLY_S
+            while (live := self._read_live(uid)) != wanted and time.monotonic() < end:
+                time.sleep(0.01)
+            if live == wanted or not self._exists(uid):  # it ends with its last process
+                return
+        raise HostError(
+            f"The kernel did not take all limits of {unit}: it has {_told(live)}, and was to have {_told(wanted)}.",
+            f"What runs in it may hold more, or be bounded by more: see journalctl -b _PID=1 and systemd-cgls -u {unit}.",
+        )
 
     def _limit_sessions(self, uid: int, tasks: int) -> None:
         folder = self._folders(uid)["pids"]
         for scope in self._system.list_dir(folder):
             ours = scope.startswith(("session-", "diycloud-")) and scope.endswith(".scope")  # not a container's
             if ours and (cgroup.read_text(self._system, f"{folder}/{scope}/pids.max") or "").strip() != str(tasks):
-                self._set(scope, {"TasksMax": tasks})
+                set_properties(self._system, scope, {"TasksMax": tasks})
 
     def _exists(self, uid: int) -> bool:
         return self._system.exists(self._folders(uid)["pids"])
@@ -222,89 +240,23 @@ class SystemdSlices:
         return Limits(*read) if read else None
 
 
-class Scope(Part):
-    """A part of the slice as a transient scope: systemd adopts the first process, and collects it after the last."""
-
-    def __init__(self, system: System, folders: Mapping[str, str], *, is_v2: bool, unit: str, slice_: str) -> None:
-        super().__init__(system, folders, is_v2=is_v2)
-        self._unit, self._slice = unit, slice_
-
-    def hold(self, pid: int, bounds: Bounds) -> None:
-        properties = [
-            *("PIDs", "au", "1", str(pid)),
-            *("Slice", "s", self._slice),
-            *("TasksMax", "t", str(bounds.tasks)),
-            *("CollectMode", "s", "inactive-or-failed"),
-            *(
-                word
-                for name in ("CPUAccounting", "MemoryAccounting", "TasksAccounting")
-                for word in (name, "b", "true")
-            ),
-        ]
-        count = 7
-        if self._may_bound(bounds.cpu):
-            quota = cpu_quota_us(bounds.cpu) // 10 * 10 * (1_000_000 // CPU_PERIOD_US)
-            properties += ["CPUQuotaPerSecUSec", "t", str(quota)]
-            count += 1
-        if bounds.memory:
-            properties += [
-                "MemoryMax",
-                "t",
-                str(bounds.memory),
-                "MemoryHigh",
-                "t",
-                str(cgroup.memory_high(bounds.memory)),
-            ]
-            count += 2
-        start = [*_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", self._unit, "fail"]
-        # OOMPolicy= of a scope is refused before systemd 253; the last scope of the name may be collected a moment late.
-        for policy in (_OOM_POLICY, [], _OOM_POLICY, []):
-            number = str(count + bool(policy))
-            if self._system.run([*start, number, *properties, *policy, "0"], ok=(0, 1), timeout=30).ok:
-                break
-            time.sleep(0.1)
-        end = time.monotonic() + _ARRIVE_S
-        while pid not in self.processes():
-            if time.monotonic() > end or not self._system.exists(f"/proc/{pid}"):
-                raise HostError(
-                    f"systemd did not take the process {pid} into {self._unit}.", f"See systemctl status {self._unit}."
-                )
-            time.sleep(0.01)
-
-    def _may_bound(self, cpu: Cores) -> bool:
-        """Tell whether it gets a bound on CPU of its own: v1 refuses one beyond the slice's."""
-        slices = (
-            None
-            if self._is_v2
-            else cgroup.read_int(self._system, f"{PurePath(self._at['cpu']).parent}/cpu.cfs_quota_us")
-        )
-        return cpu > 0 and (slices is None or slices < 0 or cpu_quota_us(cpu) < slices)
-
-    def _forbid_forks(self) -> None:
-        limit = [*_CALL, self._unit, "true", "1", "TasksMax", "t", "1"]
-        self._system.run(limit, ok=(0, 1), timeout=30)  # 1: it is gone with its last process
-        self._system.run(["systemctl", "kill", "--signal=SIGKILL", self._unit], ok=(0, 1, 5))
-
-    def _remove(self) -> None:
-        end = time.monotonic() + _ARRIVE_S
-        while self._system.exists(self._at["pids"]) and time.monotonic() < end:
-            time.sleep(0.01)
-
-
 def _in_kernel(limits: Limits) -> Limits:
     return Limits(
-        Cores(_quota_us(limits) / CPU_PERIOD_US), Bytes(page_floor(limits.memory)), limits.tasks + RESERVED_TASKS
+        Cores(quota_us(limits.cpu) / CPU_PERIOD_US), Bytes(page_floor(limits.memory)), limits.tasks + RESERVED_TASKS
     )
 
 
-def _quota_us(limits: Limits) -> int:
-    """Return CPU time in each period, in the steps that CPUQuota= can say: a hundredth of a percent, 10 µs."""
-    return cpu_quota_us(limits.cpu) // 10 * 10
+def _told(limits: Limits | None) -> str:
+    return (
+        f"{limits.cpu:g} cores, {human_size(limits.memory)} of memory, {limits.tasks} tasks"
+        if limits
+        else "not all of them"
+    )
 
 
 def _properties(limits: Limits) -> dict[str, int]:
     return {
-        "CPUQuotaPerSecUSec": _quota_us(limits) * (1_000_000 // CPU_PERIOD_US),
+        **quota_property(quota_us(limits.cpu)),
         "CPUWeight": cpu_weight(limits.cpu),
         "MemoryMax": limits.memory,
         "MemoryHigh": cgroup.memory_high(limits.memory),
@@ -319,7 +271,7 @@ _EXACT = "# limits:"
 
 def render_slice(limits: Limits) -> str:
     """Return the drop-in of user-UID.slice. The comment keeps the limits as they were wished, to the microsecond."""
-    quota = _quota_us(limits)
+    quota = quota_us(limits.cpu)
     return (
         f"{_HEAD}{_EXACT} {cpu_quota_us(limits.cpu)} {limits.memory} {limits.tasks}\n"
         "[Slice]\n"

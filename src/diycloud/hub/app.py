@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
+from tornado.httpserver import HTTPServer
 
 from diycloud.agent.client import Client
 from diycloud.config import Paths, Settings
-from diycloud.hub.board import Board, Key, Why
+from diycloud.hub.board import Board, Key, Reasons, Why
 from diycloud.hub.culling import Culling
 from diycloud.hub.handlers import HANDLERS
+from diycloud.hub.listening import BoundedServer
 from diycloud.hub.portal import Portal
 from diycloud.hub.turns import Turns
 
@@ -37,8 +39,7 @@ class Hub(JupyterHub):
         self.board = Board(self.agent)
         self.portal = Portal(self.paths.server_socket)
         self.turns = Turns(self.settings.notebooks)
-        self.ends: dict[Key, str] = {}
-        """Why a server ended, or did not start, for the page that offers to start it."""
+        self.ends = Reasons()
         self._why: dict[Key, Why] = {}
         self._culling: asyncio.Task[None] | None = None
 
@@ -55,9 +56,7 @@ class Hub(JupyterHub):
         """Let pages say why a server ended."""
         super().init_tornado_settings()
         for environment in ("jinja2_env", "jinja2_env_sync"):
-            self.tornado_settings[environment].globals["why_ended"] = lambda name, server: self.ends.get(
-                (name, server), ""
-            )
+            self.tornado_settings[environment].globals["why_ended"] = lambda name, server: self.ends.of((name, server))
 
     def init_handlers(self) -> None:
         """Put the platform's pages before JupyterHub's of the same address."""
@@ -77,6 +76,7 @@ class Hub(JupyterHub):
         self.db.commit()
 
     async def start(self) -> None:
+        HTTPServer.configure(BoundedServer, trusted=self.paths.server_socket.parent)
         await super().start()
         gc.collect()
         gc.freeze()  # what is loaded stays: a collection that walks it holds everybody up for some 150 ms
@@ -91,7 +91,7 @@ class Hub(JupyterHub):
     async def end_server(self, spawner: Any, why: Why) -> None:
         """Stop a server on the hub's own account, as JupyterHub does with one that died."""
         key = (spawner.user.name, spawner.name)
-        self._why[key], self.ends[key] = why, why.reason
+        self._why[key] = why
         spawner._stop_pending = True
         try:
             await self.proxy.delete_user(spawner.user, spawner.name)

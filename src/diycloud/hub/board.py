@@ -10,6 +10,8 @@ from diycloud.agent.client import Client
 from diycloud.agent.protocol import MAX_NOTEBOOKS, Notebook, ReadNotebooks
 
 AGE_S = 1.0
+KEPT = 5000
+"""Reasons."""
 Key = tuple[str, str]
 """A user's name and the server's, empty for the first."""
 
@@ -19,6 +21,27 @@ class Why(NamedTuple):
 
     cause: str
     reason: str
+
+
+class Reasons:
+    """Why servers ended, or did not start, for the pages that offer to start them anew. Nobody asked for those ends."""
+
+    def __init__(self) -> None:
+        self._of: dict[Key, str] = {}
+
+    def of(self, key: Key) -> str:
+        return self._of.get(key, "")
+
+    def note(self, key: Key, reason: str) -> None:
+        """Take the reason of an end. Users name servers as they like: the oldest reasons go."""
+        self.forget(key)
+        self._of[key] = reason
+        if len(self._of) > KEPT:
+            del self._of[next(iter(self._of))]
+
+    def forget(self, key: Key) -> None:
+        """Forget why one ended: it runs again."""
+        self._of.pop(key, None)
 
 
 class Board:

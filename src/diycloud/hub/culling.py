@@ -69,7 +69,12 @@ class Culling:
         unknown = {key for key, notebook in found.items() if notebook.state == "running" and key not in ours}
         for name, server in sorted(unknown & self._unknown):
             log.warning("server that the hub does not know is stopped", user=name, server=server)
-            await self._hub.agent.call(StopNotebook(name, server), Notebook)
+            try:
+                await self._hub.agent.call(StopNotebook(name, server), Notebook)
+            except (
+                DiyCloudError
+            ) as error:  # a process that waits for a device ends later, or never: the others' turn comes
+                log.error("server that the hub does not know goes on", user=name, server=server, reason=str(error))
             self._hub.board.forget()
         self._unknown = unknown
 
@@ -97,7 +102,10 @@ class Culling:
             if not spawner.ready:
                 return
             log.info("server is stopped", user=spawner.user.name, server=spawner.name, reason=why.reason)
-            await self._hub.end_server(spawner, why)
+            try:
+                await self._hub.end_server(spawner, why)
+            except DiyCloudError as error:
+                log.error("server could not be stopped", user=spawner.user.name, server=spawner.name, reason=str(error))
 
 
 def _seconds(moment: datetime | None) -> float:

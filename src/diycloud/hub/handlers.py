@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import SpawnPendingHandler
 from tornado import web
@@ -13,6 +15,8 @@ from diycloud.hub import addresses
 from diycloud.hub.signing_out import SignOut
 
 WAIT_S = 15.0
+STOPPING_S = 8.0
+"""The portal waits for ten (notebooks/hub.py)."""
 
 
 class Pending(SpawnPendingHandler):
@@ -38,7 +42,39 @@ class Home(BaseHandler):
         self.redirect(f"{addresses.portal(self.app.settings)}notebooks")
 
 
+class Servers(UserServerAPIHandler):
+    """Starting and stopping by REST, by two at once too: JupyterHub's own looks, waits, and fails for the second."""
+
+    async def spawn_single_user(self, user: Any, server_name: str = "", *words: Any, **more: Any) -> None:
+        """Start a server, unless somebody else is about to: then it is under way. Raises HTTPError 400, 409 if it is stopped."""
+        try:
+            await super().spawn_single_user(user, server_name, *words, **more)
+        except asyncio.CancelledError as error:
+            raise web.HTTPError(409, "The server was stopped while it started.") from error
+        except RuntimeError:
+            pending = user.spawners[server_name].pending if server_name in user.spawners else None
+            if pending == "spawn":
+                return
+            if pending:
+                raise web.HTTPError(400, f"{user.name}'s server is about to end. Ask again in a moment.") from None
+            raise
+
+    async def stop_single_user(self, user: Any, server_name: str = "") -> Any:
+        """Stop a server, unless whoever else is about to stop it does. Raises HTTPError 503 if that takes long."""
+        deadline, waited = time.monotonic() + STOPPING_S, False
+        while server_name in user.spawners and user.spawners[server_name].pending:
+            if time.monotonic() > deadline:
+                raise web.HTTPError(503, f"{user.name}'s server is about to end. Ask again in a moment.")
+            waited = True
+            await asyncio.sleep(0.05)
+        if server_name not in user.spawners or (waited and not user.spawners[server_name].active):
+            return None
+        return await super().stop_single_user(user, server_name)
+
+
 HANDLERS = (
+    (r"/api/users/([^/]+)/server", Servers),
+    (r"/api/users/([^/]+)/servers/([^/]*)", Servers),
     (r"/spawn-pending/([^/]+)", Pending),
     (r"/spawn-pending/([^/]+)/([^/]+)", Pending),
     (r"/home", Home),

@@ -102,8 +102,9 @@ class PlatformSpawner(Spawner):
                 self._asked = isinstance(error, Unavailable)  # else the agent refused, and there is nothing to stop
                 raise await self._failure(error, profile, began) from error
         self._hub.board.forget()
+        self._hub.ends.forget((self.user.name, self.name))
         self._asked, self._runs_since = False, started.started or time.time()
-        self._tell("started", profile=profile, seconds=time.time() - began)
+        self._tell("started", profile=profile, seconds=max(0.0, time.time() - began))  # clocks are set
         return self.address
 
     def _say(self, words: str) -> None:
@@ -131,6 +132,8 @@ class PlatformSpawner(Spawner):
         self._asked = False
         why = self._hub.why_ends(self)
         by, reason, cause = ("the hub", why.reason, why.cause) if why else ("", "", "")
+        if reason:
+            self._hub.ends.note((self.user.name, self.name), reason)
         self._tell_end("stopped", profile=ended.profile, by=by, reason=reason, cause=cause)
 
     async def poll(self) -> int | None:
@@ -155,7 +158,7 @@ class PlatformSpawner(Spawner):
             self._tell_end("stopped", profile=found.profile if found else "")
             return
         why = _why_ended(found)
-        self._hub.ends[self.user.name, self.name] = why
+        self._hub.ends.note((self.user.name, self.name), why)
         self._tell_end("failed", profile=found.profile, reason=why, cause="memory" if found.memory_kill else "")
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
@@ -238,7 +241,7 @@ class PlatformSpawner(Spawner):
         lines = found.log if found is not None else ()
         # The error's hint is those lines, in one; they are shown as lines.
         message = _why_ended(found) if found is not None and memory else error.message if lines else str(error)
-        self._hub.ends[self.user.name, self.name] = message
+        self._hub.ends.note((self.user.name, self.name), message)
         self._tell("failed", profile=profile, reason=_with_last(message, lines), cause="start")
         failed = SpawnException(
             message,

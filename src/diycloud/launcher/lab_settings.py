@@ -18,6 +18,7 @@ from diycloud.launcher.request import Request, SliceFacts
 LAB_FOLDER = Path(__file__).resolve().parent.parent / "templates" / "lab"
 """A folder of Jupyter's configuration path: `labconfig/` there has the defaults of the pages."""
 _NO_SHELLS = {"nologin", "false", ""}
+"""Of accounts that cannot sign in by SSH: they have notebooks, without terminals."""
 
 
 def environment(request: Request, before: Mapping[str, str]) -> dict[str, str]:
@@ -36,6 +37,11 @@ def environment(request: Request, before: Mapping[str, str]) -> dict[str, str]:
     return made
 
 
+def has_shell(shell: str) -> bool:
+    """Tell whether a login shell runs commands."""
+    return Path(shell).name not in _NO_SHELLS
+
+
 def settings(request: Request) -> Config:
     """Return the settings of a server."""
     config = Config()
@@ -50,7 +56,7 @@ def _set_server(config: Config, home: Path, shell: str) -> None:
     config.ServerApp.root_dir = str(home)
     config.ServerApp.default_url = "/lab"
     config.ServerApp.open_browser = False
-    config.ServerApp.terminals_enabled = Path(shell).name not in _NO_SHELLS
+    config.ServerApp.terminals_enabled = has_shell(shell)
     config.ServerApp.terminado_settings = {"shell_command": [shell, "-l"]}
     config.ServerApp.jpserver_extensions = {"jupyter_resource_usage": False, "diycloud.launcher.resources": True}
 
@@ -80,5 +86,6 @@ def _set_resources(config: Config, facts: SliceFacts) -> None:
     config.SliceUsage.memory = facts.memory
     config.SliceUsage.memory_limit = facts.memory_limit
     config.SliceUsage.cpu = facts.cpu
+    config.SliceUsage.cpu_quota = facts.cpu_quota
     config.SliceUsage.cpu_limit = facts.cpu_limit
     config.ResourceUseDisplay.show_host_usage = False  # what others use is not this user's to see

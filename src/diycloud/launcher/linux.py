@@ -1,11 +1,12 @@
-"""What Linux offers and Python 3.11 does not: mount namespaces, prctl, the bounding set of capabilities.
+"""What Linux offers and Python 3.11 does not: mount namespaces, prctl, the bounding set of capabilities, keyrings.
 
-Sources: unshare(2), mount(2), prctl(2), capabilities(7), and the numbers of the kernel's uapi headers.
+Sources: unshare(2), mount(2), prctl(2), capabilities(7), keyctl(2), and the numbers of the kernel's uapi headers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 
@@ -17,6 +18,11 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 36, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_KEYCTL = {
+    "x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "ppc64le": 271, "s390x": 280, "armv7l": 311,
+}  # fmt: skip
+"""The number of keyctl(2), which the C library has no function for, by architecture."""
 
 
 def _check(result: int, what: str) -> None:
@@ -65,6 +71,21 @@ def drop_bounding_set() -> None:
             return
         if held:
             _check(_prctl(_PR_CAPBSET_DROP, capability), "PR_CAPBSET_DROP")
+
+
+def own_session_keyring() -> None:
+    """Leave the session keyring that came with the fork for an empty one: what is in it belongs to whoever is in the session.
+
+    Where keyctl(2) is forbidden (most containers) nobody can use keys. Raises OSError, also on an architecture unknown here.
+    """
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"keyctl(2) has no number here for {os.uname().machine}")
+    try:
+        _check(_libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None), "KEYCTL_JOIN_SESSION_KEYRING")
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            raise
 
 
 def own_mounts() -> None:

@@ -17,11 +17,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class SliceFacts:
-    """Where the slice's numbers are, and its limits. memory_limit: bytes; cpu_limit: cores; 0 for none."""
+    """Where the server's numbers are, and the limits at its start. memory_limit: bytes; cpu_limit: cores; 0 for none."""
 
     memory: str = ""
     memory_limit: int = 0
     cpu: str = ""
+    cpu_quota: str = ""
     cpu_limit: float = 0.0
 
 
@@ -77,10 +78,11 @@ def parse_request(line: bytes) -> Request:
         kills_file=_text(kills, "file"),
         kills_key=_text(kills, "key"),
         slice=SliceFacts(
-            _text(slice_facts, "memory"),
-            int(slice_facts.get("memory_limit") or 0),
-            _text(slice_facts, "cpu"),
-            float(slice_facts.get("cpu_limit") or 0),
+            memory=_text(slice_facts, "memory"),
+            memory_limit=int(slice_facts.get("memory_limit") or 0),
+            cpu=_text(slice_facts, "cpu"),
+            cpu_quota=_text(slice_facts, "cpu_quota"),
+            cpu_limit=float(slice_facts.get("cpu_limit") or 0),
         ),
         templates=_paths(given, "templates"),
     )

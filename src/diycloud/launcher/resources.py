@@ -1,16 +1,18 @@
 """What a user's slice uses, shown in Lab: JupyterLab's indicators ask here, not jupyter-resource-usage's own counting.
 
 That one adds up the server's processes with psutil and misses whatever else is in the slice: the user's SSH session, other
-servers, containers. The kernel's own numbers of the slice are the ones that limits bite on, and cost three small files a
-question. This extension answers at the same address, so the indicators in the browser stay as they are.
+servers, containers. The kernel's own numbers are the ones that limits bite on, and cost a few small files a question. A
+server's own cgroup may be bounded more tightly than the slice above it: of the two, the one whose limit is tighter by now is
+shown. This extension answers at the same address, so the indicators in the browser stay as they are.
 
-Sources: the kernel's cgroup-v1/memory.rst and cgroup-v2.rst; jupyter-resource-usage 1.3, api.py.
+Sources: the kernel's cgroup-v1/memory.rst, scheduler/sched-bwc.rst and cgroup-v2.rst; jupyter-resource-usage 1.3, api.py.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +29,14 @@ _UNLIMITED = 1 << 60
 
 
 class Usage(NamedTuple):
-    """One reading. memory: bytes that are not given back at once; memory_limit: bytes, 0 for none; cpu_s: since the start."""
+    """One reading. memory: bytes that are not given back at once; memory_limit: bytes, 0 for none.
+
+    cpu_of: whose CPU time it is, a folder; cpu_s: since that one's start; cpu_limit: cores, 0 for none.
+    """
 
     memory: int
     memory_limit: int
+    cpu_of: Path
     cpu_s: float
     cpu_limit: float
 
@@ -57,30 +63,62 @@ def _read_number(path: Path) -> int:
     return int(text) if text.isdigit() else 0
 
 
-class SliceUsage(Configurable):  # type: ignore[misc, unused-ignore]
-    """Where the slice's numbers are, as the agent told the launcher. Limits are read anew: an administrator may change them."""
+def _read_cores(path: Path) -> float:
+    """Return the bound on CPU time from cpu.max (v2) or cpu.cfs_quota_us (v1); 0 for none."""
+    if path.name == "cpu.max":
+        quota, _, period = _read(path).partition(" ")
+    else:
+        quota, period = _read(path), _read(path.parent / "cpu.cfs_period_us")
+    quota, period = quota.strip(), period.strip()
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else 0.0
 
-    memory = Unicode("", help="The slice's memory.usage_in_bytes (v1) or memory.current (v2).").tag(config=True)
-    memory_limit = Int(0, help="Bytes, for where the slice's own file has no limit.").tag(config=True)
-    cpu = Unicode("", help="The slice's cpuacct.usage (v1) or cpu.stat (v2).").tag(config=True)
-    cpu_limit = Float(0.0, help="Cores.").tag(config=True)
+
+def _tighter(file: Path, limit_of: Callable[[Path], float]) -> tuple[Path, float]:
+    """Return the file of the server's cgroup or the same one of its slice, and the limit: of whichever has less; 0 for none."""
+    above = file.parent.parent / file.name
+    own, slices = limit_of(file), limit_of(above)
+    return (file, own) if own and (not slices or own < slices) else (above, slices)
+
+
+class SliceUsage(Configurable):  # type: ignore[misc, unused-ignore]
+    """Where the server's numbers are, as the agent told the launcher; the slice's are in the folder above.
+
+    Limits are read anew each time: an administrator may change them.
+    """
+
+    memory = Unicode("", help="The server's memory.usage_in_bytes (v1) or memory.current (v2).").tag(config=True)
+    memory_limit = Int(0, help="Bytes, for where the files have no limit.").tag(config=True)
+    cpu = Unicode("", help="The server's cpuacct.usage (v1) or cpu.stat (v2).").tag(config=True)
+    cpu_quota = Unicode("", help="The server's cpu.cfs_quota_us (v1) or cpu.max (v2).").tag(config=True)
+    cpu_limit = Float(0.0, help="Cores, for where the files have no limit.").tag(config=True)
     warn_at = Float(0.9, help="The share of a limit above which Lab warns.").tag(config=True)
 
     def __init__(self, **words: Any) -> None:
         super().__init__(**words)
-        self._last: tuple[float, float] | None = None
+        self._last: tuple[float, Usage] | None = None
         self._cores = 0.0
 
     def read(self) -> Usage:
-        """Read what the slice uses now."""
-        memory, cpu = Path(self.memory), Path(self.cpu)
-        first = memory.name == "memory.usage_in_bytes"
-        # Page cache that the kernel drops at once kills nobody, and the portal leaves it out too.
-        cache = read_key(memory.with_name("memory.stat"), "total_inactive_file" if first else "inactive_file")
-        limit = _read_number(memory.with_name("memory.limit_in_bytes" if first else "memory.max"))
+        """Read what is used now."""
+        memory, memory_limit = self._read_memory()
+        quota, cores = _tighter(Path(self.cpu_quota or "/"), _read_cores)
+        own = Path(self.cpu or "/")
+        cpu = own if str(quota) == self.cpu_quota else own.parent.parent / own.name
         cpu_ns = _read_number(cpu) if cpu.name == "cpuacct.usage" else 1000 * read_key(cpu, "usage_usec")
-        used = max(0, _read_number(memory) - cache)
-        return Usage(used, limit if 0 < limit < _UNLIMITED else self.memory_limit, cpu_ns / 1e9, self.cpu_limit)
+        return Usage(memory, memory_limit, cpu.parent, cpu_ns / 1e9, cores or self.cpu_limit)
+
+    def _read_memory(self) -> tuple[int, int]:
+        first = self.memory.endswith("/memory.usage_in_bytes")
+        cache, limit = ("total_inactive_file", "memory.limit_in_bytes") if first else ("inactive_file", "memory.max")
+
+        def limit_of(file: Path) -> int:
+            found = _read_number(file.parent / limit)
+            return found if found < _UNLIMITED else 0
+
+        file, found = _tighter(Path(self.memory or "/"), limit_of)
+        # Page cache that the kernel drops at once kills nobody, and the portal leaves it out too.
+        used = max(0, _read_number(file) - read_key(file.parent / "memory.stat", cache))
+        return used, int(found) or self.memory_limit
 
     def shown(self, now: float) -> dict[str, Any]:
         """Return the answer that the indicators know. now: of a clock that does not jump, seconds.
@@ -90,9 +128,10 @@ class SliceUsage(Configurable):  # type: ignore[misc, unused-ignore]
         """
         usage = self.read()
         if self._last is None or now - self._last[0] >= 0.5:
-            if self._last is not None:
-                self._cores = max(0.0, (usage.cpu_s - self._last[1]) / (now - self._last[0]))
-            self._last = (now, usage.cpu_s)
+            then, last = self._last or (now, usage)
+            if now > then and usage.cpu_of == last.cpu_of:
+                self._cores = max(0.0, (usage.cpu_s - last.cpu_s) / (now - then))
+            self._last = (now, usage)
         limits: dict[str, Any] = {}
         if usage.memory_limit:
             warn = usage.memory >= self.warn_at * usage.memory_limit

@@ -41,6 +41,7 @@ def run_server(request: Request, listener: socket.socket, ready: int, output: in
         bound_process()
         isolate_tmp(request.tmp, visible)
         own_runtime(request.runtime, request.uid, request.gid)
+        linux.own_session_keyring()  # as root: the user's share of keys may be used up
         become_user(request)
         os.umask(0o022)
         _enter(request.home)
@@ -94,7 +95,8 @@ def _set_environment(request: Request) -> None:
         "HOME": str(home),
         "USER": name,
         "LOGNAME": name,
-        "SHELL": request.shell or "/bin/sh",
+        # What programs run commands with: IPython's `!`, make, editors.
+        "SHELL": request.shell if lab_settings.has_shell(request.shell) else "/bin/sh",
         "PATH": f"{sys.prefix}/bin:{home}/.local/bin:{path}",
         "JUPYTER_RUNTIME_DIR": str(request.runtime),
     }

@@ -93,7 +93,7 @@ class _Shim:
             os.close(descriptor)
         listener.close()
         self._record.pid = pid
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+        signal.signal(signal.SIGTERM, lambda *_: _pass_on(pid))
         self._write_record()
         status = self._wait(pid, ready, waker)
         self._finish(status)
@@ -142,6 +142,7 @@ class _Shim:
 
     def _finish(self, status: int) -> None:
         """Leave nothing behind but the record and the log."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is nobody to pass it on to, and this ends in a moment
         request, record = self._request, self._record
         record.exit_code = os.waitstatus_to_exitcode(status)
         end_remains(request.folders)
@@ -168,3 +169,9 @@ class _Shim:
     def _write_record(self) -> None:
         with suppress(OSError):  # a full /run ends no server; the agent finds the process itself
             write_record(self._record, self._request.record)
+
+
+def _pass_on(server: int) -> None:
+    """Pass SIGTERM on. A scope of systemd's that is stopped sends it to both, and the server may have ended by it."""
+    with suppress(ProcessLookupError):
+        os.kill(server, signal.SIGTERM)

@@ -102,7 +102,7 @@ def configuration(request: Request) -> Config:
 def _set_what_imports_fixed(config: Config, request: Request) -> None:
     """Set what Jupyter reads from the environment when it is imported: that was the launcher's, which is nobody's.
 
-    tests/host/test_launcher.py finds out whether there is more of it.
+    tests/host/launcher finds out whether there is more of it.
     """
     environment = request.environment
     config.HubAuth.base_url = environment.get("JUPYTERHUB_SERVICE_PREFIX", "/")  # also the path of its cookies

@@ -24,22 +24,22 @@ def copy_starters(sources: Iterable[Path], home: Path) -> None:
     """Copy what the user has not had yet. Nothing is overwritten, and a home that takes nothing (full) stops no server."""
     try:
         _copy_new(sources, home)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what is written there of earlier ones is no text
         _tell(error)
 
 
 def _copy_new(sources: Iterable[Path], home: Path) -> None:
     mark, folder = home / _MARK, home / FOLDER
-    had = set(mark.read_text(encoding="utf-8").splitlines()) if mark.exists() else set()
-    new = [file for file in _files(sources) if file.name not in had and all(map(_is_installed, _needs(file)))]
+    had = set(os.fsdecode(mark.read_bytes()).splitlines()) if mark.exists() else set()
+    new = [file for file in _files(sources) if file.name not in had and _is_for_here(file)]
     if not new:
         return
     folder.mkdir(exist_ok=True)
     mark.parent.mkdir(parents=True, exist_ok=True)
     for file in new:
         _copy(file, folder / file.name)
-    with mark.open("a", encoding="utf-8") as names:
-        names.writelines(f"{file.name}\n" for file in new)
+    with mark.open("ab") as names:
+        names.writelines(os.fsencode(f"{file.name}\n") for file in new)
 
 
 def _files(sources: Iterable[Path]) -> list[Path]:
@@ -56,8 +56,23 @@ def _files(sources: Iterable[Path]) -> list[Path]:
 
 
 def _is_starter(entry: Path) -> bool:
-    facts = entry.stat()
-    return stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST and not entry.name.startswith((".", "_"))
+    if entry.name.startswith((".", "_")):
+        return False
+    try:
+        facts = entry.stat()
+    except OSError as error:  # a link to nowhere is no reason to leave out the others
+        _tell(error)
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST
+
+
+def _is_for_here(file: Path) -> bool:
+    """Tell whether a file can be given: people may read it, and what it needs is there."""
+    try:
+        return os.access(file, os.R_OK) and all(map(_is_installed, _needs(file)))
+    except OSError as error:
+        _tell(error)
+        return False
 
 
 def _needs(file: Path) -> list[str]:
@@ -75,11 +90,11 @@ def _is_installed(name: str) -> bool:
     """Tell whether the default kernel can import a package: it runs in this same environment."""
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # a part of a package that is not there
+    except Exception:  # a part of a package that is not there, or cannot be loaded
         return False
 
 
-def _tell(error: OSError) -> None:
+def _tell(error: Exception) -> None:
     print(f"Starter notebooks: {error}")  # noqa: T201 - the server's own output, kept by the shim
 
 
@@ -89,5 +104,9 @@ def _copy(source: Path, target: Path) -> None:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         return
-    with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
-        shutil.copyfileobj(original, copy)
+    try:
+        with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy)
+    except OSError:  # a full home: half a notebook would be taken for the whole one the next time
+        target.unlink(missing_ok=True)
+        raise

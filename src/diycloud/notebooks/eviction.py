@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from diycloud.actions.services import Services
 from diycloud.agent import protocol as wire
-from diycloud.errors import DiyCloudError, NotFound, PermissionDenied, TooManyRequests, Unavailable
+from diycloud.errors import DiyCloudError, TooManyRequests, Unavailable
 from diycloud.notebooks import repository
 from diycloud.notebooks.repository import Eviction
 from diycloud.users import repository as users_repository
@@ -59,7 +59,8 @@ async def carry_out(services: Services, username: str = "") -> tuple[str, ...]:
         try:
             if eviction.servers:
                 services.notebook_endings.note(eviction.username, None, "system", "shut-out")
-                await _end_servers(services, eviction.username)
+                # By the agent, which needs no hub for it.
+                await services.agent.call(wire.EndNotebooks(eviction.username), int)
             await _leave_hub(services, eviction)
         except (Unavailable, TooManyRequests) as error:
             what = "Notebooks" if eviction.servers else "Sign-ins at the notebooks' hub"
@@ -71,17 +72,6 @@ async def carry_out(services: Services, username: str = "") -> tuple[str, ...]:
             continue
         await services.database.write(repository.evicted, eviction)
     return warnings
-
-
-async def _end_servers(services: Services, username: str) -> None:
-    """End every server by the agent, which needs no hub for it. An account that is gone has none."""
-    try:
-        found = await services.agent.call(wire.ReadNotebooks(name=username), list[wire.Notebook])
-        for notebook in found:
-            if notebook.state == "running":
-                await services.agent.call(wire.StopNotebook(username, notebook.server), wire.Notebook)
-    except (NotFound, PermissionDenied):
-        return
 
 
 async def _leave_hub(services: Services, eviction: Eviction) -> None:

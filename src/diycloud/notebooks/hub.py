@@ -75,6 +75,8 @@ class Hub:
             except Conflict as error:
                 if "already running" in error.message:
                     return True
+                if "is pending stop" in error.message:
+                    raise Conflict("The server is about to end.", "Start it again in a moment.") from None
                 raise
         return False
 

@@ -13,7 +13,16 @@ from diycloud.actions.services import Hub, Services
 from diycloud.agent import protocol as wire
 from diycloud.config import Settings
 from diycloud.config_notebooks import NotebookSettings
-from diycloud.errors import Conflict, DiyCloudError, FieldError, InvalidInput, NotFound, Unavailable, Unsupported
+from diycloud.errors import (
+    Conflict,
+    DiyCloudError,
+    FieldError,
+    HostError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from diycloud.notebooks import eviction, repository
 from diycloud.notebooks.actions import ListNotebooks, StartNotebook, StopNotebook
 from diycloud.notebooks.hub import HubServer
@@ -215,7 +224,7 @@ async def stop_notebook(ctx: Context, action: StopNotebook) -> Stopped:
         services.notebook_endings.note(row.username, name, by, reason)
         try:
             await hub.stop(row.username, name)
-        except Unavailable as error:
+        except (Unavailable, HostError) as error:
             warnings = (f"The hub will notice later that it has ended: {error.message}",)
         try:
             await services.agent.call(wire.StopNotebook(row.username, name), wire.Notebook, deadline=STOP_S)

@@ -106,7 +106,7 @@ class System(Protocol):
         """Make a symbolic link at path to target. True if it changed."""
 
     def rename(self, old: str | Path, new: str | Path) -> None:
-        """Rename within one file system. An existing directory at new is refused."""
+        """Rename within one file system; what is at new then survives a power cut. An existing directory there is refused."""
 
     def remove(self, path: str | Path) -> bool:
         """Remove a file, link or empty directory. True if there was one."""

@@ -162,6 +162,7 @@ class Local:
             if os.path.isdir(new) and not os.path.islink(new):
                 raise HostError(f"Cannot rename {old}: {new} exists.")
             os.rename(old, new)
+            _sync_dir(Path(new).parent)
 
     def remove(self, path: str | Path) -> bool:
         with _host_errors("remove", path):

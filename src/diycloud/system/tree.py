@@ -24,6 +24,7 @@ _MAX_ROUNDS = 1_000_000
 def copy_into(source: str | Path, target: str | Path, owner: Owner) -> None:
     """Copy files, directories and links from one directory into another; what is of another kind is left out.
 
+    The files' content is on disk then: a name that is given to the whole afterwards must not outlive it in a power cut.
     Raises OSError, FileExistsError too: nothing that is there is written to.
     """
     with _descriptor(source) as old, _descriptor(target) as new:
@@ -53,6 +54,8 @@ def _copy_file(name: str, old: int, new: int, owner: Owner, mode: int) -> None:
         shutil.copyfileobj(source, target)
         os.fchown(target.fileno(), *owner)
         os.fchmod(target.fileno(), mode)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 @contextlib.contextmanager

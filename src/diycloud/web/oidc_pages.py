@@ -53,10 +53,7 @@ Pairs = list[tuple[str, str]]
 async def authorize(page: Page) -> Response:
     """Answer the authorization request of an application (OpenID Connect Core 1.0, 3.1.2)."""
     pairs = _pairs(page)
-    given = Parameters.of(pairs)
-    client = await _client(page, given.only("client_id"))
-    uri = requests.addressee(client, given)
-    assert client is not None
+    client, uri, given = await _addressee(page, pairs)
     try:
         asked = requests.read(client, uri, given)
         return await _admit(page, asked, pairs)
@@ -164,10 +161,7 @@ async def consent(page: Page) -> Response:
     """Take what the person answered; then the request goes on as it came."""
     sent = page.sent("query", "do")
     pairs = _parsed(sent.get("query", ""))
-    given = Parameters.of(pairs)
-    client = await _client(page, given.only("client_id"))
-    uri = requests.addressee(client, given)
-    assert client is not None
+    client, uri, given = await _addressee(page, pairs)
     try:
         asked = requests.read(client, uri, given)
     except AuthorizationError:
@@ -261,6 +255,15 @@ async def _leaving(page: Page, pairs: Pairs) -> tuple[Client | None, str | None,
 
 
 # -- addresses
+
+
+async def _addressee(page: Page, pairs: Pairs) -> tuple[Client, str, Parameters]:
+    """Return which application asks, where it gets the answer and what it gave. Raises as `requests.addressee`."""
+    given = Parameters.of(pairs)
+    client = await _client(page, given.only("client_id"))
+    uri = requests.addressee(client, given)
+    assert client is not None
+    return client, uri, given
 
 
 async def _client(page: Page, name: str) -> Client | None:

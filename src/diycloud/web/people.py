@@ -32,7 +32,6 @@ FILTERS = ("search", "status", "role", "domain", "group", "policy")
 MAX_AT_ONCE = 10_000
 """Users that can be changed at once: what the action takes."""
 LIMITS = ("cpu", "memory", "disk", "tasks")
-LISTS = ("groups", "allowed_client_ip", "container_gids")
 PLACE = (
     "domain",
     "groups",

@@ -12,7 +12,8 @@ import time
 import venv
 from pathlib import Path
 
-from tests.bench.harness import CACHE, SERVER_CORE, free_port, stop, wait_for
+from tests.bench.harness import CACHE, SERVER_CORE, stop, wait_for
+from tests.waiting import free_port
 
 HERE = Path(__file__).parent
 TOKEN = "bench-" + "0" * 37

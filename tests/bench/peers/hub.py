@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.fill import name_of
-from tests.bench.harness import SERVER_CORE, free_port, stop, wait_for
+from tests.bench.harness import SERVER_CORE, stop, wait_for
+from tests.waiting import free_port
 
 HERE = Path(__file__).parent
 PAGE = 50

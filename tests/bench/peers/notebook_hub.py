@@ -16,8 +16,9 @@ import subprocess
 from pathlib import Path
 
 import httpx
-from tests.bench.harness import family, free_port, stop, wait_for
+from tests.bench.harness import family, stop, wait_for
 from tests.stack import remove_cgroups
+from tests.waiting import free_port
 
 from diycloud.units import cpu_shares
 

@@ -1,7 +1,4 @@
-"""What was begun at the hub ends with the password or the rights that it was begun with; servers and their kernels go on.
-
-The real portal, agent, hub, launcher, Nginx and servers (tests/notebooks.py).
-"""
+"""What was begun at the hub ends with the password or the rights that it was begun with; servers and their kernels go on."""
 
 from __future__ import annotations
 
@@ -16,24 +13,28 @@ import httpx
 import pytest
 
 from tests import notebooks
-from tests.host.test_hub import as_user, by_nginx, make_token, processes, server_tokens, shown, start, stop, until
-from tests.notebooks import Browser, Kernel, Notebooks
-from tests.stack import Stack
+from tests.host.hub_support import (
+    ALICE,
+    BOB,
+    NEEDED,
+    as_user,
+    by_nginx,
+    make_token,
+    processes,
+    server_tokens,
+    shown,
+    signed_in,
+    start,
+    stop,
+)
+from tests.notebooks import Notebooks
+from tests.visitor import Browser, Kernel, signed_value
+from tests.waiting import until
 
-pytestmark = [pytest.mark.skipif(bool(why := notebooks.why_not()), reason=why), pytest.mark.slow]
-ALICE, BOB, ROOT = "dthaalice", "dthabob", "dtharoot"
+pytestmark = NEEDED
 NEW = "lantern orbit velvet quartz"
 WITHIN_S = 5.0
 """What the product promises, for every way there is."""
-
-
-@pytest.fixture(scope="module")
-def bed() -> Iterator[Notebooks]:
-    with Notebooks(Stack(uid_min=31_000, uid_max=31_099, cgroup="dtha")) as running:
-        for name in (ALICE, BOB):
-            running.user(name)
-        running.user(ROOT, "--role", "admin")
-        yield running
 
 
 @pytest.fixture
@@ -50,8 +51,7 @@ def elsewhere(bed: Notebooks) -> Iterator[Browser]:
 
 def _in_lab(bed: Notebooks) -> Iterator[Browser]:
     start(bed, ALICE)
-    with bed.browser() as browser:
-        browser.sign_in(ALICE, notebooks.PASSWORD)
+    with signed_in(bed, ALICE) as browser:
         browser.open(f"/jupyter/user/{ALICE}/lab")
         browser.open("/jupyter/hub/token")
         yield browser
@@ -182,7 +182,7 @@ def test_a_token_that_calls_itself_a_servers_ends(bed: Notebooks, at_home: Brows
 def test_what_let_a_browser_in_to_a_server_is_no_token_for_the_hub(bed: Notebooks, at_home: Browser) -> None:
     """It is in the browser's cookie and may stay with a browser that is signed out; servers ask the hub about it themselves."""
     value = at_home.cookie(f"jupyterhub-user-{ALICE}", f"/jupyter/user/{ALICE}/")
-    token = notebooks.signed_value(value)
+    token = signed_value(value)
     assert as_user(bed, ALICE, f"Authorization: token {token}", "127.0.0.1") == 200
     with httpx.Client(verify=False) as client:
         assert by_nginx(bed, client, token) == 403

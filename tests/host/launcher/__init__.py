@@ -1,0 +1,1 @@
+"""Tests of the launcher, which share one (conftest.py)."""
