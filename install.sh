@@ -153,8 +153,9 @@ make_environment() {
         rm -rf "$venv"
         "$PYTHON" -I -m venv "$venv"
     fi
+    # Wheels only: what a source package is built with is in no list of hashes, and would run as root.
     "$venv/bin/python" -I -m pip install --disable-pip-version-check --no-input --no-cache-dir --require-hashes \
-        --requirement "$REQUIREMENTS"
+        --only-binary :all: --requirement "$REQUIREMENTS"
     settle
     printf '%s\n' "$wanted" > "$venv/.made-from"
 }
@@ -202,7 +203,7 @@ dry_run() {
         say '         install    python3 python3-venv (apt)'
     fi
     say "         run        $(command -v "${PYTHON:-python3}" || echo python3) -I -m venv $real/venv"
-    say "         run        $real/venv/bin/python -I -m pip install --require-hashes -r $REQUIREMENTS"
+    say "         run        $real/venv/bin/python -I -m pip install --require-hashes --only-binary :all: -r $REQUIREMENTS"
     grep -o '^[A-Za-z0-9._-]*==[^ \\;]*' "$REQUIREMENTS" | sed 's/^/                    /'
     say "         copy       $SOURCE/src/diycloud to $real/lib/diycloud"
     say "         link       $COMMAND -> $real/bin/diycloud"

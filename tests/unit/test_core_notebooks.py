@@ -146,7 +146,7 @@ def test_an_environment_is_made_once():
     assert is_current(host, lab())
     venv, install = (line for line in host.ran if "venv" in line or "pip install" in line)
     assert venv.endswith("-I -m venv /opt/x/lab")
-    assert "--require-hashes --requirement" in install and "--no-input" in install
+    assert "--require-hashes --only-binary :all: --requirement" in install and "--no-input" in install
     assert host.files[str(lab().site_packages / "diycloud")].target == str(PACKAGE)
     host.ran.clear()
     assert not ensure_environment(host, lab())

@@ -25,6 +25,8 @@ REQUIREMENTS = PACKAGE.parent.parent / "requirements"
 """Beside src/ in the source tree, beside lib/ where the program is installed."""
 _NOTE = ".made-from"
 _PIP_S = 3600.0
+_WHEELS = ("--only-binary", ":all:")
+"""What a source package is built with is in no list of hashes, and would run as root."""
 _OF_PIP = re.compile(
     r"PIP_[A-Z0-9_]+\Z|SSL_CERT_(FILE|DIR)\Z|REQUESTS_CA_BUNDLE\Z|(https?|no|all)_proxy\Z", re.IGNORECASE
 )
@@ -89,7 +91,7 @@ def ensure_environment(system: System, environment: Environment) -> bool:
     _set_open(system, environment, False)  # nothing of the host's may be taken for a part of it
     if gone := sorted({_plain(name) for name in earlier} - {_plain(name) for name in environment.packages}):
         pip(system, environment, "uninstall", "--yes", "--", *gone)
-    pip(system, environment, "install", "--require-hashes", "--requirement", str(environment.requirements))
+    pip(system, environment, "install", "--require-hashes", *_WHEELS, "--requirement", str(environment.requirements))
     add_packages(system, environment, environment.packages)
     if environment.program:
         system.link(environment.site_packages / "diycloud", str(PACKAGE))
@@ -125,7 +127,7 @@ def add_packages(system: System, environment: Environment, packages: Sequence[st
     held = environment.folder / "constraints.txt"
     system.write(held, "".join(f"{pin}\n" for pin in pins(system, environment)))
     _set_open(system, environment, False)
-    only = () if sources else ("--only-binary", ":all:")
+    only = () if sources else _WHEELS
     try:
         pip(system, environment, "install", *only, "--constraint", str(held), "--", *packages)
     finally:

@@ -6,9 +6,11 @@ import asyncio
 import time
 from typing import Any
 
-from jupyterhub.apihandlers.users import UserServerAPIHandler
+from jupyterhub import orm
+from jupyterhub.apihandlers.users import UserServerAPIHandler, UserTokenListAPIHandler
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import SpawnPendingHandler
+from sqlalchemy import func
 from tornado import web
 
 from diycloud.hub import addresses
@@ -17,6 +19,8 @@ from diycloud.hub.signing_out import SignOut
 WAIT_S = 15.0
 STOPPING_S = 8.0
 """The portal waits for ten (notebooks/hub.py)."""
+MOST_TOKENS = 100
+"""Of one user, those of servers and browsers among them: all are read when the user is signed out (hub/signing_out.py)."""
 
 
 class Pending(SpawnPendingHandler):
@@ -72,7 +76,23 @@ class Servers(UserServerAPIHandler):
         return await super().stop_single_user(user, server_name)
 
 
+class Tokens(UserTokenListAPIHandler):
+    """Making API tokens, by who is signed in; JupyterHub's own takes a password too, and any number."""
+
+    async def post(self, user_name: str) -> None:
+        """Make a token. Raises HTTPError 403 where there are enough."""
+        if self.current_user is None:
+            raise web.HTTPError(403)
+        user = self.find_user(user_name)
+        if user is not None:
+            mine = self.db.query(func.count(orm.APIToken.id)).filter(orm.APIToken.user_id == user.orm_user.id).scalar()
+            if mine >= MOST_TOKENS:
+                raise web.HTTPError(403, f"{user_name} has {mine} tokens, which are enough. Remove those that nobody uses.")
+        await super().post(user_name)
+
+
 HANDLERS = (
+    (r"/api/users/([^/]+)/tokens", Tokens),
     (r"/api/users/([^/]+)/server", Servers),
     (r"/api/users/([^/]+)/servers/([^/]*)", Servers),
     (r"/spawn-pending/([^/]+)", Pending),

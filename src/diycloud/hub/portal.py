@@ -29,6 +29,8 @@ KNOWN = 20_000
 TIMEOUT_S = 10.0
 EVENTS_AT_ONCE, EVENTS_KEPT = 100, 10_000
 RETRY_S = 5.0
+LAST_S = 2.0
+"""For how long a hub that ends waits until its last events are taken."""
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -111,7 +113,9 @@ class Portal:
             self._telling = asyncio.create_task(self._tell())
 
     async def close(self) -> None:
+        """End, once what has just happened is told, if the server takes it at once."""
         if self._telling is not None:
+            await asyncio.wait([self._telling], timeout=LAST_S)
             self._telling.cancel()
         if self._session is not None:
             await self._session.close()

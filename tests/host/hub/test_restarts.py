@@ -119,3 +119,15 @@ def test_a_server_of_the_portals_that_is_away_for_a_moment_throws_nobody_out(bed
         finally:
             bed.stack.start_server()
     stop(bed, BOB)
+
+
+def test_a_hub_that_is_stopped_tells_what_it_has_just_done(bed: Notebooks) -> None:
+    assert start(bed, BOB).status_code == 201
+    stop(bed, BOB)
+    assert start(bed, BOB).status_code == 201
+    bed.stop_hub()
+    try:
+        assert [one["outcome"] for one in lately(bed, BOB)[:3]] == ["started", "stopped", "started"]
+    finally:
+        bed.start_hub()
+    stop(bed, BOB)

@@ -250,3 +250,19 @@ def test_who_is_let_in_again_is_at_once(bed: Notebooks) -> None:
             assert made.status_code == 201, made.text
             assert bed.hub_api("GET", "/user", token=made.json()["token"]).status_code == 200
     stop(bed, BOB)
+
+
+def test_nobody_makes_tokens_without_end(bed: Notebooks) -> None:
+    with bed.browser() as bob:
+        bob.sign_in(BOB, notebooks.PASSWORD)
+        bob.open("/jupyter/hub/token")
+        path = f"/jupyter/hub/api/users/{BOB}/tokens"
+        answers = [bob.ask("POST", path, {"note": "script"}) for _ in range(101)]
+        assert answers[0].status_code == 201 and answers[-1].status_code == 403
+        assert "Remove those that nobody uses" in answers[-1].json()["message"]
+        made = answers[0].json()
+        assert bob.ask("DELETE", f"{path}/{made['id']}").status_code == 204
+        assert bob.ask("POST", path, {"note": "another"}).status_code == 201
+        assert bed.hub_api("POST", f"/users/{BOB}/tokens", {"auth": {"username": BOB}}, token="none").status_code == 403
+    bed.stack.cli("user", "sign-out", BOB)
+    until(lambda: not bed.hub_api("GET", f"/users/{BOB}/tokens").json()["api_tokens"], WITHIN_S)
