@@ -87,7 +87,9 @@ class Tokens(UserTokenListAPIHandler):
         if user is not None:
             mine = self.db.query(func.count(orm.APIToken.id)).filter(orm.APIToken.user_id == user.orm_user.id).scalar()
             if mine >= MOST_TOKENS:
-                raise web.HTTPError(403, f"{user_name} has {mine} tokens, which are enough. Remove those that nobody uses.")
+                raise web.HTTPError(
+                    403, f"{user_name} has {mine} tokens, which are enough. Remove those that nobody uses."
+                )
         await super().post(user_name)
 
 
