@@ -109,7 +109,9 @@ def check_within(connection: Connection, row: Row, policy: Rules) -> None:
 
 
 def check_name_free(connection: Connection, username: str) -> None:
-    """Raise Conflict if a group has a name: an account's private group has it too."""
+    """Raise Conflict if a user has a name, or a group: an account's private group has it too."""
+    if repository.existing_names(connection, [username]):
+        raise Conflict(f"username: there is a user {username!r} already.", "A name is free again after a purge.")
     if teams.taken(connection, [username]):
         raise Conflict(f"username: there is a group {username!r}.", "On the host both would be a group of that name.")
 

@@ -62,7 +62,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     services, database = ctx.services, ctx.services.database
     if is_reserved(action.username):
         raise InvalidInput.of([FieldError("username", f"{action.username} is a name of the system's")])
-    await database.read(_check_free, action.username)
+    await database.read(placing.check_name_free, action.username)
     await check_email(services, action.email)
     await check_external_id(services, action.external_id)
     where = await placing.place(ctx, action)
@@ -75,7 +75,7 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
     values = new_columns(action, where, hashed, shadow)
 
     def store(connection: Connection) -> tuple[int, tuple[str, ...]]:
-        _check_free(connection, action.username)  # somebody else's create may have been quicker
+        placing.check_name_free(connection, action.username)  # somebody else's create may have been quicker
         user_id = repository.add(connection, values, allocation)
         if action.groups:
             placing.join(connection, user_id, where.domain, action.groups)
@@ -96,12 +96,6 @@ async def create_user(ctx: Context, action: CreateUser) -> Created:
         row = host.settled(row, outcome)
         warnings += (outcome.warning,) if outcome.warning else ()
     return Created(shown.view(row), None if action.password is not UNSET else password, warnings)
-
-
-def _check_free(connection: Connection, username: str) -> None:
-    if repository.existing_names(connection, [username]):
-        raise Conflict(f"username: there is a user {username!r} already.", "A name is free again after a purge.")
-    placing.check_name_free(connection, username)
 
 
 def new_columns(action: CreateUser, where: placing.Place, hashed: str, shadow: str | None) -> dict[str, Any]:
