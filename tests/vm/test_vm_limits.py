@@ -71,7 +71,9 @@ def test_four_busy_loops_share_half_a_core_and_a_raise_acts_at_once(bed: Bed, ba
 
 @pytest.mark.parametrize("entry", ["login", "su"])
 def test_a_memory_hog_dies_and_a_neighbour_lives(bed: Bed, background, entry: str) -> None:
-    background("i=0; while :; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/neighbour; sleep 0.2; done", bed.bob)
+    background(
+        "i=0; while :; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/neighbour; sleep 0.2; done", bed.bob
+    )
     wait_until("bob's program runs", lambda: bed.machine.run("test -s /tmp/neighbour", ok=None).returncode == 0)
     began = time.monotonic()
     hog = getattr(bed, entry)(bed.alice, "tail /dev/zero; echo $?", ok=None, timeout=180)
